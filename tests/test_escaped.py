@@ -67,7 +67,5 @@ def test_templates_escape_and_say_where_they_do_not():
     assert sorted(calls) == sorted(WITHOUT_ESCAPING)
     others = {"runs/recipe.py": None, "library/card.py": None}
     assert environments == {"report/report.py": "True", **others}, "the others make Python and Markdown, not HTML"
-
-
-def test_a_picture_escapes_its_texts_and_attributes():
-    assert tag("p", "<b>", tag("i", "&"), class_='"x', aria_label=None) == '<p class="&#34;x">&lt;b&gt;<i>&amp;</i></p>'
+    picture = '<p class="&#34;x">&lt;b&gt;<i>&amp;</i></p>'
+    assert tag("p", "<b>", tag("i", "&"), class_='"x', aria_label=None) == picture, "and so do pictures"

@@ -6,6 +6,7 @@ import pytest
 
 from playground.errors import CancelledError, InputError, RunFailedError
 from playground.jobs import Job, Jobs, sentence
+from tests.refused import refused
 
 
 class Threads:
@@ -42,8 +43,7 @@ def test_a_job_is_live_until_its_work_has_ended(threads):
 def test_a_key_is_taken_while_its_job_lives(threads):
     first = threads.jobs.start("a", lambda job: None, "The work")
     assert threads.jobs.start("a", lambda job: None, "The work") is first
-    with pytest.raises(InputError, match="runs already"):
-        threads.jobs.start("a", lambda job: None, "The work", busy="It runs already.")
+    refused("runs already", threads.jobs.start, "a", lambda job: None, "The work", busy="It runs already.")
     with pytest.raises(InputError, match="runs already"), threads.jobs.here("a", "The work", "It runs already."):
         pass
     assert threads.run() == ["a"], "once"
@@ -99,12 +99,9 @@ def test_a_failure_is_a_sentence_and_the_next_one_runs(threads, error, words, fa
     threads.run()
     assert (job.error, job.failed) == (words, failed)
     assert not after.live
-
-
-def test_who_knows_what_to_do_says_it():
-    unknown, full = (sentence(one, "The judging", "Measure again.") for one in (KeyError("x"), OSError("odd")))
-    assert unknown.endswith("Measure again.")
-    assert full == "odd. Free some space on the disk and measure again."
+    said = [sentence(one, "The judging", "Measure again.") for one in (KeyError("x"), OSError("odd"))]
+    assert said[0].endswith("Measure again."), "who knows what to do says it"
+    assert said[1] == "odd. Free some space on the disk and measure again."
 
 
 def test_time_left_follows_the_pace_of_the_phase(threads):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import tomllib
 from array import array
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,17 @@ import pyarrow.parquet
 import pytest
 from jinja2 import TemplateError
 
+from playground.data.columns import FORMATS
 from playground.data.example import Checked, Example, Judged, Message, Passage, Preference
 from playground.data.render import load_tokenizer
 from playground.data.token_counts import TokenReport
+
+OBJECTIVES = {each.name: each.objective for each in FORMATS} | {"instruction": "sft"}
+
+
+def cases(name: str) -> dict[str, Any]:
+    """A file of tables beside the tests."""
+    return tomllib.loads(Path(__file__).with_name(f"{name}.toml").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="session")

@@ -116,10 +116,13 @@ def test_the_shipped_sets_hear_no_warning(name):
     assert {(advice.kind, advice.level) for advice in found} <= {("near-duplicate", "note")}
 
 
-def test_lengths_are_told_where_tokens_are_counted():
+def test_lengths_are_told_where_tokens_are_counted_and_warnings_come_first():
     text = usable(Passage("word " * 50, 1))
     assert "50 tokens" in advise(text, lengths((0, 50), packed=True))[0].text
     assert advise(text, lengths((0, 50_000), packed=True)) == advise(rows(), lengths(*[(20, 20)] * 60)) == ()
+    leak = ("Copy: It leaks from the lid.", "It leaks from the lid.")
+    found = advise(rows(60, ("Mail me at a@b.de", "N/A"), leak, ("x", "Он сломался")))
+    assert [advice.level for advice in found] == ["warn", "warn", "note", "note"], "warnings come first"
     (few,) = advise(rows(60), lengths((150, 20), *[(20, 20)] * 59))
     assert (few.kind, few.rows, few.level) == ("long", (1,), "note")
     assert few.text.startswith(
@@ -192,24 +195,10 @@ def test_near_duplicates_are_found_in_a_time_that_grows_with_the_rows():
     assert seconds(8_000) < 16 * small * 5 + 1  # all rows alike: the worst case
 
 
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [
-        ("日本語です", "Chinese or Japanese"),
-        ("한국어예요", "Korean"),
-        ("שלום לכם", "Hebrew"),
-        ("12 + 3", ""),
-        ("Wörter", "Latin"),
-    ],
-)
-def test_scripts(text, name):
-    assert script(text) == name
-
-
-def test_warnings_come_first():
-    leak = ("Copy: It leaks from the lid.", "It leaks from the lid.")
-    found = advise(rows(60, ("Mail me at a@b.de", "N/A"), leak, ("x", "Он сломался")))
-    assert [advice.level for advice in found] == ["warn", "warn", "note", "note"]
+def test_scripts():
+    known = {"日本語です": "Chinese or Japanese", "한국어예요": "Korean", "שלום לכם": "Hebrew"}
+    known |= {"Wörter": "Latin", "12 + 3": ""}
+    assert {text: script(text) for text in known} == known
 
 
 def test_preferences_are_looked_at_too():

@@ -4,7 +4,6 @@ import csv
 import gzip
 import os
 import time
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +11,16 @@ import pytest
 
 from playground.data.advice import as_json, as_text
 from playground.data.check import check_file, read_records
-from playground.data.columns import FORMATS
 from playground.data.example import Checked, FilePart, Passage, RowWarning
 from playground.data.token_counts import token_report
-from playground.errors import InputError
-from tests.data.conftest import Words, book, jsonl, lines, pair, parquet, put
+from tests.data.conftest import OBJECTIVES, Words, book, cases, jsonl, lines, pair, parquet, put
+from tests.refused import refused
 
 
-@pytest.fixture
-def checked(tmp_path):
+def test_json_is_the_contract_s_and_text_says_the_same(tmp_path):
     refused = pair(2, 3, system="refused")
     rows = (pair(2, 2), "{broken", pair(2, 2), pair(20, 2), pair(2, 30), {"prompt": "p"}, pair(1, 1), refused)
-    return check_file(jsonl(tmp_path, *rows))
-
-
-def test_json_is_the_contract_s(checked):
+    checked = check_file(jsonl(tmp_path, *rows))
     # user: + words + assistant: | words + <e>
     shares: list[float] = []
     found = as_json(checked, token_report(checked, Words(), 12, on_progress=shares.append))
@@ -49,9 +43,6 @@ def test_json_is_the_contract_s(checked):
     assert (found["good"], found["tokens"], found["truncated"]) == (6, None, 0)
     assert checked.columns == ("prompt", "completion", "system")
     assert found["mapping"] == {"prompt": "prompt", "completion": "completion", "system": "system"}
-
-
-def test_text(checked):
     said = as_text(checked, token_report(checked, Words(), 12))
     assert "Rows: 8, of them 4 good and 4 bad; 2 warnings, 1 duplicates." in said
     assert "row 6: no answer: 'completion' is missing. Add 'completion', or remove the row." in said
@@ -65,8 +56,7 @@ def test_nothing_usable_is_refused(tmp_path):
         ([pair(1, 30)], 12, "none of the 1 rows can be used. Row 1: the answer alone is 31 tokens"),
         ([pair(1, 1)], 1, "at least 2"),
     ):
-        with pytest.raises(InputError, match=says):
-            token_report(check_file(jsonl(tmp_path, *rows)), Words(), limit)
+        refused(says, token_report, check_file(jsonl(tmp_path, *rows)), Words(), limit)
 
 
 def test_time_grows_with_the_file_only(tmp_path):
@@ -106,11 +96,8 @@ def test_real_files(name):
     assert token_report(checked, Words(), 4000).truncated == 0
 
 
-OBJECTIVES = {each.name: each.objective for each in FORMATS} | {"instruction": "sft"}
 CASES: list[tuple[str, str, dict[str, Any]]] = [
-    (format, name, case)
-    for format, cases in tomllib.loads(Path(__file__).with_name("files.toml").read_text(encoding="utf-8")).items()
-    for name, case in cases.items()
+    (format, name, case) for format, files in cases("files").items() for name, case in files.items()
 ]
 
 
@@ -198,8 +185,7 @@ def test_several_files_must_train_the_same(tmp_path):
         (b"", [], "No file was given"),
     ):
         put(tmp_path, "b.txt", content)
-        with pytest.raises(InputError, match=says):
-            check_file(files, limit_bytes=210)
+        refused(says, check_file, files, limit_bytes=210)
 
 
 def test_progress_goes_from_nothing_to_all(tmp_path):

@@ -1,21 +1,19 @@
 """Column names and contents -> format and mapping; records -> rows to train on, bad rows, and warnings."""
 
 import json
-import tomllib
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from playground.data.check import Part, validate
-from playground.data.columns import FORMATS, Shape, detect
+from playground.data.columns import Shape, detect
 from playground.data.example import Checked, Judged, Passage, Preference
 from playground.data.records import Progress, Records
-from playground.errors import InputError
+from tests.data.conftest import OBJECTIVES, cases
+from tests.refused import refused
 
 CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
-OBJECTIVES = {each.name: each.objective for each in FORMATS} | {"instruction": "sft"}
 
 
 def table(**columns: Any) -> Records:
@@ -30,7 +28,7 @@ def table(**columns: Any) -> Records:
     return Records(tuple(columns), [*enumerate(rows, 1)], rows)
 
 
-CASES = tomllib.loads(Path(__file__).with_name("detect.toml").read_text(encoding="utf-8"))
+CASES = cases("detect")
 
 
 @pytest.mark.parametrize("pair", CASES["pairs"])
@@ -55,19 +53,7 @@ def test_a_name_most_rows_have_goes_before_a_better_one():
     assert shape.mapping == {"prompt": "question", "completion": "answer"}
 
 
-@pytest.mark.parametrize(
-    ("columns", "given", "mapping"),
-    [
-        ("a b note question answer", "prompt=b completion=a", "prompt=b completion=a"),
-        ("a b note question answer", "Instruction=B answer=a", "prompt=b completion=a"),
-        ("a b note question answer", "prompt=b completion=a system=note", "prompt=b completion=a system=note"),
-        ("a b note question answer", "text=note", "text=note"),
-        ("a question", "completion=question", "prompt=a completion=question"),
-        ("a b note question answer", "prompt=a", "prompt=a completion=answer"),
-        ("messages prompt reply", "", "messages=messages"),
-        ("messages prompt reply", "completion=reply", "prompt=prompt completion=reply"),
-    ],
-)
+@pytest.mark.parametrize(("columns", "given", "mapping"), CASES["mappings"])
 def test_a_mapping_overrides(columns, given, mapping):
     records = table(**{name: CHAT if name == "messages" else f"some words of {name}" for name in columns.split()})
     shape = detect(records, dict(each.split("=") for each in given.split()))
@@ -76,9 +62,7 @@ def test_a_mapping_overrides(columns, given, mapping):
 
 @pytest.mark.parametrize("case", CASES["refused"], ids=[case["says"] for case in CASES["refused"]])
 def test_errors(case):
-    with pytest.raises(InputError) as caught:
-        detect(table(**case["columns"]), case["given"])
-    assert case["says"] in str(caught.value)
+    assert case["says"] in refused("", detect, table(**case["columns"]), case["given"])
 
 
 ROLES = {

@@ -23,7 +23,7 @@ def table(text: str) -> list[list[str]]:
     return list(csv.reader(io.StringIO(text.removeprefix(BOM), newline="")))
 
 
-def test_rows_reasons_and_what_they_hold():
+def test_rows_reasons_and_what_they_hold_of_several_files_and_of_what_is_too_long(tmp_path):
     held: dict[int, Any] = {2: {"completion": "x", "prompt": None, "n": 5, "m": [1, {"b": "ü"}]}, 3: {"n": True}}
     held[9] = {"m": "\ud800", "n": "nul\0", "prompt": 1.5}
     bad = (BadRow(2, "no prompt", "Write one."), BadRow(3, "not valid JSON", "Mend it."), BadRow(9, "gone", "Look."))
@@ -35,6 +35,12 @@ def test_rows_reasons_and_what_they_hold():
         ["9", "gone", "Look.", "1.5", "", "nul", "?"],
     ]
     assert table(bad_rows_csv(Checked("chat", "sft", 9, ()))) == [["row", "reason", "fix"]]
+    files, bad = (FilePart("a.csv", 1, 3), FilePart("b.csv", 4, 2)), (BadRow(2, "r", "f"), BadRow(5, "r", "f"))
+    found = table(bad_rows_csv(Checked("chat", "sft", 5, (), bad, files=files)))
+    assert found == [["file", "row", "reason", "fix"], ["a.csv", "2", "r", "f"], ["b.csv", "2", "r", "f"]]
+    checked = check_file(jsonl(tmp_path, pair(2, 2), pair(2, 30), "{broken"))
+    _, second, third = table(bad_rows_csv(checked, token_report(checked, Words(), 12)))
+    assert (second[0], third[0], "the answer alone is 31 tokens" in second[1]) == ("2", "3", True)
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
@@ -47,20 +53,6 @@ def test_no_cell_is_a_formula(hostile):
     assert cells.count(f"'{hostile}") == 6
     assert not any(cell.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\r", "\n", "＝")) for cell in cells)
     assert all(part.startswith('"') for part in text.removeprefix(BOM).split("\r\n") if part and "\r" not in hostile)
-
-
-def test_several_files_are_named():
-    files = (FilePart("a.csv", 1, 3), FilePart("b.csv", 4, 2))
-    bad = (BadRow(2, "r", "f"), BadRow(5, "r", "f"))
-    found = table(bad_rows_csv(Checked("chat", "sft", 5, (), bad, files=files)))
-    assert found == [["file", "row", "reason", "fix"], ["a.csv", "2", "r", "f"], ["b.csv", "2", "r", "f"]]
-
-
-def test_rows_that_are_too_long_are_among_them(tmp_path):
-    checked = check_file(jsonl(tmp_path, pair(2, 2), pair(2, 30), "{broken"))
-    found = table(bad_rows_csv(checked, token_report(checked, Words(), 12)))
-    assert [row[0] for row in found[1:]] == ["2", "3"]
-    assert "the answer alone is 31 tokens" in found[1][1]
 
 
 ASKED = (Message("system", "Be brief."), Message("user", "What [{'role': 'x'}] is it?"))
@@ -107,18 +99,17 @@ def test_a_conversation_is_edited_as_json(tmp_path):
         assert json.loads(first)["messages"] == kept
 
 
-@pytest.mark.parametrize(
-    ("text", "kind"),
-    [
-        ('[{"prompt": "a", "completion": "b"}]', ".json"),
-        ('{"prompt": "a"}\n{"prompt": "b"}', ".jsonl"),
-        ('{"prompt": "a", \n{"prompt": "b"}', ".jsonl"),
-        ("prompt\tcompletion\na\tb", ".tsv"),
-        ("prompt,completion\na,b", ".csv"),
-        ("prompt;completion\na;b", ".csv"),
-        ("It was a day like any other, or nearly so.\n\nAnd then it was not.", ".txt"),
-        ("one line", ".txt"),
-    ],
-)
-def test_what_is_pasted_is_read_as_what_it_looks_like(text, kind):
-    assert pasted_kind(text) == kind
+PASTED = {
+    '[{"prompt": "a", "completion": "b"}]': ".json",
+    '{"prompt": "a"}\n{"prompt": "b"}': ".jsonl",
+    '{"prompt": "a", \n{"prompt": "b"}': ".jsonl",
+    "prompt\tcompletion\na\tb": ".tsv",
+    "prompt,completion\na,b": ".csv",
+    "prompt;completion\na;b": ".csv",
+    "It was a day like any other, or nearly so.\n\nAnd then it was not.": ".txt",
+    "one line": ".txt",
+}
+
+
+def test_what_is_pasted_is_read_as_what_it_looks_like():
+    assert {text: pasted_kind(text) for text in PASTED} == PASTED

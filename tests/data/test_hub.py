@@ -9,10 +9,10 @@ import pytest
 
 from playground.__main__ import main
 from playground.data.hub import MAX_ROWS, DatasetId, parse_dataset, write_dataset
-from playground.errors import InputError
 from playground.services import build_services
 from playground.settings import Settings
 from tests.data.conftest import lines, pair, put
+from tests.refused import refused
 
 README = """---
 configs:
@@ -71,10 +71,8 @@ def test_a_folder_is_read_by_split_with_labels_by_name(folder, tmp_path):
     first, second, *_ = written("owner/set@test", tmp_path)
     assert (first, second) == ({"text": "test 0", "label": "ham"}, {"text": "test 1", "label": "spam"})
     assert len(written("owner/set", tmp_path)) == MAX_ROWS
-    with pytest.raises(InputError, match="more than the size limit"):
-        written("owner/set", tmp_path, 1000)
-    with pytest.raises(InputError, match="There are: train, test"):
-        written("owner/set@dev", tmp_path)
+    refused("more than the size limit", written, "owner/set", tmp_path, 1000)
+    refused("There are: train, test", written, "owner/set@dev", tmp_path)
     put(folder, "rows.csv", "prompt,completion\nq,a\n")
     assert parse_dataset("owner/set") is None  # a folder of files, as ever
 
@@ -85,8 +83,7 @@ def test_configs_and_files_outside(folder, tmp_path):
     put(folder, "short.jsonl", lines(pair(1, 1)) + "\n")
     assert written("owner/set:short", tmp_path) == [pair(1, 1)]
     for config, says in ((":bad", "names a file outside itself"), ("@train", "short")):
-        with pytest.raises(InputError, match=says):
-            written(f"owner/set{config}", tmp_path)
+        refused(says, written, f"owner/set{config}", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -100,8 +97,7 @@ def test_configs_and_files_outside(folder, tmp_path):
 def test_what_is_not_plain_data_is_refused(name, content, says, tmp_path):
     (tmp_path / "set" / "data").mkdir(parents=True)
     put(tmp_path / "set", name, content)
-    with pytest.raises(InputError, match=says):
-        written(f"{tmp_path / 'set'}@train", tmp_path)
+    refused(says, written, f"{tmp_path / 'set'}@train", tmp_path)
 
 
 def test_the_command_line_reads_a_folder_and_says_in_one_sentence_that_the_hub_is_away(
@@ -118,7 +114,6 @@ def test_the_command_line_reads_a_folder_and_says_in_one_sentence_that_the_hub_i
 
 def test_nothing_is_fetched_for_a_visitor_of_a_shared_app(folder, tmp_path):
     services = build_services(Settings(home=tmp_path / "home", shared=True))
-    with pytest.raises(InputError, match="not fetched here"):
-        services.data.fetch("owner/set", "v" + "0" * 24)
+    refused("not fetched here", services.data.fetch, "owner/set", "v" + "0" * 24)
     assert services.data.fetch("owner/set@test", "local").read_text().count("\n") == 20
     services.close()

@@ -14,9 +14,9 @@ import pytest
 
 from playground.data.check import MEBI
 from playground.data.records import Limits
-from playground.errors import InputError
 from playground.settings import PROJECT_ROOT
 from tests.data.conftest import book, parquet, put
+from tests.refused import refused
 
 SHARED = 20 * MEBI
 """The largest upload where the app is shared."""
@@ -142,5 +142,4 @@ def test_limits_grow_with_the_largest_upload_so_that_a_persons_own_large_file_is
     shared, own = Limits("a", SHARED), Limits("a", 256 * MEBI)
     assert (shared.rows, own.rows) == (209_715, 2_684_354)
     own.check_unpacked(2560 * MEBI)
-    with pytest.raises(InputError, match="unpacks to more than 10 times the size limit"):
-        own.check_unpacked(2560 * MEBI + 1)
+    refused("unpacks to more than 10 times the size limit", own.check_unpacked, 2560 * MEBI + 1)

@@ -1,8 +1,6 @@
-import pytest
-
 from playground.data.retrieval import Documents, passages_of, read_documents, with_documents, with_passages
-from playground.errors import InputError
 from tests.data.conftest import chat, put, usable
+from tests.refused import refused
 
 TEXT = "# Wards\n\nWard 7 has 12 beds.\n\nVisiting hours end at 8 pm.\n\n" + "A long sentence about meals. " * 40
 
@@ -46,5 +44,4 @@ def test_files_and_folders_and_what_is_none(tmp_path):
     (tmp_path / "other").mkdir()
     says = {"c.pdf": "is not a text", "none.txt": "There is no file", "empty.txt": "nothing in", "latin.txt": "UTF-8"}
     for name, words in {**says, "other": "no text"}.items():
-        with pytest.raises(InputError, match=words):
-            read_documents(tmp_path / name)
+        refused(words, read_documents, tmp_path / name)

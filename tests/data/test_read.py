@@ -3,8 +3,6 @@
 import gzip
 import json
 import time
-import tomllib
-from pathlib import Path
 from typing import Any
 
 import openpyxl
@@ -13,11 +11,12 @@ import pytest
 from playground.data.check import MEBI, read_records
 from playground.data.example import Unusable
 from playground.errors import InputError
-from tests.data.conftest import book, parquet, put
+from tests.data.conftest import book, cases, parquet, put
+from tests.refused import refused
 
 LIMIT = 256 * MEBI
 PAIR = [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "d"}]
-CASES = tomllib.loads(Path(__file__).with_name("read.toml").read_text(encoding="utf-8"))
+CASES = cases("read")
 TABLE = "prompt,completion\na,b\nc,d\n"
 SAME: dict[str, str | bytes] = CASES["same"] | {
     "utf16.csv": TABLE.encode("utf-16"),
@@ -55,34 +54,18 @@ def test_parquet(tmp_path):
     assert [*read_records(null, LIMIT).rows] == [(1, {"prompt": "a", "n": 1}), (2, {"prompt": "", "n": ""})]
 
 
-CODECS = {
-    "cp1254": "soru,cevap\nBugün hava nasıl,Bugün hava çok güzel ve güneşli\nAğaç nerede,Bahçede\n",
-    "cp1254 few": "soru,cevap\nşehir,ışık\n",
-    "cp1250": "pytanie,odpowiedź\nJaka jest dziś pogoda,Dziś jest ciepło i słonecznie\n",
-    "cp1253": "ερώτηση,απάντηση\nΤι καιρό κάνει σήμερα,Σήμερα κάνει πολλή ζέστη\n",
-    "cp1255": "שאלה,תשובה\nמה מזג האוויר היום,היום חם מאוד\n",
-    "cp874": "คำถาม,คำตอบ\nวันนี้อากาศเป็นอย่างไร,วันนี้ร้อนมาก\n",
-    "big5": "問題,回答\n今天天氣怎麼樣,今天很暖和\n",
-    "cp850": "frage,antwort\nGrüße aus Köln,schön für Übergrößenträger\n",
-    "cp866": "вопрос,ответ\nкакая сегодня погода,сегодня тепло\n",
-    "cp1251": "вопрос,ответ\nкакая сегодня погода,сегодня тепло\n",
-    "cp1252": "a,b\nGrüße,£5\n",
-    "cp1252 marks": "a,b\n£5,it’s\n",
-    "cp1252 quotes": "prompt,completion\n“Grüße”,x\n",
-    "utf-8": "prompt,completion\nGrüße,ñandú\n",
-}
-
-
-@pytest.mark.parametrize("name", CODECS)
-def test_a_codec_from_before_unicode_is_known_by_its_letters(name, tmp_path):
-    file = put(tmp_path, "a.csv", CODECS[name].encode(name.split()[0]))
-    rows = [",".join(row.values()) for _, row in read_records(file, LIMIT).rows if isinstance(row, dict)]
-    assert rows == CODECS[name].splitlines()[1:]
-
-
-def test_a_damaged_character_of_utf_8_does_not_change_the_encoding(tmp_path):
-    file = put(tmp_path, "a.csv", b"prompt,completion\n" + "Grüße 世界 ".encode() + b"\xff,x\n")
+def test_double_and_unnamed_columns_and_a_damaged_character_which_does_not_change_the_encoding(tmp_path):
+    records = read_records(put(tmp_path, "a.csv", ",text,text\n0,a,b\n"), LIMIT)
+    assert records.columns == ("column 1", "text", "text (3)")
+    file = put(tmp_path, "b.csv", b"prompt,completion\n" + "Grüße 世界 ".encode() + b"\xff,x\n")
     assert [row for _, row in read_records(file, LIMIT).rows] == [{"prompt": "Grüße 世界 \ufffd", "completion": "x"}]
+
+
+@pytest.mark.parametrize(("name", "text"), CASES["codecs"].items())
+def test_a_codec_from_before_unicode_is_known_by_its_letters(name, text, tmp_path):
+    file = put(tmp_path, "a.csv", text.encode(name.split()[0]))
+    rows = [",".join(row.values()) for _, row in read_records(file, LIMIT).rows if isinstance(row, dict)]
+    assert rows == text.splitlines()[1:]
 
 
 BROKEN: dict[str, dict[str, Any]] = CASES["broken"] | {
@@ -141,13 +124,7 @@ def test_missing_folder_and_size(tmp_path):
         (large, LIMIT, r"is 312 MB; the limit is 256 MB\. Keep fewer rows"),
         (small, 26, r"is 27 bytes; the limit is 26 bytes"),
     ):
-        with pytest.raises(InputError, match=says):
-            read_records(path, limit)
-
-
-def test_double_and_unnamed_columns(tmp_path):
-    records = read_records(put(tmp_path, "a.csv", ",text,text\n0,a,b\n"), LIMIT)
-    assert records.columns == ("column 1", "text", "text (3)")
+        refused(says, read_records, path, limit)
 
 
 def test_open_quotes_do_not_make_reading_quadratic(tmp_path):

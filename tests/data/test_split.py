@@ -23,6 +23,7 @@ from playground.data.split import (
 from playground.errors import InputError
 from playground.evaluation.decision import Terms, planned_rows
 from tests.data.conftest import chat
+from tests.refused import refused
 
 
 def examples(*prompts: str) -> list[Example]:
@@ -64,10 +65,10 @@ def test_same_prompts_stay_together(seed):
     assert sum(map(len, groups)) == 30
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "expected"),
-    [(50, 0, (50, 0, 0)), (40, 10, (40, 0, 10)), (15, 5, (15, 0, 5)), (200, 100, (300, 0, 0))],
-)
+LARGE = [(50, 0, (50, 0, 0)), (40, 10, (40, 0, 10)), (15, 5, (15, 0, 5)), (200, 100, (300, 0, 0))]
+
+
+@pytest.mark.parametrize(("one", "other", "expected"), LARGE)
 def test_large_groups(one, other, expected):
     assert sizes(split(examples(*"a" * one, *"b" * other), 3, 0.05, 0.05)) == expected
 
@@ -77,10 +78,7 @@ def test_raw_text_and_preferences_are_split_too():
     assert all(n ^ 1 in parts.test for n in parts.test), "the same text stays together"
     pairs = [Preference((Message("user", f"q{n}"),), "a", "b", n) for n in range(40)]
     assert sizes(split(pairs, 1)) == (24, 4, 12)
-
-
-def test_the_default_test_part_is_what_a_verdict_needs():
-    assert planned_rows(Terms()) == VERDICT_ROWS
+    assert planned_rows(Terms()) == VERDICT_ROWS, "the default test part is what a verdict needs"
 
 
 def test_rows_of_a_group_stay_together_with_all_that_share_their_prompts():
@@ -110,28 +108,20 @@ def test_times_are_read_as_files_write_them(cell):
     assert found.times == {1: 1769817600.0}
 
 
-def test_columns_that_nothing_can_be_split_by_are_refused():
+def test_columns_and_shares_that_nothing_can_be_split_by_are_refused():
+    for shares in ((-0.1, 0.1), (1.0, 0.0), (0.1, 2.0), (0.5, 0.5)):
+        refused("from 0|leave nothing", split, examples("q"), 1, *shares)
     with pytest.raises(InputError, match=r"Row 4 has 'yesterday' in the column day, which is no time. Write times as"):
         columns_of([(4, {"day": "yesterday"})], SplitBy(time="day"), ["day"])
-    with pytest.raises(InputError, match=r"There is no column 'ward' to split by. There are: day"):
-        columns_of([], SplitBy(group="ward"), ["day"])
+    refused(r"There is no column 'ward' to split by. There are: day", columns_of, [], SplitBy(group="ward"), ["day"])
 
 
-@pytest.mark.parametrize(("validation", "test"), [(-0.1, 0.1), (1.0, 0.0), (0.1, 2.0), (0.5, 0.5)])
-def test_wrong_shares(validation, test):
-    with pytest.raises(InputError, match=r"from 0|leave nothing"):
-        split(examples("q"), 1, validation, test)
-
-
-def test_a_row_is_known_again_whatever_its_spaces():
+def test_a_row_is_known_again_whatever_its_spaces_and_a_prompt_whatever_its_answer():
     one, other = examples("What  is it?", "what is it? ")
     assert row_hash(one) != row_hash(other), "another answer is another row"
     assert row_hash(chat(" what is IT?", "A1", row=9, system="Be brief.")) == row_hash(one)
-
-
-def test_an_answer_is_no_part_of_a_prompt():
-    one, other = (Preference((Message("user", "q"),), chosen, "b", 1) for chosen in ("a", "c"))
-    assert prompt_hash(one) == prompt_hash(other) == prompt_hash(chat("q", "d"))
+    yes, no = (Preference((Message("user", "q"),), chosen, "b", 1) for chosen in ("a", "c"))
+    assert prompt_hash(yes) == prompt_hash(no) == prompt_hash(chat("q", "d")), "an answer is no part of a prompt"
     assert prompt_hash(Passage("q", 1)) == ""
 
 

@@ -14,6 +14,7 @@ from playground.data.example import Judged, Message, Passage, Preference
 from playground.data.token_counts import token_report
 from playground.errors import InputError
 from tests.data.conftest import Words, chat, lengths, usable
+from tests.refused import refused
 
 CHAT = chat("What is it?", "A report.", "Who wrote it?", "Doctor Sharma did.", "When?", "On Monday.", row=3)
 
@@ -88,20 +89,16 @@ class Mute(Forgetful):
 def test_a_template_that_rewrites_earlier_turns_learns_the_last_and_one_that_shows_none_is_refused():
     row = render.render_example(Forgetful(), CHAT, 2048, render.ALL)
     assert (row.read, row.completion_text) == ((), "<think></think>On Monday.<e>")
-    with pytest.raises(InputError, match="leaves nothing of the answer to learn"):
-        render.render_example(Mute(), CHAT, 2048)
+    refused("leaves nothing of the answer to learn", render.render_example, Mute(), CHAT, 2048)
 
 
 ASKED = (Message("user", "What is it?"),)
 
 
-def test_the_tokens_write_the_whole_text(tokenizer):
+def test_the_tokens_write_the_whole_text_a_chat_alternates_and_a_cut_is_shown(tokenizer):
     (one,) = render.preview_tokens(tokenizer, chat("Wie groß? 你好 😀", "Sehr groß 😀."), 2048)
     assert "你好 😀" in "".join(token.text for token in one.tokens if token.kind == render.READ)
     assert "".join(token.text for token in one.tokens if token.kind == render.LEARNED) == "Sehr groß 😀.<|im_end|>"
-
-
-def test_a_chat_alternates_and_a_cut_is_shown(tokenizer):
     (whole,) = render.preview_tokens(tokenizer, CHAT, 2048, render.ALL)
     assert [kind for kind, _ in groupby(token.kind for token in whole.tokens)] == [render.READ, render.LEARNED] * 3
     (cut,) = render.preview_tokens(tokenizer, CHAT, len(whole.tokens) - 5, render.ALL)
@@ -135,8 +132,7 @@ def test_every_token_once_documents_apart_rows_filled_in_order_and_a_lone_token_
     assert all(row.starts[0] == 0 and len(row.ids) <= 8 for row in rows)
     assert [len(row.ids) for row in render.pack(Letters(), passages(*("x" * 3,) * 10), 8)] == [8, 8, 8, 8, 8]
     assert [len(row.ids) for row in render.pack(Letters(), passages("abcdefgh"), 8)] == [8]
-    with pytest.raises(InputError, match="at least 2"):
-        render.pack(Letters(), passages("a"), 1)
+    refused("at least 2", render.pack, Letters(), passages("a"), 1)
 
 
 ODD = (
@@ -173,14 +169,6 @@ def test_padding_is_that_of_the_batches():
     assert lengths((0, 10), (0, 90), packed=True).padding(2).random == 0
 
 
-def test_an_answer_that_teaches_nothing_is_bad():
-    report = token_report(
-        usable(chat("p", "<e>", row=1), chat("p", "a", row=2), chat("p", " <e>\n<e> ", row=3)), Words(), 50
-    )
-    assert [row.row for row in report.bad] == [1, 3]
-    assert "special tokens" in report.bad[0].reason
-
-
 @pytest.mark.parametrize("turns", ["last", render.ALL])
 def test_quick_lengths_are_those_of_the_renderer(tokenizer, turns):
     chance = random.Random(3)
@@ -212,7 +200,11 @@ def test_other_objectives_are_counted_like_the_renderer(tokenizer):
     assert (passages.truncated, passages.cut) == (0, [])
 
 
-def test_a_template_that_refuses_one_row_spoils_no_other(tokenizer):
+def test_a_row_that_teaches_nothing_or_that_the_template_refuses_is_bad_and_spoils_no_other(tokenizer):
+    answers = enumerate(("<e>", "a", " <e>\n<e> "), 1)
+    report = token_report(usable(*(chat("p", answer, row=row) for row, answer in answers)), Words(), 50)
+    assert [row.row for row in report.bad] == [1, 3]
+    assert "special tokens" in report.bad[0].reason
     mine = copy.deepcopy(tokenizer)
     refusal = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     mine.chat_template = refusal + mine.chat_template

@@ -20,7 +20,6 @@ from playground.engine.load import forbid_repacking
 from playground.engine.request import AdapterFile, Row, RowState
 from playground.engine.scheduler import Scheduler
 
-BYTES = 256
 WINDOW = 12
 """Sliding windows here are so many tokens wide: prompts and replies pass them."""
 

@@ -19,23 +19,11 @@ from playground.engine.request import AdapterFile, Row, RowState, Sampling
 from playground.errors import AdapterError
 from playground.library.adapters import AdapterLibrary
 from playground.library.bases import BaseShapes
-from tests.engine.models import (
-    Change,
-    attach,
-    byte_tokenizer,
-    edited,
-    ids_of,
-    load_base,
-    logits_of,
-    run,
-    said_by,
-    save_adapter,
-    save_base,
-    with_adapter,
-)
+from tests.engine import models
+from tests.engine.models import Change, attach, edited, logits_of, run, save_adapter
+from tests.refused import refused
 
 PROMPT = "The report says that nothing was found"
-Make = Callable[..., Engine]
 Folders = Callable[..., Path]
 
 
@@ -116,12 +104,10 @@ def test_a_file_that_is_gone_when_its_adapter_is_to_come_back_is_told_in_words(m
     attach(engine, edited(folders(1), tmp_path / "moved"), "moved")
     attach(engine, folders(2), "a2")
     shutil.rmtree(tmp_path / "moved")
-    with pytest.raises(AdapterError, match="moved cannot be read"):
-        say(engine, "moved")
+    refused("moved cannot be read", say, engine, "moved", error=AdapterError)
     assert say(engine, "a2")
     engine.detach("moved")
-    with pytest.raises(AdapterError, match="moved is not attached"):
-        say(engine, "moved")
+    refused("moved is not attached", say, engine, "moved", error=AdapterError)
 
 
 def test_memory_comes_back_when_adapters_leave(make, folders):
@@ -161,8 +147,7 @@ def test_a_row_keeps_what_it_began_with(make, folders, one_bytes, how, kind):
         assert say(engine, "mine", 100) != undisturbed
     elif how == "taken":
         engine.detach("mine")
-        with pytest.raises(AdapterError, match="mine is not attached"):
-            say(engine, "mine")
+        refused("mine is not attached", say, engine, "mine", error=AdapterError)
     for seed, other in enumerate(OTHERS.get(how, ()), 3):
         say(engine, attach(engine, folders(seed, other), f"{other}{seed}"), 3)
     assert ("mine" in engine.asleep()) is (how == "evicted")
@@ -180,7 +165,7 @@ def test_the_same_weights_with_other_settings_are_another_adapter(make, folders,
     assert (logits_of(engine, PROMPT, "one") - logits_of(engine, PROMPT, "other")).abs().max() > 0.05
 
 
-def refused(engine: Engine, folder: Path, words: str) -> None:
+def turned_away(engine: Engine, folder: Path, words: str) -> None:
     """In these words, and nothing has changed."""
     there, held = engine.attached(), engine.decoder.held_bytes
     before = say(engine, None)
@@ -190,8 +175,7 @@ def refused(engine: Engine, folder: Path, words: str) -> None:
     assert engine.attached() == there
     assert engine.decoder.held_bytes == held
     assert say(engine, None) == before
-    with pytest.raises(AdapterError, match="wrong is not attached"):
-        say(engine, "wrong")
+    refused("wrong is not attached", say, engine, "wrong", error=AdapterError)
 
 
 def test_what_does_not_fit_is_refused_in_words(make, folders, tmp_path):
@@ -206,7 +190,7 @@ def test_what_does_not_fit_is_refused_in_words(make, folders, tmp_path):
     head = "base_model.model.lm_head"
     cuts = {"down.weight": (slice(None), slice(8)), "up.weight": (slice(8),), "up.bias": (slice(8),)}
     other = "trained on another base"
-    wide = save_adapter(save_base("qwen3", tmp_path / "q"), tmp_path / "qa", "lora")
+    wide = save_adapter(models.save_base("qwen3", tmp_path / "q"), tmp_path / "qa", "lora")
     half = wrong("lora", lambda name, t: None if "0.self_attn.q_proj.lora_B" in name else t)
     unbiased = wrong("bottleneck", lambda name, t: None if "1.mlp.down_proj.bottleneck_up.bias" in name else t)
     narrow = wrong("bottleneck", lambda name, t: next((t[c] for end, c in cuts.items() if name.endswith(end)), t))
@@ -227,16 +211,16 @@ def test_what_does_not_fit_is_refused_in_words(make, folders, tmp_path):
         (prefix, f"{other}: its keys and values are 120 numbers wide, this base's 128"),
         (prompt, f"{other}: its embeddings are 60 .* 64"),
     ):
-        refused(engine, folder, words)
+        turned_away(engine, folder, words)
     for kind, tokens in (("prefix", 500), ("prompt", 400)):
         by: Change = lambda name, t: t.repeat(100, 1)  # noqa: E731
         many = edited(folders(1, kind), tmp_path / f"many{tokens}", by, num_virtual_tokens=tokens)
-        refused(engine, many, f"{tokens} tokens before the text, and this base holds 256")
+        turned_away(engine, many, f"{tokens} tokens before the text, and this base holds 256")
 
 
 def test_what_cannot_be_read_is_refused_in_words(make, folders, tmp_path):
     engine = make()
-    refused(engine, tmp_path / "nowhere", "nowhere cannot be read")
+    turned_away(engine, tmp_path / "nowhere", "nowhere cannot be read")
     weights, config = "adapter_model.safetensors", "adapter_config.json"
     whole = (folders(1) / weights).read_bytes()
     for name, file, content in (
@@ -247,7 +231,7 @@ def test_what_cannot_be_read_is_refused_in_words(make, folders, tmp_path):
     ):
         folder = edited(folders(1), tmp_path / name)
         (folder / file).write_bytes(content)
-        refused(engine, folder, f"{name} cannot be read")
+        turned_away(engine, folder, f"{name} cannot be read")
     pattern = "other's alpha_pattern in adapter_config.json"
     for changes, words in (
         ({"peft_type": "PREFIX_TUNING"}, "does not hold the virtual tokens that its config tells of"),
@@ -257,27 +241,29 @@ def test_what_cannot_be_read_is_refused_in_words(make, folders, tmp_path):
         ({"alpha_pattern": {"(": 3}}, rf"{pattern} holds the pattern \(, which cannot be read"),
         ({"alpha_pattern": {f"layer{n}.x": 3 for n in range(2500)}}, f"{pattern} has 2,500 keys"),
     ):
-        refused(engine, edited(folders(1), tmp_path / "other", **changes), words)  # type: ignore[arg-type]
+        turned_away(engine, edited(folders(1), tmp_path / "other", **changes), words)  # type: ignore[arg-type]
         shutil.rmtree(tmp_path / "other")
     nothing = edited(folders(1), tmp_path / "nothing", lambda name, t: None)
-    refused(engine, nothing, "holds no weights")
+    turned_away(engine, nothing, "holds no weights")
     broken = edited(folders(1), tmp_path / "broken", lambda name, t: t * float("nan") if "lora_B" in name else t)
-    refused(engine, broken, "not a number")
+    turned_away(engine, broken, "not a number")
 
 
 def test_a_head_is_carried_where_import_takes_it(make, base, tmp_path):
     """By family, whatever path serves it here."""
     head = save_adapter(base, tmp_path / "head", "lora", 3, target_modules=["q_proj", "lm_head"])
-    refused(make(), head, "adapts lm_head, which lies outside the decoder's layers")
+    turned_away(make(), head, "adapts lm_head, which lies outside the decoder's layers")
     with pytest.raises(AdapterError, match="adapts lm_head, which lies outside"):
         AdapterLibrary(tmp_path / "own", tmp_path / "shipped").import_path(head, BaseShapes.from_folder(base))
-    other = save_base("gemma", tmp_path / "gemma")
+    other = models.save_base("gemma", tmp_path / "gemma")
     head = save_adapter(other, tmp_path / "other", "lora", 3, target_modules=["q_proj", "lm_head"])
     card = AdapterLibrary(tmp_path / "own", tmp_path / "shipped").import_path(head, BaseShapes.from_folder(other))
     engine = Engine(other)
     attach(engine, card.path, "head")
     with torch.no_grad():
-        logits = with_adapter(load_base(other), head)(input_ids=torch.tensor([ids_of(engine, PROMPT)])).logits[0, -1]
+        logits = models.with_adapter(models.load_base(other), head)(
+            input_ids=torch.tensor([models.ids_of(engine, PROMPT)])
+        ).logits[0, -1]
     assert (logits_of(engine, PROMPT, "head") - logits).abs().max() < 1e-3
 
 
@@ -316,23 +302,23 @@ def test_what_unsloth_writes_says_what_peft_says(make, base, tmp_path, pattern):
     card = AdapterLibrary(tmp_path / "own", tmp_path / "shipped").import_path(folder, BaseShapes.from_folder(base))
     engine = make()
     attach(engine, card.path, "mine")
-    ids = ids_of(engine, PROMPT)
-    expected = said_by(with_adapter(load_base(base), folder), ids, 12).tokens
+    ids = models.ids_of(engine, PROMPT)
+    expected = models.said_by(models.with_adapter(models.load_base(base), folder), ids, 12).tokens
     assert list(run(engine, [Row(PROMPT, "mine", Sampling(max_tokens=12))])[0].tokens) == expected
-    kept = said_by(with_adapter(load_base(base), card.path), ids, 12).tokens
+    kept = models.said_by(models.with_adapter(models.load_base(base), card.path), ids, 12).tokens
     assert kept == expected, "what is kept loads with PEFT alone"
-    assert said_by(load_base(base), ids, 12).tokens != expected
+    assert models.said_by(models.load_base(base), ids, 12).tokens != expected
 
 
 def test_an_adapter_with_another_tokenizer_is_refused_here_and_by_the_library(make, base, folders, tmp_path):
-    engine, library, tokenizer = make(), AdapterLibrary(tmp_path / "own", tmp_path / "shipped"), byte_tokenizer()
+    engine, library, tokenizer = make(), AdapterLibrary(tmp_path / "own", tmp_path / "shipped"), models.byte_tokenizer()
     same, moved, more, added = (edited(folders(1), tmp_path / name) for name in ("same", "turned", "more", "added"))
     for folder in (same, moved):
         tokenizer.save_pretrained(folder)
     tokenizer.add_tokens(["<tool>"])
     tokenizer.save_pretrained(more)
     attach(engine, same, "same")
-    refused(engine, more, "knows 260 tokens, this base knows 259 .'<tool>'")
+    turned_away(engine, more, "knows 260 tokens, this base knows 259 .'<tool>'")
     with pytest.raises(AdapterError, match="knows 260 tokens, this base knows 259"):
         library.import_path(more, BaseShapes.from_folder(base))
     assert library.list() == []
@@ -340,11 +326,11 @@ def test_an_adapter_with_another_tokenizer_is_refused_here_and_by_the_library(ma
     content = json.loads((moved / "tokenizer.json").read_text())
     content["model"]["vocab"] = {word: 255 - number for word, number in content["model"]["vocab"].items()}
     (moved / "tokenizer.json").write_text(json.dumps(content))
-    refused(engine, moved, "another tokenizer: it knows 259 tokens, this base knows 259")
+    turned_away(engine, moved, "another tokenizer: it knows 259 tokens, this base knows 259")
     (added / "added_tokens.json").write_text('{"<tool>": 259}')
-    refused(engine, added, "knows 260 tokens, this base knows 259")
+    turned_away(engine, added, "knows 260 tokens, this base knows 259")
     (added / "added_tokens.json").write_text("no")
-    refused(engine, added, "added_tokens.json in .* is not readable JSON")
+    turned_away(engine, added, "added_tokens.json in .* is not readable JSON")
 
 
 def test_adapters_without_measurable_effect_are_flagged(make, folders, tmp_path):
@@ -362,8 +348,7 @@ def test_adapters_without_measurable_effect_are_flagged(make, folders, tmp_path)
         attach(engine, folders(1, kind), kind)
         assert not engine.has_no_effect(kind), kind
     engine.detach("zero")
-    with pytest.raises(AdapterError, match="zero is not attached"):
-        engine.has_no_effect("zero")
+    refused("zero is not attached", engine.has_no_effect, "zero", error=AdapterError)
 
 
 def tensor_bytes() -> int:

@@ -10,34 +10,19 @@ from playground.engine.engine import Engine
 from playground.engine.request import Row, Sampling, ScoreRow
 from playground.errors import AdapterError, BaseUnavailableError
 from playground.library.files import file_fingerprint
-from tests.engine.models import (
-    FAMILIES,
-    IA3_ON,
-    WINDOW,
-    World,
-    at_once,
-    attach,
-    byte_tokenizer,
-    four_bits,
-    furthest,
-    ids_of,
-    logits_of,
-    run,
-    said_by,
-    save_adapter,
-    save_base,
-    with_adapter,
-)
+from tests.engine import models
+from tests.engine.models import World, attach, ids_of, logits_of, run, save_adapter
 from tests.engine.test_kinds import TEXTS, held_to_peft
+from tests.refused import refused
 
 LLAMA = {"llama", "llama-bias", "llama-rope", "qwen2", "qwen3", "mistral"}
 WHY = {"qwen2-window": "sliding windows", "mistral-window": "sliding windows", "llama-yarn": "yarn position scaling"}
 PROMPTS = ["One", "Hello there, my order has not arrived yet", "The report says", "1, 2, 3, 4, 5, "]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", models.FAMILIES)
 def test_a_family_says_in_one_batch_what_peft_says_one_by_one(family, tmp_path):
-    targets, inner = IA3_ON.get(family.partition("-")[0], (None, None))
+    targets, inner = models.IA3_ON.get(family.partition("-")[0], (None, None))
     feeds = {"target_modules": targets, "feedforward_modules": inner} if targets else {}
     kinds: dict[str, dict[str, Any]] = {"lora": {}, "dora": {}, "ia3": feeds, "prompt": {}, "ptuning": {}}
     kinds |= {"bottleneck-houlsby": {}, "bottleneck": {"placement": "pfeiffer", "activation": "relu"}}
@@ -53,29 +38,24 @@ def test_a_family_says_in_one_batch_what_peft_says_one_by_one(family, tmp_path):
     for row, state in zip(rows, run(engine, rows), strict=True):
         expected = world.said(row.adapter, row.prompt, row.sampling.max_tokens)
         assert list(state.tokens) == expected.tokens
-        assert furthest(state, expected.shares) < 1e-3
+        assert models.furthest(state, expected.shares) < 1e-3
         if family != "phi3-longrope":  # there what was written before the turning point had other frequencies
-            whole = at_once(world.truth(row.adapter), ids_of(engine, row.prompt), state.tokens)
-            assert furthest(state, whole) < 1e-3
-    texts = [*TEXTS[:3], ("A" * 9, "x" * (3 * WINDOW))]
+            whole = models.at_once(world.truth(row.adapter), ids_of(engine, row.prompt), state.tokens)
+            assert models.furthest(state, whole) < 1e-3
+    texts = [*TEXTS[:3], ("A" * 9, "x" * (3 * models.WINDOW))]
     held_to_peft(engine, world, [ScoreRow(*text, kind, True) for text in texts for kind in (None, "lora")])
     assert engine.check_fingerprint()[1]
 
 
-def test_a_family_without_keys_and_values_is_refused_in_words(tmp_path):
+def test_what_a_family_has_no_keys_and_values_for_is_refused_in_words(tmp_path):
     from transformers import MambaConfig, MambaForCausalLM
 
     MambaForCausalLM(MambaConfig(vocab_size=259, hidden_size=32, num_hidden_layers=1)).save_pretrained(tmp_path)
-    byte_tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(BaseUnavailableError, match="mamba models keep no keys and values"):
-        Engine(tmp_path)
-
-
-def test_a_base_whose_layers_keep_different_things_refuses_a_prefix_in_words(tmp_path):
-    base = save_base("lfm2", tmp_path / "base")
-    engine = Engine(base)
-    with pytest.raises(AdapterError, match="this base has layers that keep none"):
-        attach(engine, save_adapter(base, tmp_path / "deep", "deep"), "deep")
+    models.byte_tokenizer().save_pretrained(tmp_path)
+    refused("mamba models keep no keys and values", Engine, tmp_path, error=BaseUnavailableError)
+    base = models.save_base("lfm2", tmp_path / "base")
+    engine, prefix = Engine(base), save_adapter(base, tmp_path / "deep", "deep")
+    refused("this base has layers that keep none", attach, engine, prefix, "deep", error=AdapterError)
     assert engine.attached() == {}
 
 
@@ -122,8 +102,8 @@ def test_four_bits_equal_peft_on_the_same_four_bits(precise, saved, tmp_path):
     folder = precise.base
     if saved:
         folder = tmp_path / "packed"
-        four_bits(precise.base).save_pretrained(folder)
-        byte_tokenizer().save_pretrained(folder)
+        models.four_bits(precise.base).save_pretrained(folder)
+        models.byte_tokenizer().save_pretrained(folder)
     engine = Engine(folder, quantised=not saved)
     assert engine.path.startswith("Hugging Face")
     before = engine.fingerprint
@@ -132,10 +112,10 @@ def test_four_bits_equal_peft_on_the_same_four_bits(precise, saved, tmp_path):
     if saved:
         assert before == file_fingerprint(folder), "the scales of the blocks count too"
     for row, state in zip(ASKING, run(engine, ASKING), strict=True):
-        truth = with_adapter(four_bits(precise.base), precise.adapters.get(row.adapter or ""))
-        expected = said_by(truth, ids_of(engine, row.prompt), 8)
+        truth = models.with_adapter(models.four_bits(precise.base), precise.adapters.get(row.adapter or ""))
+        expected = models.said_by(truth, ids_of(engine, row.prompt), 8)
         assert list(state.tokens) == expected.tokens
-        assert furthest(state, expected.shares) < 1e-3
+        assert models.furthest(state, expected.shares) < 1e-3
     assert engine.check_fingerprint()[:2] == (before, True), "nothing is packed anew as it runs"
 
 

@@ -11,10 +11,11 @@ from playground.engine.engine import Engine
 from playground.engine.llama_memory import PREFIX_MIN
 from playground.engine.request import ROOM, TOGETHER, Row, Sampling, ScoreRow, parts
 from playground.engine.scheduler import PREFILL_CHUNK
-from playground.errors import AdapterError, InputError
+from playground.errors import InputError
 from playground.methods import get_method
 from playground.training.model import load_for_training
 from tests.engine.models import VIRTUAL, World, byte_tokenizer, furthest, llama, logits_of, run
+from tests.refused import refused
 
 ALPHAS = {"q_proj": 3, "up_proj": 40}
 KINDS: dict[str, dict[str, Any]] = {
@@ -253,8 +254,7 @@ def test_what_cannot_be_scored_is_told(engine):
         (ScoreRow("", "a" * 1025), "this base holds 1024"),
         (ScoreRow("a", "b", "nobody"), "not attached"),
     ):
-        with pytest.raises((InputError, AdapterError), match=words):
-            engine.score([row])
+        refused(words, engine.score, [row])
     assert engine.score([]) == []
 
 

@@ -19,6 +19,7 @@ from playground.engine.request import ROWS_MAX, AdapterFile, Row, Sampling, Scor
 from playground.engine.scheduler import Scheduler
 from playground.errors import BaseUnavailableError
 from tests.engine.models import Again, engine_with, llama, run, settled, text
+from tests.refused import refused
 
 BOUND_S = 30.0
 PROMPT = "A beginning that is long enough to be kept for the next question, since it has more than sixteen tokens."
@@ -207,17 +208,12 @@ def test_closing_does_what_waits_and_then_the_thread_ends():
     assert thread is not None
     thread.join(BOUND_S)
     assert not thread.is_alive()
-    with pytest.raises(BaseUnavailableError, match="has left memory"):
-        compute.run(lambda: None)
+    refused("has left memory", compute.run, lambda: None, error=BaseUnavailableError)
     compute.close(lambda: done.append("again"))
     assert done == ["waiting", "last"]
-
-
-def test_an_error_of_the_last_job_is_told_and_the_thread_ends_all_the_same():
-    compute = WorkerThread()
-    with pytest.raises(MemoryError):
-        compute.close(no_room)
-    assert compute.closed
+    failing = WorkerThread()
+    refused("", failing.close, no_room, error=MemoryError)
+    assert failing.closed, "an error of the last job is told, and the thread ends all the same"
 
 
 def test_the_share_of_cores_is_taken_on_the_computing_thread_before_every_job():
@@ -233,7 +229,6 @@ def test_the_share_of_cores_is_taken_on_the_computing_thread_before_every_job():
 
 LONG = " ".join(f"word{number}" for number in range(150))
 WITH = (None, "a1", "a2")
-Pair = tuple[Engine, Engine]
 
 
 @pytest.fixture(scope="module")
@@ -283,18 +278,16 @@ def test_stopping_one_leaves_the_others(pair):
     assert list(kept)[-1][0].text == text(reference, row)
 
 
-def test_a_prefix_is_taken_over_after_the_cache_has_grown(tiny_base):
+def test_a_prefix_is_taken_over_after_the_cache_has_grown(engine):
     """The cache grew inside a forward pass, and what came after could no longer write to it."""
-    engine, row = Engine(tiny_base), Row("Grow past the first room. " + LONG[:100], None, Sampling(max_tokens=300))
+    row = Row("Grow past the first room. " + LONG[:100], None, Sampling(max_tokens=300))
     grown, before = text(engine, row), settled(engine).cached_tokens
     assert text(engine, row) == grown
     assert settled(engine).cached_tokens > before
 
 
-def test_rows_with_another_salt_neither_wait_for_nor_copy_what_was_read(tiny_base):
-    engine = Engine(tiny_base)
-    prompt = "A prompt that is long enough to be kept for the next question, since it has more than sixteen tokens."
-    run(engine, [Row(prompt, sampling=Sampling(max_tokens=3), cache_salt=name) for name in ("ann", "bob")])
+def test_rows_with_another_salt_neither_wait_for_nor_copy_what_was_read(engine):
+    run(engine, [Row(PROMPT, sampling=Sampling(max_tokens=3), cache_salt=name) for name in ("ann", "bob")])
     assert settled(engine).cached_tokens == 0
-    run(engine, [Row(prompt, sampling=Sampling(max_tokens=3), cache_salt="ann")] * 2)
+    run(engine, [Row(PROMPT, sampling=Sampling(max_tokens=3), cache_salt="ann")] * 2)
     assert settled(engine).cached_tokens > 0

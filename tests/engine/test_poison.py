@@ -1,7 +1,6 @@
 """An adapter whose numbers overflow: it is refused, and where its activations overflow all the same, only its own rows
 end."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,25 +16,15 @@ from playground.engine.llama_model import Segment
 from playground.engine.request import Row, Sampling
 from playground.errors import AdapterError
 from playground.library.adapters import AdapterLibrary
-from tests.engine.models import (
-    Again,
-    Change,
-    attach,
-    edited,
-    llama,
-    logits_of,
-    poison,
-    run,
-    save_adapter,
-    save_adapters,
-)
+from tests.engine import models
+from tests.engine.models import Again, Change, attach, edited, llama, poison, run, save_adapters
+from tests.refused import refused
 
 KINDS: dict[str, dict[str, Any]] = {
     **{kind: {} for kind in ("lora", "dora", "ia3", "prefix", "prompt", "ptuning")},
     "bottleneck": {"activation": "relu"},
 }
 HUGE = 3e38
-Made = dict[tuple[str, str], Path]
 LONG = "Hello there, my order has not arrived yet and I would like to know"
 ROWS = {
     "base": Row("The report says", None, Sampling(max_tokens=14, ignore_eos=True)),
@@ -57,6 +46,15 @@ def engine(path, base):
     return Engine(base, hf=path == "hf")
 
 
+def said(engine: Engine, *names: str) -> list[tuple[int, ...]]:
+    return [state.tokens for state in run(engine, [ROWS[name] for name in names])]
+
+
+def alone_in(engine: Engine) -> dict[str, tuple[int, ...]]:
+    """What the base and the sound adapter say, each by itself."""
+    return {name: said(engine, name)[0] for name in ("base", "good")}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("value", [HUGE, 1e5, float("inf"), float("nan")], ids=str)
 def test_an_adapter_with_such_numbers_is_refused_and_its_tensor_named(engine, made, kind, value, tmp_path):
@@ -64,18 +62,18 @@ def test_an_adapter_with_such_numbers_is_refused_and_its_tensor_named(engine, ma
     wrong = names[len(names) // 2]
     by: Change = lambda name, t: torch.full_like(t, value) if name == wrong else t  # noqa: E731
     folder = edited(made[kind, "bad"], tmp_path / "bad", by)
-    with pytest.raises(AdapterError, match=rf"bad holds .* in {wrong}, which is not a number that training makes"):
-        attach(engine, folder, "bad")
+    words = rf"bad holds .* in {wrong}, which is not a number that training makes"
+    refused(words, attach, engine, folder, "bad", error=AdapterError)
     assert engine.attached() == {}
-    with pytest.raises(AdapterError, match=rf"This adapter holds .* in {wrong}, which"):
-        AdapterLibrary(tmp_path / "own", tmp_path / "shipped").import_path(folder, None)
+    library = AdapterLibrary(tmp_path / "own", tmp_path / "shipped")
+    refused(rf"This adapter holds .* in {wrong}, which", library.import_path, folder, None, error=AdapterError)
 
 
 def test_numbers_that_are_too_large_only_with_their_scale_are_refused(engine, base, made, tmp_path):
     weight = dict(engine.loaded.model.named_modules())["model.layers.0.self_attn.q_proj"].weight.detach()
     wide = weight.shape[0]
     options = {"target_modules": ["q_proj"], "r": wide, "lora_alpha": wide}
-    dora = save_adapter(base, tmp_path / "made", "dora", 1, **options)
+    dora = models.save_adapter(base, tmp_path / "made", "dora", 1, **options)
     away = {"q_proj.lora_A": torch.eye(wide), "q_proj.lora_B": -weight}  # W + BA = 0, whose norm DoRA divides by
     for folder, place, what, tensors, config in (
         (made["lora", "bad"], "mlp.up_proj", r"1\.64e\+04 %s \(lora_B times its scale\)", {}, {"lora_alpha": 65536}),
@@ -87,8 +85,8 @@ def test_numbers_that_are_too_large_only_with_their_scale_are_refused(engine, ba
             return next((to for part, to in changed.items() if "layers.0." in name and part in name), t)
 
         wrong = edited(folder, tmp_path / place, by, **config)
-        with pytest.raises(AdapterError, match="bad holds " + what % rf"in model\.layers\.0\.{place}"):
-            attach(engine, wrong, "bad")
+        words = "bad holds " + what % rf"in model\.layers\.0\.{place}"
+        refused(words, attach, engine, wrong, "bad", error=AdapterError)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -99,7 +97,7 @@ def test_the_others_write_what_they_write_alone_beside_it_and_after_it(base, eng
     if value != HUGE and kind in ("lora", "dora", "bottleneck"):
         value = -HUGE
     attach(engine, made[kind, "good"], "good")
-    alone = {name: run(engine, [ROWS[name]])[0].tokens for name in ("base", "good")}
+    alone = alone_in(engine)
     attach(engine, made[kind, "bad"], "bad")
     poison(engine, made[kind, "bad"], value)
     for order in (["bad", "base", "good"], ["base", "bad", "good", "bad"], ["good", "base", "bad"]):
@@ -112,11 +110,9 @@ def test_the_others_write_what_they_write_alone_beside_it_and_after_it(base, eng
             else:  # finite all the same, where norms take everything to 0
                 assert state.finish == "length"
         after = ("good", "base", "good")  # its places are used again
-        states = run(engine, [ROWS[name] for name in after])
-        assert [state.tokens for state in states] == [alone[name] for name in after], order
+        assert said(engine, *after) == [alone[name] for name in after], order
     engine.detach("bad")
-    states = run(engine, [ROWS["base"], ROWS["good"], ROWS["base"]])
-    assert [state.tokens for state in states] == [alone["base"], alone["good"], alone["base"]]
+    assert said(engine, "base", "good", "base") == [alone["base"], alone["good"], alone["base"]]
 
 
 @pytest.mark.parametrize("kind", ["lora", "prefix"])
@@ -135,7 +131,7 @@ def test_a_row_that_is_stopped_leaves_nothing_behind(engine, made, kind):
 @pytest.mark.parametrize("kind", ["lora", "ia3"])
 def test_numbers_at_the_limit_are_taken(engine, made, kind, tmp_path):
     attach(engine, made[kind, "good"], "good")
-    alone = {name: run(engine, [ROWS[name]])[0].tokens for name in ("base", "good")}
+    alone = alone_in(engine)
     attach(engine, edited(made[kind, "bad"], tmp_path / "bad", lambda name, t: torch.full_like(t, 4e3)), "bad")
     states = run(engine, [ROWS["bad"], ROWS["base"], ROWS["good"]])
     assert [state.tokens for state in states[1:]] == [alone["base"], alone["good"]]
@@ -184,5 +180,5 @@ def test_the_slot_of_an_adapter_that_is_removed_is_emptied_when_its_last_row_end
 def test_an_adapter_that_overflows_is_not_said_to_have_no_effect(engine, made):
     attach(engine, made["prefix", "bad"], "bad")
     poison(engine, made["prefix", "bad"], float("nan"))
-    assert not torch.isfinite(logits_of(engine, "One", "bad")).all()
+    assert not torch.isfinite(models.logits_of(engine, "One", "bad")).all()
     assert not engine.has_no_effect("bad")

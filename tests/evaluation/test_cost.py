@@ -20,14 +20,6 @@ def test_a_request_costs_tokens_or_seconds_and_training_seconds_or_a_sum():
     assert cost.training_cost(1_800, Prices(training=25.0)) == 25.0
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "training", "requests"),
-    [(0.003, 0.001, 1.0, 500), (0.003, 0.001, 1.001, 501), (0.001, 0.001, 1.0, None), (0.002, 0.001, 0.0, 0)],
-)
-def test_break_even(a, b, training, requests):
-    assert cost.break_even(a, b, training) == requests
-
-
 def test_the_curve_crosses_where_it_breaks_even():
     costs = {"prompt": SideCost(0.003), "tuned": SideCost(0.001, {"training": 1.0})}
     points = {point.at: point.totals for point in cost.curve(costs, 1_200)}
@@ -36,6 +28,8 @@ def test_the_curve_crosses_where_it_breaks_even():
     assert points[500]["prompt"] == pytest.approx(points[500]["tuned"])
     assert points[1_000] == {"prompt": pytest.approx(3.0), "tuned": pytest.approx(2.0)}
     assert len(cost.curve(costs, 3)) == 4
+    assert (cost.break_even(0.003, 0.001, 1.0), cost.break_even(0.003, 0.001, 1.001)) == (500, 501)
+    assert (cost.break_even(0.001, 0.001, 1.0), cost.break_even(0.002, 0.001, 0.0)) == (None, 0)
 
 
 def test_the_prompt_length_from_which_training_pays():
@@ -69,7 +63,7 @@ def test_a_year_is_itemised_and_tokens_that_every_request_repeats_have_their_own
     assert cost.beside(False, 1.0, 40, "weekly", Prices()) == {}, "what is not given costs nothing"
 
 
-def test_a_price_table_there_and_back(tmp_path):
+def test_a_price_table_there_and_back_and_amounts_from_made_up_prices_say_so(tmp_path):
     prices = Prices(currency="EUR", device_per_hour=1.5, training=None, tuned_prompt_per_million=3.0)
     assert prices_from_json(prices_to_json(prices)) == prices
     assert "example prices" in prices_to_json(Prices())
@@ -78,9 +72,6 @@ def test_a_price_table_there_and_back(tmp_path):
     refused("no file", read_prices, tmp_path / "none.json")
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
     refused("cannot be read", read_prices, tmp_path / "bytes.json")
-
-
-def test_amounts_from_made_up_prices_say_so():
     assert Prices().unit == "USD at example prices"
     assert Prices(currency="EUR").unit == "EUR at example prices", "another name makes no other price"
     assert Prices(prompt_per_million=2.0).unit == "USD"

@@ -136,11 +136,8 @@ def test_labels_of_any_script_and_sign_are_told_apart():
     assert parse_criterion("label", [*LABELS, " "]) == suggested(LABELS), "a blank answer is no label"
 
 
-def test_in_a_sorted_file_anothers_answer_is_another_one():
+def test_in_a_sorted_file_anothers_answer_is_another_one_and_what_is_blank_is_known():
     shown = criterion.samples(suggested(sorted(LABELS)), sorted(LABELS))
     assert [one.mark.right for one in shown] == [one.own for one in shown] == [True, False] * 5
-
-
-def test_what_is_blank():
     assert criterion.is_blank(" `null` ")
     assert not criterion.is_blank("0")

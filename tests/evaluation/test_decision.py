@@ -78,9 +78,11 @@ def test_a_leak_stops_tuned_sides_alone_and_what_may_be_unknown_is_said():
     assert answer(side("prompt", 97), side("fine-tune", 99, leaked=0.2)).choice == "prompt"
 
 
-def test_a_limit_of_the_person_takes_a_side_out_and_lists_it():
+def test_a_limit_of_the_person_takes_a_side_out_and_lists_it_and_the_order_follows_cost_where_it_is_asked_for():
     made = answer(side("prompt", 97, limit="slower than 2 s"), side("fine-tune", 97))
     assert (made.side, made.left_out) == ("fine-tune", ("prompt: slower than 2 s",))
+    sides = side("few-shot", 97, cost=9.0), side("fine-tune", 97, cost=1.0)
+    assert (answer(*sides).side, answer(*sides, by_cost=True).side) == ("few-shot", "fine-tune")
 
 
 def test_no_difference_shown_is_not_equality_and_what_a_dearer_side_would_add_stands_beside_the_answer():
@@ -112,12 +114,6 @@ def test_what_is_said_of_rows_is_true_of_them():
     better = answer(side("few-shot", 95), side("fine-tune", 99))
     assert (better.as_good_as_best, "is not shown; about 495 rows would tell" in better.sentence) == (False, True)
     assert "1 row cannot" in answer(side("prompt", 1, 1)).sentence
-
-
-def test_the_order_follows_measured_cost_where_it_is_asked_for():
-    sides = side("few-shot", 97, cost=9.0), side("fine-tune", 97, cost=1.0)
-    assert answer(*sides).side == "few-shot"
-    assert answer(*sides, by_cost=True).side == "fine-tune"
 
 
 def test_looks_spend_what_they_may_and_no_more():
@@ -157,11 +153,9 @@ def test_watching_all_along_is_wrong_in_at_most_one_of_twenty():
     assert decision.confidence_sequence(40, 40)[1] == 1.0
 
 
-@pytest.mark.parametrize(
-    ("bar", "margin", "maximum"), [(0.9, 0.0, None), (0.05, 0.05, None), (1.1, 0.05, None), (0.9, 0.05, 0)]
-)
-def test_terms_that_cannot_be_tested_are_refused(bar, margin, maximum):
-    refused("bar|maximum", Terms, bar, margin, maximum, error=ValueError)
+def test_terms_that_cannot_be_tested_are_refused():
+    for terms in ((0.9, 0.0, None), (0.05, 0.05, None), (1.1, 0.05, None), (0.9, 0.05, 0)):
+        refused("bar|maximum", Terms, *terms, error=ValueError)
 
 
 def drawn(*shares: float, n: int = 100) -> dict[str, Any]:

@@ -41,14 +41,7 @@ def test_pooling_weighs_by_tokens():
     assert pooled([]).loss == 0.0
 
 
-def test_words_say_which_way_it_went():
-    said = "General text is harder by 0.50 nats a token; 12 of 40 general questions are answered rightly, 20 before."
-    assert Forgetting(3.0, 3.5, 100, 20, 12, 40, 0.3).words == said
-    assert "easier by 0.10" in Forgetting(3.0, 2.9, 100, 20, 20, 40).words
-    assert "as easy for it as before" in Forgetting(3.0, 3.01, 100, 20, 20, 40).words
-
-
-def test_what_was_forgotten_has_an_interval_over_pairs():
+def test_what_was_forgotten_has_an_interval_over_pairs_and_words_say_which_way_it_went():
     before, after = [True] * 20 + [False] * 20, [True] * 12 + [False] * 28
     value, low, high = forgetting.lost(before, after)
     assert (value, low, high) == pytest.approx((20.0, 6.5, 32.2), abs=0.1)
@@ -60,6 +53,10 @@ def test_what_was_forgotten_has_an_interval_over_pairs():
     assert "0.50 nats a token (0.40 to 0.60)" in said
     assert "points lost: 8 to 34" in said
     assert forgetting.lost([], []) == forgetting.harder([]) == ()
+    said = "General text is harder by 0.50 nats a token; 12 of 40 general questions are answered rightly, 20 before."
+    assert Forgetting(3.0, 3.5, 100, 20, 12, 40, 0.3).words == said, "where it has no interval"
+    assert "easier by 0.10" in Forgetting(3.0, 2.9, 100, 20, 20, 40).words
+    assert "as easy for it as before" in Forgetting(3.0, 3.01, 100, 20, 20, 40).words
 
 
 def test_a_refusal_is_told_from_an_answer_and_counted_with_an_interval():

@@ -33,13 +33,10 @@ REPORT = ["ends-with:Reviewed by Dr. Sharma", "regex:Vitals: BP.*Diagnosis:.*Sug
 THANKS = r"regex:Thank you for reaching out to Larkfield\..*"
 
 
-@pytest.mark.parametrize(
-    ("name", "specs"),
-    [
-        ("hospital_reports", REPORT),
-        ("brand_voice", ["ends-with:Warmly, your Larkfield team", THANKS, "max-words:50"]),
-    ],
-)
+BRAND = ["ends-with:Warmly, your Larkfield team", THANKS, "max-words:50"]
+
+
+@pytest.mark.parametrize(("name", "specs"), [("hospital_reports", REPORT), ("brand_voice", BRAND)])
 def test_the_shipped_sets(name, specs):
     references = answers(f"{name}.jsonl")
     assert inferred(references) == specs
@@ -79,17 +76,12 @@ def test_what_looks_different_is_refused():
         assert not like(REPORTS).passes(other), other
 
 
-def test_one_odd_reference_in_twenty_changes_nothing():
+def test_one_odd_reference_in_twenty_changes_nothing_and_labels_are_asked_for():
     many = REPORTS[:7] * 3
     assert inferred([*many[:19], "Odd one out."]) == inferred(many[:19])
     assert inferred([*many[:17], *["Odd one out."] * 3]) != inferred(many[:19])
-
-
-def test_labels_are_asked_for():
     found = like(["yes", "no", "unclear"] * 4)
-    assert "one of 3 answers" in found.label
-    assert found.passes("Yes.")
-    assert not found.passes("perhaps")
+    assert ("one of 3 answers" in found.label, found.passes("Yes."), found.passes("perhaps")) == (True, True, False)
 
 
 def test_too_few_or_nothing_in_common():

@@ -88,14 +88,11 @@ def test_the_page_needs_nothing_else_and_every_piece_escapes_what_people_and_mod
     assert "&lt;img" in "".join(pieces)
 
 
-def test_the_answer_comes_first_then_reasons_table_pictures_differences_cost_and_how(made):
+def test_parts_and_metrics_have_their_order_also_in_a_record_from_disk(made):
     text = report.page_html(*made)
     order = ["Fine-tune.", "Every side by its main metric", "The whole at a glance", "Every metric"]
     order += ["Where the sides differ", "What it costs", "What was forgotten", "How it was measured", "Wilson"]
     in_order(text[text.index("<body>") :], order)
-
-
-def test_a_record_from_disk_reads_the_same(made):
     record, rows = made
     sorted_ = json.loads(json.dumps(record, sort_keys=True))
     assert report.body_html(sorted_, rows) == report.body_html(record, rows)
@@ -103,22 +100,18 @@ def test_a_record_from_disk_reads_the_same(made):
     in_order(report.section("metrics", sorted_), [*order, "Seconds a reply", "Tokens written"])
 
 
-def test_too_little_evidence_says_how_much_would_do():
-    record, _ = verdict(6)
-    assert '<h2 class="v-headline">Not enough evidence; about 43 rows would tell.' in report.section("answer", record)
-    record["rows_needed"] = 1060
-    assert "about 1,060 rows would tell." in report.section("answer", record)
-    record["rows_needed"] = None
-    assert "Not enough evidence.</h2>" in report.section("answer", record)
-
-
-def test_what_ended_early_says_that_it_is_not_complete(made):
+def test_what_ended_early_is_not_complete_and_too_little_evidence_says_how_much_would_do(made):
     record, _ = made
     assert "not complete" not in report.section("answer", record)
     assert "not complete" not in report.section("answer", {name: record[name] for name in record if name != "state"})
     for state, how in {"STOPPED": "was stopped early", "FAILED": "failed before its end", "X": "has not ended"}.items():
         said = f"This verdict is not complete: it {how}, and rests on the 40 examples that every side had answered."
         assert said in report.section("answer", {**record, "state": state})
+    record, _ = verdict(6)
+    more, none = {"rows_needed": 1060}, {"rows_needed": None}
+    for said, changed in (("; about 43 rows", {}), ("; about 1,060 rows would tell.", more), (".</h2>", none)):
+        headline = f'<h2 class="v-headline">Not enough evidence{said}'
+        assert headline in report.section("answer", {**record, **changed})
 
 
 def test_an_example_that_not_all_sides_answered_is_nowhere_alike_or_apart(made):
@@ -156,7 +149,7 @@ def test_what_was_not_timed_and_what_training_cost_nobody_knows(made):
     assert '<td class="n opt">not known</td>' not in report.section("cost", record)
 
 
-def test_a_cost_that_could_not_be_weighed_is_not_called_unpaid(made):
+def test_a_cost_that_could_not_be_weighed_is_not_called_unpaid_and_ids_are_safe_and_different(made):
     record = copy.deepcopy(made[0])
     said = "What Tuned costs is not known in full, so your volume could not be weighed."
     record["reasons"] = [{"text": said, "number": 100, "link": "question|volume"}]
@@ -164,9 +157,12 @@ def test_a_cost_that_could_not_be_weighed_is_not_called_unpaid(made):
     assert "Your volume" in why
     assert "Never paid back" not in why
     assert f'id="{format.element_id("question|volume")}"' in report.section("cost", record), "and it leads there"
+    ids = {format.element_id(link) for link in ("side|A b|x", "side|a B|x", "side|A-b|x", "")}
+    assert len(ids) == 4
+    assert all(re.fullmatch(r"[a-z][a-z0-9-]*", one) for one in ids)
 
 
-def test_figures_are_those_of_the_record(made):
+def test_figures_are_those_of_the_record_and_what_fits_no_common_scale_is_not_on_the_radar(made):
     record, _ = made
     table = report.section("table", record)
     tuned = record["sides"][3]["metrics"][CHECK]
@@ -176,10 +172,6 @@ def test_figures_are_those_of_the_record(made):
     assert "paid back after 496 requests" in report.section("cost", record)
     assert "21 → 20 of 40" in report.section("forgetting", record)
     assert report.section("forgetting", {**record, "forgetting": {}}) == ""
-
-
-def test_a_metric_that_fits_no_common_scale_is_not_on_the_radar(made):
-    record, _ = made
     axes = sections.radar_axes(record)
     assert {CHECK, "token_f1", "consistency"} <= set(axes)
     assert not {"bleu", "chrf", "seconds", "loss", "perplexity", "prompt_tokens", "groundedness"} & set(axes)
@@ -260,12 +252,6 @@ def test_the_cost_section_says_where_its_prices_are_made_up_and_how_long_a_promp
     for words in ("seconds an answer takes", "0.3 EUR", "How long a prompt may be"):
         assert words in device
     assert "How long a prompt may be" not in costs(Prices(), ("base", "prompt"))
-
-
-def test_ids_are_safe_and_different():
-    ids = {format.element_id(link) for link in ("side|A b|x", "side|a B|x", "side|A-b|x", "")}
-    assert len(ids) == 4
-    assert all(re.fullmatch(r"[a-z][a-z0-9-]*", one) for one in ids)
 
 
 def test_the_ladder_shows_the_bar_and_form_and_content_apart(made):

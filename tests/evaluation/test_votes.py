@@ -67,12 +67,17 @@ def test_three_sides_by_another_solver():
     assert list(found) == list("xyz")
 
 
-def test_one_that_always_won_and_one_that_nobody_saw():
+def test_one_that_always_won_one_that_nobody_saw_and_no_votes_at_all():
     found = strengths([Vote("x", "y", "a")] * 20, ("x", "y", "z"))
     assert 0.5 < found["x"].value < 1
     assert (found["z"].value, found["z"].n) == (pytest.approx(0.5, abs=0.01), 0)
     two_islands = bradley_terry([Vote("a", "b", "a")] * 3 + [Vote("c", "d", "b")] * 3)
     assert {standing.side for standing in two_islands[:2]} == {"a", "d"}
+    assert bradley_terry([]) == []
+    assert [one.value for one in strengths([], ("x", "y")).values()] == [0.5, 0.5]
+    assert bradley_terry([Vote("x", "y", "b")])[0].strength.method == "point"
+    for wrong in (Vote("x", "x", "a"), Vote("x", "y", "c")):  # type: ignore[arg-type]
+        refused("no vote", bradley_terry, [wrong], error=ValueError)
 
 
 @pytest.mark.parametrize(("won", "lost"), [(10, 0), (0, 2), (20, 0), (6, 4), (300, 5)])
@@ -114,14 +119,6 @@ def test_95_intervals_of_100_hold_the_true_strength(sides, votes, apart):
         for side, strength in strengths(cast).items():
             held.append(strength.low <= 1 / (1 + np.exp(log.mean() - log[int(side)])) <= strength.high)
     assert 0.9 < np.mean(held) <= 1.0
-
-
-def test_no_votes_one_vote_and_what_is_no_vote():
-    assert bradley_terry([]) == []
-    assert [one.value for one in strengths([], ("x", "y")).values()] == [0.5, 0.5]
-    assert bradley_terry([Vote("x", "y", "b")])[0].strength.method == "point"
-    for wrong in (Vote("x", "x", "a"), Vote("x", "y", "c")):  # type: ignore[arg-type]
-        refused("no vote", bradley_terry, [wrong], error=ValueError)
 
 
 def test_agreement_is_cohens():

@@ -3,6 +3,7 @@
 import json
 import math
 import struct
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from playground.errors import AdapterError
 from playground.library.adapters import AdapterLibrary
 from playground.library.bases import BaseShapes
 from tests.engine.conftest import make_lora
+from tests.refused import refused as refused_
 
 __all__ = ["make_lora"]
 
@@ -23,11 +25,7 @@ def cases(name):
     return [json.loads(line) for line in Path(__file__).with_name(f"{name}.jsonl").read_text().splitlines()]
 
 
-def refused(why, act, *args, error=AdapterError, **named):
-    """The words of the error that a call must raise."""
-    with pytest.raises(error, match=why) as caught:
-        act(*args, **named)
-    return str(caught.value)
+refused = partial(refused_, error=AdapterError)
 
 
 def changed(file, **changes):

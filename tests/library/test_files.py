@@ -54,18 +54,17 @@ def test_reads_one_file_also_one_that_a_hub_cache_links_to_and_ties_the_head(tmp
     assert (base.hidden, base.layers, base.key_value_width, base.fingerprint) == (8, 2, 4, "ff")
 
 
-def test_reads_the_shards_that_an_index_names_and_no_others(tmp_path):
+def test_reads_the_shards_that_an_index_names_and_no_others_and_says_what_there_is(tmp_path):
     index = sharded_base(tmp_path)
     assert set(base_tensors()) < set(BaseShapes.from_folder(tmp_path).shapes)
     for file in ("../outside.safetensors", "/etc/passwd", "a/b.safetensors", 3):
         index.write_text(json.dumps({"weight_map": {"a": file}}))
         refused("does not name", BaseShapes.from_folder, tmp_path, error=BaseUnavailableError)
-
-
-def test_says_what_there_is_when_there_are_no_safetensors(tmp_path):
-    (tmp_path / "pytorch_model.bin").touch()
-    refused(r"pytorch_model\.bin", BaseShapes.from_folder, tmp_path, error=BaseUnavailableError)
-    refused("no such folder", BaseShapes.from_folder, tmp_path / "none", error=BaseUnavailableError)
+    pickled, none = tmp_path / "pickled", tmp_path / "none"
+    pickled.mkdir()
+    (pickled / "pytorch_model.bin").touch()
+    for folder, why in ((pickled, r"pytorch_model\.bin"), (none, "no such folder")):
+        refused(why, BaseShapes.from_folder, folder, error=BaseUnavailableError)
 
 
 def test_gpt2_layers_are_stored_the_other_way_round_and_without_the_first_part_of_the_name(tmp_path):
@@ -76,13 +75,10 @@ def test_gpt2_layers_are_stored_the_other_way_round_and_without_the_first_part_o
     assert base.key_value_width == 8
 
 
-def test_a_packed_weight_exists_but_has_no_known_width(tmp_path):
+def test_a_packed_weight_exists_but_has_no_known_width_and_layers_have_numbers(tmp_path):
     tensors = header({"model.layers.0.self_attn.q_proj.weight": (32, 1)}, "U8")
     base = BaseShapes.from_folder(safetensors(tmp_path / "model.safetensors", tensors).parent)
     assert base.linear("model.layers.0.self_attn.q_proj") == (-1, -1)
     assert base.linear("model.layers.0.self_attn.v_proj") is None
-
-
-def test_layer_numbers():
     names = ("model.layers.12.mlp", "h.3.attn.weight", "model.norm", "gpt_neox.layers.0")
     assert [layer_of(name) for name in names] == [12, 3, None, 0]

@@ -24,7 +24,7 @@ def test_a_sound_adapter_passes_with_and_without_a_base_whatever_its_base_is_cal
     check_folder(folder, base_shapes())
 
 
-def test_pickles_and_programs_are_refused_by_name(tmp_path):
+def test_pickles_and_programs_are_refused_by_name_and_all_faults_of_settings_are_told_at_once(tmp_path):
     folder = adapter(tmp_path / "a") / "sub"
     folder.mkdir()
     for name in ("adapter_model.bin", "optimizer.pt", "x.pth", "x.PKL", "x.pickle", "last.ckpt", "x.bin ", "x.pt."):
@@ -36,6 +36,8 @@ def test_pickles_and_programs_are_refused_by_name(tmp_path):
     refused(r"adapter_model\.bin.*export the adapter as safetensors", refuse_names, alone)
     for name in ("modeling.py", "x.pyc", "run.sh", "lib.so", "setup.EXE", "book.ipynb", "a.whl"):
         refused("a program", refuse_names, [name])
+    said = refused("bias", check_config, lora_config(bias="all", r=1000, init_lora_weights="pissa"))
+    assert all(word in said for word in ("r is 1000", "pissa", "rewrites the weights of the base"))
 
 
 def test_links_executables_pipes_and_too_many_files_are_refused(tmp_path):
@@ -73,11 +75,6 @@ def test_ordinary_settings_of_every_method_pass_and_any_other_is_refused_by_name
         assert check_config(config).peft_type == config["peft_type"]
     else:
         refused(case["refused"], check_config, config)
-
-
-def test_all_faults_are_told_at_once():
-    said = refused("bias", check_config, lora_config(bias="all", r=1000, init_lora_weights="pissa"))
-    assert all(word in said for word in ("r is 1000", "pissa", "rewrites the weights of the base"))
 
 
 def test_a_reward_model_may_save_its_score_head_and_nothing_else(tmp_path):

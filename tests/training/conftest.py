@@ -16,7 +16,6 @@ PLAIN = RunSpec(
     **{"file": "f", "data": "d", "adapters_dir": "a", "method": "lora", "steps": 4, "lr": 1e-2, "rank": 4},  # type: ignore[arg-type]
 )
 Events = list[dict[str, Any]]
-Run = Callable[..., Events]
 
 
 def moved(model: Any) -> Any:

@@ -3,7 +3,6 @@ that training relies on."""
 
 import inspect
 
-import pytest
 import torch
 from transformers import Trainer
 from trl import DPOTrainer
@@ -13,6 +12,7 @@ from playground.methods import all_methods, get_method
 from playground.methods.method import weights_in
 from playground.training.model import load_for_training, optimiser_name, trainable, training_dtype
 from playground.training.spec import PROCESS_BYTES, Estimate, needs
+from tests.refused import refused
 
 SHAPES = {"model.embed_tokens.weight": (1000, 64), "model.layers.0.mlp.up_proj.weight": (256, 64)}
 
@@ -59,5 +59,4 @@ def test_the_private_parts_that_are_overridden_are_there():
     assert callable(Trainer._get_train_sampler)
     assert callable(DPOTrainer.create_model_card)
     assert {"batch_samples", "device"} <= set(inspect.signature(Trainer._get_num_items_in_batch).parameters)
-    with pytest.raises(TypeError, match="TrainableLM is no int"):
-        trainable(1)
+    refused("TrainableLM is no int", trainable, 1, error=TypeError)

@@ -56,16 +56,7 @@ def test_what_a_kill_left_is_removed_before_going_on(tmp_path):
     assert list((tmp_path / "checkpoints").iterdir()) == [whole]
 
 
-def test_what_is_written_is_read_once_and_never_a_nan(tmp_path):
-    writer, reader = EventWriter(tmp_path), EventReader(tmp_path)
-    writer.write("step", step=1, loss=float("nan"))
-    writer.close()
-    (event,) = reader.read()
-    assert (event["event"], event["step"], event["loss"]) == ("step", 1, None)
-    assert reader.read() == []
-
-
-def test_a_half_written_line_waits_for_its_end_and_a_resumed_worker_closes_a_killed_one_s(tmp_path):
+def test_a_line_is_read_once_and_whole_and_a_resumed_worker_closes_a_killed_one_s(tmp_path):
     reader, log = EventReader(tmp_path), tmp_path / EVENTS
     log.write_text('{"event": "step"')
     assert reader.read() == []
@@ -74,9 +65,12 @@ def test_a_half_written_line_waits_for_its_end_and_a_resumed_worker_closes_a_kil
     assert [event["step"] for event in reader.read()] == [2]
     writer = EventWriter(tmp_path)
     writer.write("started", pid=1)
+    writer.write("step", step=1, loss=float("nan"))
     writer.close()
-    (event,) = reader.read()
-    assert (event["event"], event["pid"]) == ("started", 1)
+    started, step = reader.read()
+    assert (started["event"], started["pid"]) == ("started", 1)
+    assert (step["event"], step["step"], step["loss"]) == ("step", 1, None)
+    assert reader.read() == [], "what is written is read once"
 
 
 def test_losses_by_step_over_all_attempts_thinned_with_both_ends(tmp_path):

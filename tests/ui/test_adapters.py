@@ -20,11 +20,16 @@ def tab(whole):
     return whole.library
 
 
-def test_pressing_a_row_makes_it_active(services, call, tab):
+def test_pressing_a_row_makes_it_active_and_one_of_another_base_is_shown_with_its_reason(services, call, tab):
     drawn = call(adapters.pick, tab, picked=ID, active="")
     assert (drawn[tab.chosen], drawn[tab.active], services.adapters.switched) == (ID, ID, [ID])
     says(drawn[tab.message], "active in 0.4 ms", "3f9a7c21")
     says(drawn[tab.listing], 'aria-pressed="true"')
+    services.adapters.rows = [row("other", usable=False, reason="trained on another base")]
+    drawn = call(adapters.pick, tab, picked="other", active="")
+    assert (drawn[tab.chosen], drawn[tab.active], drawn[tab.use]["interactive"]) == ("other", "", False)
+    says(drawn[tab.message], "Trained on another base.")
+    says(drawn[tab.listing], "Other base")
 
 
 def test_an_id_the_page_made_up_changes_nothing(services, call, tab):
@@ -33,14 +38,6 @@ def test_an_id_the_page_made_up_changes_nothing(services, call, tab):
     for handler, given in made_up.items():
         refused("in the list first", call, handler, tab, **given)
     assert services.adapters.switched == []
-
-
-def test_an_adapter_of_another_base_is_shown_with_its_reason(services, call, tab):
-    services.adapters.rows = [row("other", usable=False, reason="trained on another base")]
-    drawn = call(adapters.pick, tab, picked="other", active="")
-    assert (drawn[tab.chosen], drawn[tab.active], drawn[tab.use]["interactive"]) == ("other", "", False)
-    says(drawn[tab.message], "Trained on another base.")
-    says(drawn[tab.listing], "Other base")
 
 
 def test_an_import_says_what_is_noted_of_it(services, call, tab):
@@ -67,15 +64,12 @@ def test_the_chat_keeps_a_divider_between_adapters(services, call, tab):
     assert (sides[0].model, histories) == (ID, [[]])
 
 
-def test_each_adapter_of_a_blend_has_a_slider(call, tab):
+def test_each_adapter_of_a_blend_has_a_slider_and_one_adapter_is_no_blend(call, tab):
     drawn = call(adapters.chosen, tab, parts=[ID, "brand_voice"])
     sliders = [drawn[weight] for weight in tab.weights]
     assert [(one["visible"], one.get("value")) for one in sliders] == [(True, 0.5)] * 2 + [(False, None)] * 2
     assert (sliders[0]["label"], drawn[tab.make]["interactive"]) == ("How much of hospital_reports", True)
     assert call(adapters.chosen, tab, parts=[ID])[tab.make]["interactive"] is False
-
-
-def test_one_adapter_is_no_blend_and_a_slider_does_nothing_before_there_is_one(call, tab):
     given: Any = {"how": "linear", "name": "both", "made": "", "weights": (1.0, 1.0)}
     refused("two adapters or more", call, adapters.make, tab, parts=[ID], **given)
-    assert call(adapters.moved, tab, parts=["a", "b"], **given) == [{}]
+    assert call(adapters.moved, tab, parts=["a", "b"], **given) == [{}], "before there is one"

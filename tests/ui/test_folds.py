@@ -21,20 +21,19 @@ from playground.settings import Settings
 from playground.ui import bench, blind, race, words
 from playground.ui.rows import Source
 from playground.ui.verdict_form import FILE, UPLOAD, Kept
-from playground.ui.wiring import Visitor
 from playground.verdict.bench import Best, PromptBench, Score, Version
 from playground.verdict.judges import Trust
 from playground.verdict.judging import JudgingService, JudgingView
 from playground.verdict.race import RaceService, RaceView
 from playground.verdict.race_store import Entry, Race, picture
 from playground.verdict.service import VerdictView
+from tests.refused import refused
 from tests.services.conftest import SIDES, put_verdict
-from tests.ui.conftest import says
+from tests.ui.conftest import SET, STRANGER, says, where
 from tests.ui.fakes import EVIL, row
 
 # The prompt bench
 
-SET = "set:hospital_reports"
 ENDED = VerdictView("b1", f"Prompt bench: {EVIL}", "DONE", record={"sides": []}, purpose="bench")
 LIVE = replace(ENDED, state="MEASURING", record=None, done=3, of=8, message=f"Answering {EVIL}")
 
@@ -49,11 +48,6 @@ def benched(services):
     made.rows.return_value = (3, 5)
     services.bench = made
     return services
-
-
-def where(source: str = SET, **changes: Any) -> Any:
-    given = {"kept": Kept(), "uploaded": None, "training": Source(), "seed": 7, "test": 15}
-    return {"source": source, **given, **changes}
 
 
 @pytest.fixture
@@ -78,7 +72,7 @@ def test_versions_are_kept_listed_with_their_scores_and_removed(benched, call, p
     shown = bench.list_html([Version("v1", f"Be {EVIL}", 1.0, file.name, scores)], file.name)
     says(shown, "rouge_l 0.500 without shots, 99 tokens<br>12 of 24 with 4 shots, 310 tokens", "&lt;img")
     assert "3 of 3" not in shown
-    bench.remove(benched, Visitor("somebody", "x"), prompts, picked="v1")
+    bench.remove(benched, STRANGER, prompts, picked="v1")
     benched.bench.forget.assert_called_once_with("v1", "somebody")
 
 
@@ -95,11 +89,9 @@ def test_all_versions_are_scored_on_the_validation_part(benched, call, prompts):
     assert score([0, 4], " json \n\n") == (mock.call(file, ["v1"], [0, 4], ["json"], **more), drawn)
     asked, drawn = score([0], place=where(UPLOAD, uploaded=mine, training=Source(mine, mapping={"prompt": "q"})))
     assert (asked.kwargs["mapping"], drawn) == ({"prompt": "q"}, (mine, "local", {"prompt": "q"}, 7, 0.15, BY_CHANCE))
-    with pytest.raises(InputError, match="Every row"):
-        score([0], place=where(FILE))
+    refused("Every row", score, [0], place=where(FILE))
     benched.bases.now = BaseState("preparing", "Preparing the base", "x")
-    with pytest.raises(BaseUnavailableError, match="not ready"):
-        score([0])
+    refused("not ready", score, [0], error=BaseUnavailableError)
 
 
 def test_progress_is_shown_and_what_was_sent_is_left_alone(benched, call, prompts):
@@ -107,9 +99,8 @@ def test_progress_is_shown_and_what_was_sent_is_left_alone(benched, call, prompt
         return call(bench.show, prompts, sent=sent or {}, where=where())
 
     def buttons(drawn: Any) -> list[bool]:
-        return [drawn[one]["visible"] for one in (prompts.score, prompts.stop, prompts.use)] + [
-            drawn[prompts.timer]["active"]
-        ]
+        visible = [drawn[one]["visible"] for one in (prompts.score, prompts.stop, prompts.use)]
+        return [*visible, drawn[prompts.timer]["active"]]
 
     benched.bench.newest.return_value = LIVE
     drawn = show()
@@ -133,8 +124,7 @@ def test_the_best_goes_to_the_form(benched, call, whole):
     def use(kept: Kept | None = None) -> Any:
         return call(bench.use, prompts, tab=tab, where=where(kept=kept or Kept()))
 
-    with pytest.raises(InputError, match="Nothing has been scored"):
-        use()
+    refused("Nothing has been scored", use)
     benched.bench.newest.return_value = ENDED
     drawn = use()
     assert (drawn[tab.fold]["open"], drawn[tab.prompt]) == (True, BEST.text)
@@ -147,8 +137,6 @@ def test_the_best_goes_to_the_form(benched, call, whole):
 
 # The blind vote, on a verdict that lies on disk
 
-STRANGER = Visitor("somebody", "tab-2")
-
 
 @pytest.fixture
 def real(settings):
@@ -158,7 +146,8 @@ def real(settings):
 @pytest.fixture
 def polled(services, real):
     """Real votes on a verdict on disk, a fake judge."""
-    services.voting, services.judging = real.voting, create_autospec(JudgingService, instance=True)
+    services.voting, services.labelling = real.voting, real.labelling
+    services.judging = create_autospec(JudgingService, instance=True)
     services.judging.judges.return_value = [("The base", "base"), (f"mine {EVIL}", "mine")]
     return services
 
@@ -206,10 +195,7 @@ def test_reveal_says_who_wrote_what_and_takes_the_ballot_away(polled, call, ball
     again = call(blind.show, ballots, verdict=verdict)
     assert names_in(list(again.values())) == [], "who goes on voting does so blindly"
     says(again[ballots.count], "6 votes so far, 11 comparisons left.")
-
-
-def test_everything_asked_is_said(polled, call, ballots, verdict):
-    for n in range(17):
+    for n in range(6, 17):
         shown = call(blind.pick, ballots, picked="tie", number=n, verdict=verdict)
     says(shown[ballots.count], "asked everything")
     assert [shown[one]["visible"] for one in (ballots.answers, ballots.undo, ballots.end)] == [False, True, True]
@@ -217,15 +203,12 @@ def test_everything_asked_is_said(polled, call, ballots, verdict):
 
 def test_what_cannot_be_done_is_said(polled, call, ballots, verdict):
     says(call(blind.show, ballots, verdict="")[ballots.error], "no verdict to vote on yet")
-    with pytest.raises(InputError, match="no vote yet"):
-        call(blind.end, ballots, verdict=verdict)
-    with pytest.raises(InputError, match="is no vote"):
-        call(blind.pick, ballots, picked=EVIL, number=0, verdict=verdict)
+    refused("no vote yet", call, blind.end, ballots, verdict=verdict)
+    refused("is no vote", call, blind.pick, ballots, picked=EVIL, number=0, verdict=verdict)
     polled.voting = build_services(Settings(home=polled.settings.home, shared=True)).voting
     says(blind.show(polled, STRANGER, ballots, verdict=verdict)[ballots.error], "There is no verdict")
     for handler in (partial(blind.pick, picked="undo", number=0), blind.end):
-        with pytest.raises(InputError, match="There is no verdict"):
-            handler(polled, STRANGER, ballots, verdict=verdict)
+        refused("There is no verdict", handler, polled, STRANGER, ballots, verdict=verdict)
 
 
 def test_a_judge_is_chosen_watched_and_stopped(polled, call, ballots, verdict):
@@ -245,8 +228,7 @@ def test_a_judge_is_chosen_watched_and_stopped(polled, call, ballots, verdict):
     call(blind.stop, ballots, verdict=verdict)
     polled.judging.stop.assert_called_once_with(verdict, "local", "judging")
     polled.bases.now = BaseState("preparing", "Preparing the base", "x")
-    with pytest.raises(BaseUnavailableError, match="not ready"):
-        call(blind.let, ballots, verdict=verdict, judge="mine")
+    refused("not ready", call, blind.let, ballots, verdict=verdict, judge="mine", error=BaseUnavailableError)
 
 
 # Labels of single replies, on the same verdict
@@ -257,13 +239,7 @@ def sheets(whole):
     return whole.verdict.label
 
 
-@pytest.fixture
-def labelled(polled, real):
-    polled.labelling = real.labelling
-    return polled
-
-
-def test_replies_are_labelled_by_key_or_button_and_taken_back(labelled, call, sheets, verdict):
+def test_replies_are_labelled_by_key_or_button_and_taken_back(polled, call, sheets, verdict):
     shown = call(blind.show, sheets, verdict=verdict)
     assert set(shown) == set(sheets.shown)
     says(shown[sheets.sheet], "question", "Known to be right", "Backspace takes the last label back")
@@ -282,22 +258,21 @@ def test_replies_are_labelled_by_key_or_button_and_taken_back(labelled, call, sh
     says(shown[sheets.count], "You have labelled all there are")
     assert [shown[one]["visible"] for one in (sheets.sheet, sheets.answers, sheets.undo)] == [False, False, True]
     says(call(blind.show, sheets, verdict="")[sheets.error], "no verdict with replies to label yet")
-    with pytest.raises(InputError, match="is no label"):
-        call(blind.pick, sheets, picked=EVIL, number=0, verdict=verdict)
-    labelled.labelling = build_services(Settings(home=labelled.settings.home, shared=True)).labelling
-    says(blind.show(labelled, STRANGER, sheets, verdict=verdict)[sheets.error], "There is no verdict")
+    refused("is no label", call, blind.pick, sheets, picked=EVIL, number=0, verdict=verdict)
+    polled.labelling = build_services(Settings(home=polled.settings.home, shared=True)).labelling
+    says(blind.show(polled, STRANGER, sheets, verdict=verdict)[sheets.error], "There is no verdict")
 
 
-def test_a_judge_beside_the_labels_says_how_far_it_goes(labelled, call, sheets, verdict):
+def test_a_judge_beside_the_labels_says_how_far_it_goes(polled, call, sheets, verdict):
     drawn = call(blind.opened, sheets, number=-1)
     assert drawn[sheets.judge]["value"] == "base"
     call(blind.let, sheets, verdict=verdict, judge="mine")
-    labelled.judging.mark.assert_called_once_with(verdict, "mine", "local")
+    polled.judging.mark.assert_called_once_with(verdict, "mine", "local")
 
     def watched(counts: Any, view: Any, *texts: str) -> list[bool]:
-        labelled.judging.show.return_value = view
+        polled.judging.show.return_value = view
         near = agreed([True] * counts[0] + [False] * counts[1], [True] * counts[0] + [False] * counts[1])
-        labelled.judging.trust.return_value = Trust("mine", f"mine {EVIL}", near, 2, (f"ward {EVIL}",), True)
+        polled.judging.trust.return_value = Trust("mine", f"mine {EVIL}", near, 2, (f"ward {EVIL}",), True)
         drawn = call(blind.judging, sheets, verdict=verdict, judge="mine")
         says(drawn[sheets.judging], *texts)
         return [*(drawn[one]["visible"] for one in (sheets.let, sheets.stop)), drawn[sheets.timer]["active"]]
@@ -308,7 +283,7 @@ def test_a_judge_beside_the_labels_says_how_far_it_goes(labelled, call, sheets, 
     texts = ("2 answers of it said neither", "it may say what is right", "<code>judge:mine</code>", "ward &lt;img")
     assert watched((40, 20), ended, *texts) == [True, False, False]
     call(blind.stop, sheets, verdict=verdict)
-    labelled.judging.stop.assert_called_once_with(verdict, "local", "marking")
+    polled.judging.stop.assert_called_once_with(verdict, "local", "marking")
 
 
 # The race
@@ -364,7 +339,7 @@ def test_the_table_names_figures_reasons_and_a_way_to_a_side(raced):
     says(table + race.head_html(race_view()), "&lt;img")
 
 
-def test_what_was_sent_is_left_alone(raced, call, fold):
+def test_what_was_sent_is_left_alone_and_a_refresh_takes_up_a_race_that_lives(raced, call, fold):
     shown = call(race.show, fold, race="race1", sent={}, which="score")
     assert set(shown) | {fold.fold} == set(fold.shown)
     assert (shown[fold.race], shown[fold.timer]["active"]) == ("race1", True)
@@ -372,24 +347,18 @@ def test_what_was_sent_is_left_alone(raced, call, fold):
     assert set(again) == {fold.race, fold.sent}
     other = call(race.show, fold, race="race1", sent=shown[fold.sent], which="loss")
     says(other[fold.plot], "polyline")
+    opened = call(race.opened, fold, race="", which="score")
+    assert (opened[fold.fold]["open"], opened[fold.race]) == (True, "race1"), "a refresh takes up a race that lives"
     call(race.cancel, fold, race="")
     raced.race.cancel.assert_called_once_with("race1", "local")
+    raced.race.races.return_value = [race_view("DONE")]
+    opened = call(race.opened, fold, race="", which="score")
+    assert fold.fold not in opened, "one that is over waits in its fold"
+    assert opened[fold.timer]["active"] is False
     raced.race.races.return_value = []
     none = call(race.show, fold, race="", sent={}, which="score")
-    assert (none[fold.start]["visible"], none[fold.cancel]["visible"], none[fold.timer]["active"]) == (
-        True,
-        False,
-        False,
-    )
-
-
-def test_a_refresh_takes_up_a_race_that_lives(raced, call, fold):
-    shown = call(race.opened, fold, race="", which="score")
-    assert (shown[fold.fold]["open"], shown[fold.race]) == (True, "race1")
-    raced.race.races.return_value = [race_view("DONE")]
-    shown = call(race.opened, fold, race="", which="score")
-    assert fold.fold not in shown, "one that is over waits in its fold"
-    assert shown[fold.timer]["active"] is False
+    assert [none[one]["visible"] for one in (fold.start, fold.cancel)] == [True, False]
+    assert none[fold.timer]["active"] is False
 
 
 def test_a_row_becomes_a_side_only_if_it_is_this_races_and_there(raced, call, fold):

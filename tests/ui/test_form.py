@@ -25,16 +25,11 @@ OTHERS = {"rslora": True, "pissa": True, "layers": 2, "init_text": "Write a repo
 """Options of four methods at once, as the form may hold them."""
 
 
-def test_the_form_has_a_widget_for_every_field_of_a_request(tab):
+def test_the_form_and_a_request_are_the_same_thing_and_every_field_has_a_widget(tab):
     assert set(tab.fields) == set(form.FIELDS)
-    assert {name for name, field in form.FIELDS.items() if field.place != "option"} <= vars(SOURCE_REQUEST).keys()
+    plain = vars(form.request_of(SOURCE, "local", "mine", "lora", {}))
+    assert {name for name, field in form.FIELDS.items() if field.place != "option"} <= plain.keys()
     assert set(form.OPTIONS) == vars(Options()).keys()
-
-
-SOURCE_REQUEST = form.request_of(SOURCE, "local", "mine", "lora", {})
-
-
-def test_the_form_and_a_request_are_the_same_thing():
     given = {**SETTINGS, "batch_size": 4, "seed": 3, "rslora": True, "early_stop": 2, "validation": 10}
     given |= {"objective": "sft"}
     request = form.request_of(SOURCE, "local", "mine", "lora", given)
@@ -107,11 +102,9 @@ def test_the_plan_names_what_blocks_it_and_start_what_is_missing(services, call,
     refused(words.TRAIN_EMPTY, call, train.start, tab, source=Source(), name="", method="lora", **SETTINGS)
 
 
-@pytest.mark.parametrize(
-    ("slug", "name"), [("hospital_reports", "hospital_reports-2"), ("my file (1)", "my_file_1"), ("///", "adapter")]
-)
-def test_a_free_name_is_proposed(slug, name):
-    assert train.free_name(slug, {"hospital_reports"}) == name
+def test_a_free_name_is_proposed():
+    names = {"hospital_reports": "hospital_reports-2", "my file (1)": "my_file_1", "///": "adapter"}
+    assert {slug: train.free_name(slug, {"hospital_reports"}) for slug in names} == names
 
 
 def test_a_settings_file_fills_the_form(services, call, tab, tmp_path):
