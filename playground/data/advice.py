@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -63,32 +64,19 @@ def _iban(number: str) -> bool:
     return 15 <= len(plain) <= 34 and int("".join(str(int(char, 36)) for char in plain[4:] + plain[:4])) % 97 == 1
 
 
-_SCRIPTS = {
-    "Latin": r"A-Za-zÀ-ÖØ-öø-ɏḀ-ỿ",
-    "Cyrillic": r"Ѐ-ԯ",
-    "Greek": r"Ͱ-Ͽἀ-῿",
-    "Arabic": r"؀-ۿݐ-ݿ",
-    "Hebrew": r"֐-׿",
-    "Devanagari": r"ऀ-ॿ",
-    "Thai": r"฀-๿",
-    "Chinese or Japanese": r"぀-ヿ㐀-䶿一-鿿",
-    "Korean": r"가-힣ᄀ-ᇿ",
-}
-_NOT_LATIN = re.compile("[^\x00-\u024f\u1e00-\u1eff\u2000-\u20cf\u2100-\u214f]")
-"""Anything but Latin letters, digits, signs of money and punctuation."""
+_SCRIPTS = {name.upper(): name for name in ("Latin", "Cyrillic", "Greek", "Arabic", "Hebrew", "Devanagari", "Thai")}
+_SCRIPTS |= dict.fromkeys(("CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"), "Chinese or Japanese")
+_SCRIPTS |= {"HANGUL": "Korean"}
+"""How the Unicode name of a letter begins -> its script."""
 
 
 def script(text: str) -> str:
     """The script's name, or ``""`` where there are few letters, or none of these makes up more than half."""
-    text = text[:1000]
-    letters = sum(map(str.isalpha, text))
-    if letters < 4:
-        return ""
-    if text.isascii() or not _NOT_LATIN.search(text):
-        return "Latin"
-    counts = {name: len(re.findall(f"[{letters}]", text)) for name, letters in _SCRIPTS.items()}
-    most = max(counts, key=lambda name: counts[name])
-    return most if counts[most] * 2 > letters else ""
+    counts: Counter[str] = Counter()
+    for letter, times in Counter(filter(str.isalpha, text[:1000])).items():
+        counts[_SCRIPTS.get(unicodedata.name(letter, "").partition(" ")[0], "")] += times
+    most = max(counts, key=lambda name: counts[name], default="")
+    return most if counts.total() >= 4 and counts[most] * 2 > counts.total() else ""
 
 
 MOST_ROWS = 50

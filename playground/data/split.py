@@ -303,26 +303,31 @@ _RUN = 3  # words
 _BANDS, _DEPTH = 6, 4
 """Texts are candidates if all hashes of one band are the same: 94 in 100 pairs of similarity 0.8 are, 2 in 100 of
 similarity 0.25."""
+_ODDS = np.random.default_rng(7).integers(1, 2**63, _RUN + _BANDS * (_DEPTH + 1), np.uint64) * 2 + 1
+_OF_RUN, _OF_HASH, _OF_BAND = np.split(_ODDS, [_RUN, _RUN + _BANDS * _DEPTH])
 _MIN_WORDS = 8  # a shorter text with one word changed is another text
 _MAX_WORDS = 2_000  # of a text that are compared
-_BATCH_WORDS = 500_000  # hashed at once: about 40 MB
 _SHARE, _MAX_CHANGED = 0.1, 6  # words that may differ: a tenth of the longer text, and six at most
 _MAX_COMPARED = 20  # earlier texts of its band that a text is compared with
 
 
 def near_duplicates(texts: Sequence[str]) -> list[tuple[int, int]]:
     """(earlier, later) places of texts that differ in a few words, none a number, in case or in punctuation."""
-    keys, places, sizes = _band_keys(texts)
+    keys, sizes = np.zeros((len(texts), _BANDS), np.uint64), dict[int, int]()
+    for place, text in enumerate(texts):
+        words = _words(text)
+        if len(words) >= _MIN_WORDS:
+            keys[place], sizes[place] = _band_keys(words), len(words)
     found: dict[int, int] = {}
-    words: dict[int, Counter[str]] = {}
-    for band in range(_BANDS if len(places) else 0):
-        order = np.argsort(keys[:, band], kind="stable")
-        edges = np.flatnonzero(np.diff(keys[order, band])) + 1
-        starts, ends = np.append(0, edges), np.append(edges, len(order))
-        several = ends - starts > 1
-        for start, end in zip(starts[several].tolist(), ends[several].tolist(), strict=True):
-            _compare(places[order[start:end]].tolist(), texts, sizes, words, found)
-        words.clear()
+    places = list(sizes)
+    for band in keys[places].T:
+        _, group, count = np.unique(band, return_inverse=True, return_counts=True)
+        alike: dict[int, list[int]] = defaultdict(list)
+        for at in np.flatnonzero(count[group] > 1).tolist():
+            alike[int(group[at])].append(places[at])
+        words_of: dict[int, Counter[str]] = {}
+        for members in alike.values():
+            _compare(members, texts, sizes, words_of, found)
     return sorted(((earlier, later) for later, earlier in found.items()), key=lambda pair: pair[1])
 
 
@@ -370,55 +375,14 @@ def _words(text: str) -> list[str]:
     return _WORD.findall(text.casefold())[:_MAX_WORDS]
 
 
-def _band_keys(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, dict[int, int]]:
-    """(band keys, one row a text; the places of these texts; place -> words). Texts of too few words are left out."""
-    keys: list[np.ndarray] = []
-    places: list[int] = []
-    sizes: dict[int, int] = {}
-    known: dict[str, int] = {}
-    batch: list[int] = []
-    starts: list[int] = []
-    for place, text in enumerate(texts):
-        words = _words(text)
-        if len(words) >= _MIN_WORDS:
-            places.append(place)
-            sizes[place] = len(words)
-            starts.append(len(batch))
-            batch += [known.get(word) or _word_hash(known, word) for word in words]
-        if len(batch) >= _BATCH_WORDS:
-            keys.append(_hashed(batch, starts))
-            batch, starts = [], []
-    if batch:
-        keys.append(_hashed(batch, starts))
-    return np.concatenate(keys) if keys else np.zeros((0, _BANDS)), np.array(places, np.int64), sizes
-
-
-def _word_hash(known: dict[str, int], word: str) -> int:
-    value = crc32(word.encode("utf-8", "replace"))
-    if len(known) < 500_000:
-        known[word] = value
-    return value
-
-
-def _hashed(batch: list[int], starts: list[int]) -> np.ndarray:
-    """The words' hashes of many texts, one after the other -> for each text the smallest of each function, in bands."""
-    words = np.array(batch, np.uint64)
-    odd = np.random.default_rng(7).integers(1, 2**63, _RUN + _BANDS * (_DEPTH + 1), np.uint64) * 2 + 1
-    runs = np.zeros(len(words), np.uint64)
-    for step in range(_RUN):  # the last runs of a text reach into the next one: they are taken out below
-        runs[: len(words) - step] += words[step:] * odd[step]
-    last = np.array([*starts[1:], len(words)]) - (_RUN - 1)
-    for step in range(_RUN - 1):
-        runs[last + step] = runs[last - 1]
-    runs ^= runs >> np.uint64(29)
-    keys = np.zeros((len(starts), _BANDS), np.uint64)
-    for band in range(_BANDS):
-        for depth in range(_DEPTH):
-            mixed = runs * odd[_RUN + band * _DEPTH + depth]
-            mixed ^= mixed >> np.uint64(32)
-            mixed *= odd[_RUN + _BANDS * _DEPTH + band]
-            smallest = np.minimum.reduceat(mixed, np.array(starts))
-            keys[:, band] = keys[:, band] * np.uint64(0x9E3779B97F4A7C15) + (smallest ^ (smallest >> np.uint64(31)))
+def _band_keys(words: Sequence[str]) -> np.ndarray:
+    """The smallest hash of a text's runs of words by each function, those of a band in one."""
+    hashes = np.array([crc32(word.encode("utf-8", "replace")) for word in words], np.uint64)
+    runs = np.lib.stride_tricks.sliding_window_view(hashes, _RUN) @ _OF_RUN
+    mixed = (runs ^ (runs >> np.uint64(29))) * _OF_HASH.reshape(_BANDS, _DEPTH, 1)
+    mixed = (mixed ^ (mixed >> np.uint64(32))) * _OF_BAND[:, None, None]
+    smallest = mixed.min(axis=2)  # [band, function]
+    keys: np.ndarray = ((smallest ^ (smallest >> np.uint64(31))) * _OF_HASH[:_DEPTH]).sum(axis=1)
     return keys
 
 

@@ -105,9 +105,8 @@ class TokenReport:
         """(shortest, longest, rows) of bins of one width, ends included; the last is open where few are far longer."""
         low, top = self.min, self.max if self.max <= 3 * self.p95 else 2 * self.p95
         width = max(1, math.ceil((top - low + 1) / max(1, bins)))
-        found = [0] * math.ceil((top - low + 1) / width)
-        for length in self.lengths:
-            found[min(len(found) - 1, (length - low) // width)] += 1
+        last = (top - low) // width
+        found = np.bincount(np.minimum((np.array(self.lengths) - low) // width, last), minlength=last + 1).tolist()
         ends = [low + (place + 1) * width - 1 for place in range(len(found) - 1)]
         return [(low + place * width, end, found[place]) for place, end in enumerate((*ends, self.max))]
 

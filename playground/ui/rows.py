@@ -86,6 +86,10 @@ ROLE_WORDS |= {"chosen": "Better answer", "rejected": "Worse answer"}
 """Roles that are named otherwise than by their own name."""
 
 
+_WAYS = {"group": "One {} never in two parts", "time": "The newest by {}"}
+"""How a column may choose the rows of the verdict, by the names in ``SplitBy``."""
+
+
 def role_word(role: str) -> str:
     return ROLE_WORDS.get(role, role.capitalize())
 
@@ -118,10 +122,6 @@ def swapped(before: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, s
     return {role: column for role, old in wanted.items() if (column := moved.get(role, old)) is not None}
 
 
-def _ways(column: str) -> tuple[tuple[str, str], ...]:
-    return ("group", f"One {column} never in two parts"), ("time", f"The newest by {column}")
-
-
 def hold_by(services: Services, visitor: Visitor, tab: Card, *, held_by: str | None, source: Source) -> Drawn:
     """Another way to choose the rows of the verdict: ``group:COLUMN``, ``time:COLUMN`` or by chance."""
     kind, _, column = (held_by or "").partition(":")
@@ -147,7 +147,7 @@ def show_columns(
     filled: Updates = {tab.read_as: gr.update(value=reading(mapping) if mapping else None)}
     needs, _ = READ_AS[reading(mapping)]
     filled |= dict.fromkeys(tab.roles, AWAY)
-    ways = [(words, f"{kind}:{column}") for column in columns for kind, words in _ways(column)]
+    ways = [(said.format(column), f"{kind}:{column}") for column in columns for kind, said in _WAYS.items()]
     chosen_way = next((f"{kind}:{column}" for kind, column in source.by._asdict().items() if column), "")
     filled[tab.held_by] = gr.update(choices=[("Drawn by chance", ""), *ways], value=chosen_way)
     for role, dropdown in zip(source.roles, tab.roles, strict=False):

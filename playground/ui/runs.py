@@ -80,16 +80,16 @@ class RunCard:
 def wire(services: Services, tab: RunCard, started: Dependency) -> None:
     """started: the listener that starts a run."""
     on = partial(listen, services, tab, failure=tab.run_error)
-    acts: list[tuple[Any, Callable[..., Drawn]]] = [
-        (started.then, show),
-        (tab.keep.click, partial(cancel, keep=True)),
-        (tab.discard.click, partial(cancel, keep=False)),
-        (tab.resume.click, resume),
-        (tab.up.click, partial(move, to="up")),
-        (tab.down.click, partial(move, to="down")),
+    acts: list[tuple[gr.Button, dict[str, Any]]] = [
+        (tab.keep, {"does": "cancel", "keep": True}),
+        (tab.discard, {"does": "cancel", "keep": False}),
+        (tab.resume, {"does": "resume"}),
+        (tab.up, {"does": "move", "to": "up"}),
+        (tab.down, {"does": "move", "to": "down"}),
     ]
-    for event, handler in acts:
-        on(event, handler, tab.run_outputs)
+    for button, what in acts:
+        on(button.click, partial(act, **what), tab.run_outputs)
+    on(started.then, show, tab.run_outputs)
     on(tab.listing.pick, show, tab.run_outputs, followed=PICKED)
     for button, asks in ((tab.cancel, True), (tab.go_on, False)):
         listen(services, tab, button.click, partial(ask, asks=asks), [tab.cancel, tab.question])
@@ -101,8 +101,7 @@ def wire(services: Services, tab: RunCard, started: Dependency) -> None:
 
 def pick(runs: Sequence[RunView], followed: str) -> RunView | None:
     """The run to show: the followed one, else one that lives, else the newest."""
-    ranked = sorted(runs, key=lambda run: (run.run != followed, run.state not in words.LIVE))
-    return ranked[0] if ranked else None
+    return min(runs, key=lambda run: (run.run != followed, run.state not in words.LIVE), default=None)
 
 
 def card_html(run: RunView | None) -> str:
@@ -161,9 +160,10 @@ def ask(services: Services, visitor: Visitor, tab: RunCard, *, asks: bool) -> Dr
     return {tab.cancel: gr.update(visible=not asks), tab.question: gr.update(visible=asks)}
 
 
-def cancel(services: Services, visitor: Visitor, tab: RunCard, *, keep: bool, followed: str) -> Drawn:
+def act(services: Services, visitor: Visitor, tab: RunCard, *, does: str, followed: str, **how: Any) -> Drawn:
+    """Cancels, resumes or moves the shown run, as ``does`` and ``how`` say."""
     if run := _shown(services, visitor, followed):
-        services.training.cancel(run.run, visitor.owner, keep=keep)
+        getattr(services.training, does)(run.run, owner=visitor.owner, **how)
     return show(services, visitor, tab, followed=followed)
 
 
@@ -178,19 +178,6 @@ def ask_to_cancel(
     if run and run.state in ("QUEUED", "RUNNING"):
         drawn |= ask(services, visitor, tab, asks=True)
     return {**memo, "run-buttons": buttons_key(run, runs)}, drawn
-
-
-def resume(services: Services, visitor: Visitor, tab: RunCard, *, followed: str) -> Drawn:
-    if run := _shown(services, visitor, followed):
-        services.training.resume(run.run, visitor.owner)
-    return show(services, visitor, tab, followed=followed)
-
-
-def move(services: Services, visitor: Visitor, tab: RunCard, *, to: str, followed: str) -> Drawn:
-    """The shown run comes one place earlier (``up``) or later (``down``)."""
-    if run := _shown(services, visitor, followed):
-        services.training.move(run.run, to, visitor.owner)
-    return show(services, visitor, tab, followed=run.run if run else followed)
 
 
 def adapter_of(services: Services, visitor: Visitor, tab: RunCard, *, followed: str) -> Updates:

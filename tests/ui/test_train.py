@@ -177,8 +177,8 @@ def test_a_reload_finds_the_run_that_lives_and_cancelling_asks_to_keep_or_not(se
     says(shown[tab.listing], 'data-id="alive" aria-pressed="true"')
     assert visible(tab, shown) == {"cancel"}
     for keep in (True, False):
-        call(runs.cancel, tab, keep=keep, followed="alive")
-        services.training.cancel.assert_called_with("alive", "local", keep=keep)
+        call(runs.act, tab, does="cancel", keep=keep, followed="alive")
+        services.training.cancel.assert_called_with("alive", owner="local", keep=keep)
 
 
 @pytest.mark.parametrize(
@@ -206,8 +206,8 @@ def test_waiting_runs_say_their_place_and_are_moved(services, call, tab):
     moves = {place: visible(tab, one) - {"cancel"} for place, one in shown.items()}
     assert moves == {1: {"down"}, 2: {"up", "down"}, 3: {"up"}}
     says(shown[2][tab.listing], "Waiting, 2nd")
-    call(runs.move, tab, to="up", followed="w2")
-    services.training.move.assert_called_once_with("w2", "up", "local")
+    call(runs.act, tab, does="move", to="up", followed="w2")
+    services.training.move.assert_called_once_with("w2", owner="local", to="up")
 
 
 def test_the_device_panel_asks_about_the_run_that_trains(services, call, tab):
