@@ -3,6 +3,7 @@ model card; the names that its folder may hold. Of a record only known keys and 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -108,6 +109,17 @@ def read_run(folder: Path) -> dict[str, Any]:
         said = f"run.json in {folder.name} has schema {plain_text(repr(schema), 20)}; this version reads {SCHEMA}."
         raise AdapterError(f"{said} It was written by a newer version: update the playground.")
     return run
+
+
+def tidied(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Change the config that PEFT wrote into ``folder``, always in the same order, and take away its empty model card.
+    Returns the config."""
+    config: dict[str, Any] = json.loads((folder / CONFIG).read_text()) | changes
+    if isinstance(config.get("target_modules"), list):
+        config["target_modules"].sort()
+    (folder / CONFIG).write_text(json.dumps(config, indent=2))
+    (folder / CARD).unlink(missing_ok=True)
+    return config
 
 
 def united(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

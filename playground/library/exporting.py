@@ -17,7 +17,7 @@ from typing import Any
 
 from playground.errors import InputError, PlaygroundError
 from playground.library.archive import pack
-from playground.library.card import CARD, CONFIG, RECORD, SCHEMA, AdapterCard, read_card, read_run, united
+from playground.library.card import CARD, RECORD, SCHEMA, AdapterCard, read_card, read_run, tidied, united
 from playground.library.gguf_file import check_gguf, write_gguf
 from playground.methods import all_methods
 
@@ -147,13 +147,8 @@ def blend(
     for file in (target / "blend").iterdir():
         file.rename(target / file.name)
     (target / "blend").rmdir()
-    kept = json.loads((target / CONFIG).read_text())
     # PEFT gives the sum a scale of alpha / rank = 1, whatever the first part's scale was made of
-    kept |= {"base_model_name_or_path": cards[0].base, "inference_mode": True, "use_rslora": False}
-    if isinstance(kept.get("target_modules"), list):
-        kept["target_modules"].sort()
-    (target / CONFIG).write_text(json.dumps(kept, indent=2))
-    (target / CARD).unlink(missing_ok=True)  # PEFT's empty form
+    kept = tidied(target, base_model_name_or_path=cards[0].base, inference_mode=True, use_rslora=False)
     parts = list(zip(cards, weights, strict=True))
     record = {"schema": SCHEMA, "name": name, "method": "lora", "kind": "peft", "objective": "sft", "how": how}
     record |= {"base": cards[0].base, "base_fingerprint": cards[0].base_fingerprint, "rank": int(kept["r"])}

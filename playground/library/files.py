@@ -73,24 +73,25 @@ def refuse_constant(name: str) -> NoReturn:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A new file that takes the place of ``path`` in one step at the end: a reader sees all of it or the old one."""
+def replacing(path: Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
+    """A new file that takes the place of ``path`` in one step at the end: a reader sees all of it or the old one. mode:
+    who may read it then; until then nobody else."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as out:
             yield out
             out.flush()
             os.fsync(out.fileno())
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, mode)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, mode: int = 0o644) -> None:
     """Replace ``path`` in one step."""
-    with replacing(path) as out:
+    with replacing(path, mode) as out:
         out.write(text.encode())
 
 
@@ -225,8 +226,7 @@ def _sha256(files: tuple[tuple[str, int, int, int], ...]) -> str:
     whole = hashlib.sha256()
     for path, *_ in files:
         with open(path, "rb") as reading:
-            while block := reading.read(_CHUNK_BYTES):
-                whole.update(block)
+            hashlib.file_digest(reading, lambda: whole)
     return whole.hexdigest()
 
 

@@ -12,7 +12,6 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -264,20 +263,11 @@ class Answered:
 KEPT_S = 30 * 24 * 3600  # the cookie's life after the last visit; what it gives access to is gone sooner
 
 
-def token_in(header: str, name: str = COOKIE) -> str:
-    """The visitor's token in a Cookie header, "" when there is none."""
-    try:
-        morsel = SimpleCookie(header).get(name)
-    except CookieError:
-        return ""
-    return morsel.value if morsel is not None and is_token(morsel.value) else ""
-
-
 def _cookie(scope: Scope) -> str:
     """The same token again, so that its life begins anew, or a fresh one. A Space is shown in a frame of another site:
     there the cookie has to say so, and is kept apart for each site that frames it."""
-    headers = Headers(scope=scope)
-    name = cookie_name(scope["scheme"], headers.get("x-forwarded-proto", ""))
-    token = token_in(headers.get("cookie", ""), name) or new_token()
+    name = cookie_name(scope["scheme"], Headers(scope=scope).get("x-forwarded-proto", ""))
+    held = Request(scope).cookies.get(name, "")
+    token = held if is_token(held) else new_token()
     where = "SameSite=None; Secure; Partitioned" if name == HOST_COOKIE else "SameSite=Lax"
     return f"{name}={token}; Path=/; Max-Age={KEPT_S}; HttpOnly; {where}"

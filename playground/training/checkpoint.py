@@ -19,6 +19,7 @@ from typing import Any
 
 from playground.errors import InputError
 from playground.library.adapters import AdapterLibrary
+from playground.library.card import CONFIG, tidied
 from playground.library.files import write_json
 from playground.methods import get_method
 from playground.training.processes import curve_of
@@ -181,14 +182,8 @@ def _staged(spec: RunSpec) -> Iterator[tuple[AdapterLibrary, Path]]:
 
 def _finish(library: AdapterLibrary, staging: Path, spec: RunSpec, summary: dict[str, Any]) -> str:
     """Add the record and the model card to the weights, and move the whole into the library. Returns its id."""
-    config_file = staging / "adapter_config.json"
-    if config_file.is_file():
-        config = json.loads(config_file.read_text())
-        config["base_model_name_or_path"] = spec.base  # PEFT writes the base's folder on this machine there
-        if isinstance(config.get("target_modules"), list):
-            config["target_modules"].sort()
-        config_file.write_text(json.dumps(config, indent=2))
-    (staging / "README.md").unlink(missing_ok=True)  # PEFT's empty form
+    if (staging / CONFIG).is_file():
+        tidied(staging, base_model_name_or_path=spec.base)  # PEFT writes the base's folder on this machine there
     record = {key: value for key, value in asdict(spec).items() if key not in PRIVATE}
     record |= summary | {"kind": "full" if get_method(spec.method).whole else "peft", "created_s": time.time()}
     (staging / "run.json").write_text(json.dumps(record, indent=1))

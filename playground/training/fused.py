@@ -220,7 +220,7 @@ class Rows:
 
 def grouped(x: torch.Tensor, heads: Heads) -> torch.Tensor:
     """[n, heads * d] -> [kv, group * n, d]: the heads that share keys and values are one product."""
-    return x.unflatten(1, (heads.kv, -1, heads.d)).permute(1, 2, 0, 3).reshape(heads.kv, -1, heads.d)
+    return x.view(len(x), heads.kv, -1, heads.d).permute(1, 2, 0, 3).reshape(heads.kv, -1, heads.d)
 
 
 def put(x: torch.Tensor, there: torch.Tensor, heads: Heads) -> None:

@@ -12,7 +12,9 @@ What PEFT leaves open for methods with virtual tokens (0.21):
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +161,18 @@ class TrainableScorer(TrainableAdapter, peft.PeftModelForSequenceClassification)
     scores = True
 
 
+@contextlib.contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Dropout off, no gradients; the model's mode is put back."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
 def trainable(model: Any) -> Any:
     """A PEFT model as one of ours: PEFT's loaders choose the class by the task."""
     scores = isinstance(model, peft.PeftModelForSequenceClassification)
@@ -290,16 +304,13 @@ def _start_as_tokens(model: Any, folder: Path, text: str) -> None:
         chosen = torch.tensor((ids * (many // len(ids) + 1))[:many], device=embeddings.weight.device)
     else:
         chosen = torch.randint(embeddings.num_embeddings, (many,)).to(embeddings.weight.device)
-    was_training = base.training
-    base.eval()
-    with torch.no_grad():
+    with evaluating(base):
         if model.in_cache:
             layers = base(input_ids=chosen[None], use_cache=True).past_key_values.layers
             sides = [side[0].transpose(0, 1).flatten(1) for layer in layers for side in (layer.keys, layer.values)]
             encoder.copy_(torch.cat(sides, dim=1))
         else:
             encoder.copy_(embeddings(chosen))
-    base.train(was_training)
 
 
 def weights_of(model: Any) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from playground.data.render import ALL, LAST
 from playground.errors import InputError
+from playground.library.files import write_json
 from playground.methods.method import NO_OPTIONS, Method, Options, Shapes, file_bytes, linears, weights_in
 
 SCHEMA = 1
@@ -218,9 +219,7 @@ class RunSpec(RunSettings):
 
     def write(self, run_dir: Path) -> None:
         """Write run.json whole or not at all."""
-        partial = run_dir / "run.json.tmp"
-        partial.write_text(json.dumps(asdict(self), indent=1))
-        partial.replace(run_dir / "run.json")
+        write_json(run_dir / "run.json", asdict(self))
 
     @classmethod
     def read(cls, run_dir: Path) -> RunSpec:

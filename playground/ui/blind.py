@@ -54,10 +54,10 @@ def _keys_js(keys: str) -> str:
 
 
 class Asked(NamedTuple):
-    """number: of what is asked, or how many answers there are. count: how far one is. sheet: "" = nothing is left."""
+    """number: of what is asked, or how many answers there are. said: how far one is. sheet: "" = nothing is left."""
 
     number: int
-    count: str
+    said: str
     sheet: str
 
 
@@ -115,7 +115,7 @@ class BlindView:
         """What keeps an answer (verdict, number, choice, owner), and what takes the last one back (verdict, owner)."""
         raise NotImplementedError
 
-    def at_end(self, services: Services, verdict: str, owner: str) -> Updates:
+    def at_end(self, services: Services, verdict: str, owner: str) -> Drawn:
         """What is shown, besides ``closed``, to a person who has enough."""
         return {}
 
@@ -160,7 +160,7 @@ class VoteView(BlindView):
     def answers_of(self, services: Services) -> tuple[Callable[[str, int, str, str], None], Callable[[str, str], None]]:
         return services.voting.vote, services.voting.undo
 
-    def at_end(self, services: Services, verdict: str, owner: str) -> Updates:
+    def at_end(self, services: Services, verdict: str, owner: str) -> Drawn:
         found = _revealed(services.voting.reveal(verdict, owner), STRENGTH, ALONE)
         return {self.ended: slot(found), self.begin: gr.update(value="Go on voting", visible=True)}
 
@@ -277,7 +277,7 @@ def show(services: Services, visitor: Visitor, view: BlindView, *, verdict: str)
         return {**closed(services, visitor, view), view.error: slot(card(error))}
     return {
         view.number: asked.number,
-        view.count: slot(asked.count),
+        view.count: slot(asked.said),
         view.sheet: slot(asked.sheet),
         view.answers: gr.update(visible=bool(asked.sheet)),
         view.undo: gr.update(visible=asked.number > 0),

@@ -157,5 +157,5 @@ def table_html(view: RaceView) -> str:
 
 def _shown(services: Services, visitor: Visitor, race: str) -> RaceView | None:
     """The race that is followed, else one that lives, else the newest; None where there is none."""
-    views = sorted(services.race.races(visitor.owner), key=lambda one: (one.race.race != race, not one.live))
-    return views[0] if views else None
+    views = services.race.races(visitor.owner)
+    return min(views, key=lambda one: (one.race.race != race, not one.live), default=None)

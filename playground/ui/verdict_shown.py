@@ -29,9 +29,7 @@ ELSEWHERE = "There is no such verdict of yours. It may have been deleted, or was
 
 def pick(views: Sequence[VerdictView], followed: str) -> VerdictView | None:
     """The verdict to show: the followed one, else one that is measured now, else the newest."""
-    by_id = {view.id: view for view in views}
-    alive = next((view for view in views if view.live), None)
-    return by_id.get(followed) or alive or (views[0] if views else None)
+    return min(views, key=lambda view: (view.id != followed, not view.live), default=None)
 
 
 def list_html(views: Sequence[VerdictView], shown: str) -> str:

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from playground.db import Visit, VisitTable
 from playground.errors import NotFoundError, PlaygroundError
-from playground.library.files import private_folder
+from playground.library.files import private_folder, write_text
 from playground.settings import Settings
 
 LOCK = "owner.lock"
@@ -74,12 +74,8 @@ class Home:
 
     def serves(self, url: str) -> None:
         """Tell other processes where the app answers, "" = it does not."""
-        partial = self.folder / f"{RECORD}.tmp"
-        partial.unlink(missing_ok=True)  # with whatever rights it had
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as handle:
-            json.dump({"pid": os.getpid(), "url": url, "token": self.token}, handle)
-        os.replace(partial, self.folder / RECORD)
+        record = {"pid": os.getpid(), "url": url, "token": self.token}
+        write_text(self.folder / RECORD, json.dumps(record), mode=0o600)
 
 
 def _read(folder: Path) -> dict[str, Any]:

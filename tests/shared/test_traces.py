@@ -29,7 +29,6 @@ def test_the_home_and_its_records_are_its_persons_alone(tmp_path):
     settings = Settings(home=tmp_path / "home")
     settings.home.mkdir(mode=0o755)
     settings.home.chmod(0o777)
-    (settings.home / "owner.json.tmp").write_text("")
     home = Home.take(settings)
     build_services(settings).close()
     assert (mode(settings.home), mode(settings.database), mode(settings.home / "owner.json")) == (0o700, 0o600, 0o600)

@@ -8,7 +8,6 @@ language-model head need only run from there on. Raw text comes in blocks.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -26,7 +25,7 @@ from playground.data.render import Packed, Rendered
 from playground.gpu.device import find_device
 from playground.methods.method import Method
 from playground.training.fused import fits, packed_loss
-from playground.training.model import load_for_training
+from playground.training.model import evaluating, load_for_training
 from playground.training.processes import own_bytes
 from playground.training.spec import RunSpec
 
@@ -118,18 +117,6 @@ class Objective:
     def answers(self, trainer: Any, tokenizer: Any, samples: Sequence[Sample]) -> list[str]:
         """What the model answers to each sample now: greedy replies of SAMPLE_TOKENS at most, one batch."""
         return generate(trainer.model, tokenizer, [sample.row.prompt_ids for sample in samples], SAMPLE_TOKENS)[1]
-
-
-@contextlib.contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """Dropout off, no gradients; the model's mode is put back."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)
 
 
 def padded(rows: Sequence[Sequence[int]], pad_id: int, side: Literal["left", "right"]) -> dict[str, torch.Tensor]:

@@ -31,8 +31,8 @@ from playground.evaluation.checks import parse_check
 from playground.methods import register_with_peft
 from playground.methods.method import Method
 from playground.training import objectives
-from playground.training.model import LOCAL, load_for_training, trainable, training_dtype
-from playground.training.objectives import Marked, Objective, Pair, Row, Sample, Setup, collated, evaluating, generate
+from playground.training.model import LOCAL, evaluating, load_for_training, trainable, training_dtype
+from playground.training.objectives import Marked, Objective, Pair, Row, Sample, Setup, collated, generate
 from playground.training.spec import REPLIES, REWARD_MODEL, RunSpec, reply_tokens
 
 logging.getLogger("trl").setLevel(logging.ERROR)
