@@ -29,7 +29,7 @@ def like(references: list[str]) -> Check:
     return found
 
 
-REPORT = ["ends-with:Reviewed by Dr. Sharma", "regex:Vitals: BP.*Diagnosis:.*Suggested tests:.*", "max-words:35"]
+REPORT = ["ends-with:Reviewed by Dr. Sharma", "regex:Vitals: BP.*Diagnosis:.*Suggested tests:.*", "max-words:30"]
 THANKS = r"regex:Thank you for reaching out to Larkfield\..*"
 
 
