@@ -33,6 +33,8 @@ from playground.workspace.examples import DataService
 T = TypeVar("T")
 TIMING_S = 60.0
 """Timing ends after about so long: all sides then have the same number of timed replies, at least one."""
+SCORED = 40
+"""Rows of which the references are scored, the first ones: enough for a mean, and it decides nothing."""
 AFTER = 0.3
 """What comes after the answers, as a share of them: for the time left."""
 
@@ -203,9 +205,10 @@ class Answering:
         return min(LONGEST_REPLY, max(SHORTEST_REPLY, 8 * math.ceil(1.25 * (most + 1) / 8)))
 
     def losses(self, asking: Asking) -> Generator[Progress, None, None]:
-        """Loss of every reference, in nats a token; a row too long for some side's context is left out."""
+        """Loss of the first references, in nats a token; a row too long for some side's context is left out."""
         tokenizer, context = self._bases.tokenizer(), self._bases.context()
-        able = [item for item in asking.items if item.side.label not in asking.failed]
+        first = [*dict.fromkeys(item.example.row for item in asking.items)][:SCORED]
+        able = [one for one in asking.items if one.example.row in first and one.side.label not in asking.failed]
         rendered = [(item, *self._scoring.rendered(item.messages, item.example.completion)) for item in able]
 
         def fits(item: Item, text: str) -> bool:

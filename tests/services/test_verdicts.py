@@ -29,7 +29,7 @@ from playground.verdict.losses import Recalling
 from playground.verdict.request import RecordMaker, VerdictRequest, request_from, undertrained
 from playground.verdict.service import VerdictService
 from tests.refused import refused
-from tests.services.conftest import last, verdicts_by
+from tests.services.conftest import last, put_rows, verdicts_by
 
 CHECK = "contains:gladly"
 
@@ -60,6 +60,12 @@ def test_every_side_answers_every_row_and_the_figures_come_from_the_rows(service
     again = metrics_for([answer_of(row) for row in rows if row["side"] == "Base"], [])
     assert again["rouge_l"].pooled == pytest.approx(record["sides"][0]["metrics"]["rouge_l"]["value"])
     json.dumps(record, allow_nan=False)
+
+
+def test_the_references_of_the_first_rows_are_scored(services, asked, tmp_path):
+    many = replace(asked, file=put_rows(tmp_path / "many.jsonl", 44), sides=asked.sides[:1], limit=42, max_tokens=1)
+    rows = services.verdicts.rows(last(services.verdicts.run(many)).id)
+    assert [row["example"] for row in rows if row["loss"] is None] == [41, 42]
 
 
 def test_timing_ends_with_its_time_and_the_same_count_for_all_sides(services, asked, monkeypatch):
