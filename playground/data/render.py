@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +23,8 @@ PLAIN_TEMPLATE = (
 """For bases that ship no chat template (plain language models)."""
 
 ALL, LAST = "all", "last"  # which of a chat's assistant turns are learned
+_NO_THOUGHT = re.compile(r"<think>\s*</think>\s*")
+_ANSWER = "An answer."
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +77,10 @@ def render_example(tokenizer: Any, example: Example, max_tokens: int, turns: str
     """One example, cut to ``max_tokens``: the start goes, the last answer stays.
 
     turns: ``all`` learns every assistant turn, ``last`` the last alone. A template that shows earlier turns otherwise
-    than it showed them when they were the last (thinking models) has the last learned alone. Raises InputError when the
-    last answer alone is too long, nothing of it would be learned, or the base's template refuses the turns.
+    than it showed them when they were the last (thinking models) has the last learned alone. What is learned last ends
+    with a token that ends a reply (``end_tokens``), and does not begin with the empty thought that some templates write
+    before an answer without one. Raises InputError when the last answer alone is too long, nothing of it would be
+    learned, or the base's template refuses the turns.
     """
     texts = _in_turn(tokenizer, example) if turns == ALL else None
     if not texts:
@@ -82,7 +88,7 @@ def render_example(tokenizer: Any, example: Example, max_tokens: int, turns: str
         whole = _template(tokenizer, example.messages, prompt=False)
         # Templates that treat the last turn in their own way (thinking models) do not begin with the prompt.
         own = whole[len(prompt) :] if whole.startswith(prompt) else example.completion + (tokenizer.eos_token or "")
-        texts = [(prompt, False), (closed_answer(own, tokenizer)[0], True)]
+        texts = [(prompt, False), (learned_answer(own, tokenizer), True)]
     pieces = [_Piece(text, encode(tokenizer, text), learned) for text, learned in texts]
     last = pieces[-1].ids
     if not last or set(last) <= set(getattr(tokenizer, "all_special_ids", ())):
@@ -129,11 +135,41 @@ def _in_turn(tokenizer: Any, example: Example) -> list[tuple[str, bool]] | None:
     return texts
 
 
+def learned_answer(answer: str, tokenizer: Any) -> str:
+    """What is learned of an answer as the template wrote it: without an empty thought, and with an end token."""
+    answer = closed_answer(_NO_THOUGHT.sub("", answer, count=1) if _NO_THOUGHT.match(answer) else answer, tokenizer)[0]
+    is_closed = not answer.strip() or answer.endswith(end_tokens(tokenizer))
+    return answer if is_closed else answer.rstrip("\n") + (tokenizer.eos_token or "")
+
+
 def closed_answer(answer: str, tokenizer: Any) -> tuple[str, str]:
-    """An answer up to its end token, and the line break that a template may write after it."""
-    eos = tokenizer.eos_token or ""
-    ends = answer.rstrip("\n")
-    return (ends, answer[len(ends) :]) if eos and ends.endswith(eos) else (answer, "")
+    """An answer up to its end token, and what a template may write after it: a line break, a second end token."""
+    ends = "|".join(map(re.escape, end_tokens(tokenizer)))
+    found = re.search(rf"(?:{ends})(?=(?:\s|{ends})*$)", answer) if ends else None
+    return (answer[: found.end()], answer[found.end() :]) if found else (answer, "")
+
+
+def end_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """The tokens that end a reply: the tokenizer's own, and the one that its chat template closes an answer with where
+    that is another (``<|im_end|>`` where the end token is ``<|endoftext|>``)."""
+    return _end_tokens(tokenizer, tokenizer.chat_template)
+
+
+@lru_cache(maxsize=8)
+def _end_tokens(tokenizer: Any, template: Any) -> tuple[str, ...]:
+    try:
+        after = _template(tokenizer, (Message("user", "?"), Message("assistant", _ANSWER)), prompt=False)
+    except InputError:
+        after = ""
+    after = after.rpartition(_ANSWER)[2].lstrip()
+    known = {*getattr(tokenizer, "all_special_tokens", ()), *getattr(tokenizer, "added_tokens_encoder", ())}
+    closing = max((one for one in known if after.startswith(one)), key=len, default=None)
+    return tuple(dict.fromkeys(filter(None, (tokenizer.eos_token, closing))))
+
+
+def end_ids(tokenizer: Any) -> tuple[int, ...]:
+    """The ids of ``end_tokens``."""
+    return tuple(tokenizer.convert_tokens_to_ids(list(end_tokens(tokenizer))))
 
 
 def render_many(tokenizer: Any, chats: Sequence[Sequence[Message]], *, prompt: bool) -> list[str]:
@@ -147,11 +183,24 @@ def render_many(tokenizer: Any, chats: Sequence[Sequence[Message]], *, prompt: b
 
 
 def _template(tokenizer: Any, messages: Sequence[Message], *, prompt: bool) -> str:
+    """A system turn that the template refuses (Gemma's does) is joined to the first turn of the user."""
     try:
         return str(_applied(tokenizer, _plain(messages), prompt))
-    except TemplateError as error:  # e.g. Gemma's template takes no system turn
+    except TemplateError as error:
+        if [turn.role for turn in messages[:2]] == ["system", "user"]:
+            first = replace(messages[1], content=f"{messages[0].content}\n\n{messages[1].content}")
+            return _template(tokenizer, (first, *messages[2:]), prompt=prompt)
         what = f"the base's chat template refuses these turns ({error})"
         raise InputError(f"{what}. Change the roles, or use another base.") from error
+
+
+def takes_system_turn(tokenizer: Any) -> bool:
+    """Whether the chat template takes a system turn as such; where it does not, it is joined to the first question."""
+    try:
+        _applied(tokenizer, _plain((Message("system", "?"), Message("user", "?"))), True)
+    except TemplateError:
+        return False
+    return True
 
 
 def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:

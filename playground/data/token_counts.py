@@ -16,7 +16,7 @@ import numpy as np
 from playground.data.check import no_usable_rows
 from playground.data.example import BadRow, Checked, Example, Passage, Row, RowWarning, variants
 from playground.data.records import OnProgress, Progress
-from playground.data.render import LAST, closed_answer, encode, render_example, render_many
+from playground.data.render import LAST, encode, learned_answer, render_example, render_many
 from playground.errors import InputError
 
 _SHUFFLES = 10
@@ -222,7 +222,7 @@ class _Measure:
         todo: list[int] = []
         texts: list[str] = []
         for (place, _), text, prompt in zip(able, whole, prompts, strict=True):
-            answer, _ = closed_answer(text[len(prompt) :], self._tokenizer)
+            answer = learned_answer(text[len(prompt) :], self._tokenizer)
             if text and prompt and text.startswith(prompt) and not self._empty.fullmatch(answer):
                 todo.append(place)
                 texts += (prompt, answer)

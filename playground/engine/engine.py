@@ -22,7 +22,7 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
-from playground.data.render import encode
+from playground.data.render import encode, end_ids
 from playground.engine.adapter_weights import AdapterWeights, fitted, out_in, read_adapter
 from playground.engine.hf_backend import HfBackend
 from playground.engine.llama_backend import LlamaBackend
@@ -360,7 +360,7 @@ class Engine:
 
 
 def _end_ids(loaded: Loaded) -> frozenset[int]:
-    """Every token that ends a reply, by the tokenizer and by the model's own generation settings."""
-    said = loaded.tokenizer.eos_token_id, getattr(loaded.model.generation_config, "eos_token_id", None)
+    """Every token that ends a reply, by the tokenizer, its chat template and the model's own generation settings."""
+    said = *end_ids(loaded.tokenizer), getattr(loaded.model.generation_config, "eos_token_id", None)
     ids = [one for value in said for one in (value if isinstance(value, list) else [value])]
     return frozenset(one for one in ids if one is not None)

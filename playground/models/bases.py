@@ -296,7 +296,7 @@ class BaseService:
                 request.wait()
                 with self._loading:
                     if self.loaded is not None and spec == self.spec:  # loaded for a question meanwhile
-                        self._say_ready(f"{label_of(spec)} is ready")
+                        self._say_ready(self._ready_words(spec))
                     else:
                         self._load(spec)
             finally:
@@ -321,7 +321,7 @@ class BaseService:
             old.close()
             self._manager.set_resident(before, 0)
         self.account()
-        self._say_ready(f"{label_of(spec)} is ready")
+        self._say_ready(self._ready_words(spec))
         self._jobs.start(f"fingerprint {id(engine)}", lambda job: _hash(engine), "The fingerprint", interruptible=False)
         return engine
 
@@ -352,6 +352,12 @@ class BaseService:
                     still = "comes back with the next question" if self.loaded is None else "is still in use"
                     self._say_ready(f"{words} {label_of(self.spec)} {still}.")
             raise
+
+    def _ready_words(self, spec: str) -> str:
+        from playground.data.render import takes_system_turn
+
+        joined = "; its template takes no system prompt, so this stands before the question"
+        return f"{label_of(spec)} is ready{'' if takes_system_turn(self.tokenizer()) else joined}"
 
     def _say_ready(self, words: str) -> None:
         known = self._base.fingerprint if self._base is not None else ""

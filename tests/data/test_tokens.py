@@ -88,8 +88,40 @@ class Mute(Forgetful):
 
 def test_a_template_that_rewrites_earlier_turns_learns_the_last_and_one_that_shows_none_is_refused():
     row = render.render_example(Forgetful(), CHAT, 2048, render.ALL)
-    assert (row.read, row.completion_text) == ((), "<think></think>On Monday.<e>")
+    assert (row.read, row.completion_text) == ((), "On Monday.<e>"), "without the empty thought"
     refused("leaves nothing of the answer to learn", render.render_example, Mute(), CHAT, 2048)
+
+
+TURNS = "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+PROMPT = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+CHATML = f"{TURNS}{{{{ m.content }}}}<|im_end|>\n{{% endfor %}}{PROMPT}"
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+EMPTY_THOUGHT = "{% if loop.last and m.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}"
+FAMILIES = {
+    "a closing token that is not the end token (Qwen2.5 base)": (CHATML, "<|im_end|>"),
+    "both, one after the other (Phi-3)": (
+        CHATML + "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}",
+        "<|im_end|>",
+    ),
+    "no system turn (Gemma)": (NO_SYSTEM + CHATML, "<|im_end|>"),
+    "an empty thought before the last answer (Qwen3)": (CHATML.replace("{{ m.content }}", EMPTY_THOUGHT), "<|im_end|>"),
+    "the end token (Mistral)": (CHATML.replace("<|im_end|>\n", "{{ eos_token }}"), "<|endoftext|>"),
+    "none at all": (CHATML.replace("<|im_end|>", ""), "<|endoftext|>"),
+}
+"""Templates that behave as those of these families do; the end token is <|endoftext|>."""
+
+
+@pytest.mark.parametrize(("template", "end"), FAMILIES.values(), ids=FAMILIES)
+def test_what_is_learned_is_the_answer_and_a_token_that_ends_a_reply(tokenizer, template, end):
+    mine = copy.deepcopy(tokenizer)
+    mine.chat_template, mine.eos_token = template, "<|endoftext|>"
+    row = render.render_example(mine, chat("Who?", "Doctor Sharma.", system="Be brief."), 2048)
+    assert row.completion_text == f"Doctor Sharma.{end}"
+    assert row.completion_ids[-1] in render.end_ids(mine)
+    assert ("Be brief." in row.prompt_text, row.prompt_text.endswith("assistant\n")) == (True, True)
+    assert render.takes_system_turn(mine) == (not template.startswith(NO_SYSTEM))
+    report = token_report(usable(chat("Who?", "Doctor Sharma.", system="Be brief.")), mine, 60)
+    assert list(report.answer_lengths) == [len(row.completion_ids)]
 
 
 ASKED = (Message("user", "What is it?"),)
@@ -206,12 +238,12 @@ def test_a_row_that_teaches_nothing_or_that_the_template_refuses_is_bad_and_spoi
     assert [row.row for row in report.bad] == [1, 3]
     assert "special tokens" in report.bad[0].reason
     mine = copy.deepcopy(tokenizer)
-    refusal = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    refusal = "{% if messages[0].content == 'question 7' %}{{ raise_exception('no sevens') }}{% endif %}"
     mine.chat_template = refusal + mine.chat_template
-    rows = [chat(f"question {at}", "a", row=at, system="s" if at == 7 else "") for at in range(1, 100)]
+    rows = [chat(f"question {at}", "a", row=at) for at in range(1, 100)]
     report = token_report(usable(*rows), mine, 60)
     assert [bad.row for bad in report.bad] == [7]
-    assert "no system" in report.bad[0].reason
+    assert "no sevens" in report.bad[0].reason
     plain = copy.deepcopy(tokenizer)
     plain.chat_template = None  # a base without a template gets the plain one
     rendered = render.render_example(plain, rows[0], 60)

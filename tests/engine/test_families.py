@@ -129,3 +129,17 @@ def test_the_fingerprint_sees_a_changed_weight_and_a_changed_scale_in_four_bits(
     else:
         engine.loaded.model.model.norm.weight.data[0] += 1
     assert not engine.check_fingerprint()[1]
+
+
+def test_a_reply_ends_with_the_token_that_the_template_closes_an_answer_with(tiny_base, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_base), AutoTokenizer.from_pretrained(tiny_base)
+    torch.nn.init.zeros_(model.model.norm.weight)  # every token is as likely, so the first one is said, again and again
+    first, template = tokenizer.convert_ids_to_tokens(0), "{% for m in messages %}{{ m.content }}FIRST\n{% endfor %}"
+    tokenizer.chat_template = template.replace("FIRST", first)
+    assert first not in (tokenizer.eos_token, "")
+    for saved in (model, tokenizer):
+        saved.save_pretrained(tmp_path)
+    (state,) = run(Engine(tmp_path), [Row("One", None, Sampling(max_tokens=5))])
+    assert (state.finish, state.text) == ("stop", "")

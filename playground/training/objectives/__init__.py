@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainingArguments
 
-from playground.data.render import Packed, Rendered
+from playground.data.render import Packed, Rendered, end_ids
 from playground.gpu.device import find_device
 from playground.methods.method import Method
 from playground.training.fused import fits, packed_loss
@@ -132,13 +132,16 @@ def generate(
 ) -> tuple[list[list[int]], list[str]]:
     """Greedy replies to prompts of token ids, ``most`` tokens each at most: (ids up to and with the end token, texts).
     One batch; prompts are padded on the left."""
-    pad_id, end = tokenizer.pad_token_id, tokenizer.eos_token_id
+    pad_id, ends = tokenizer.pad_token_id, end_ids(tokenizer)
     batch = padded(prompts, pad_id, "left")
     device, longest = next(model.parameters()).device, batch["input_ids"].shape[1]
     given = {name: side.to(device) for name, side in batch.items()}
     with evaluating(model):
-        out = model.generate(**given, max_new_tokens=most, do_sample=False, use_cache=True, pad_token_id=pad_id)
-    rows = [row[: row.index(end) + 1] if end in row else row for row in out[:, longest:].tolist()]
+        how = {"do_sample": False, "use_cache": True, "pad_token_id": pad_id, "eos_token_id": list(ends) or None}
+        out = model.generate(**given, max_new_tokens=most, **how)
+    rows = []
+    for row in out[:, longest:].tolist():
+        rows.append(row[: next((at for at, one in enumerate(row, 1) if one in ends), len(row))])
     return rows, [str(text) for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]
 
 
