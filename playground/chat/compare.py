@@ -17,6 +17,7 @@ from playground.data.split import part
 from playground.engine.request import Sampling, stamp_hash
 from playground.errors import InputError, PlaygroundError, RunFailedError
 from playground.evaluation.checks import parse_check
+from playground.evaluation.form import REFERENCES, grammar, read_form, shared_form
 from playground.library.card import AdapterCard
 from playground.models.adapters import AdapterService, Residents
 from playground.models.bases import BaseService
@@ -30,8 +31,9 @@ DRAWS_MAX = 20
 class Side:
     """model: ``base`` or an adapter's id. system_prompt: "" = the base's own default. shots: answered examples put
     before the question, drawn from ``shots_from`` by the seed, or the nearest to the question. docs: a text whose
-    nearest passages are put into the question. name: for a person. draws: of its shots, each a side of its own in
-    ``drawn``; draw: which of these this one is, from 1, 0 = not one of them."""
+    nearest passages are put into the question. format: what its replies are held to (``evaluation.form``), "" = free;
+    ``references`` is the form of the answers in ``shots_from``. name: for a person. draws: of its shots, each a side of
+    its own in ``drawn``; draw: which of these this one is, from 1, 0 = not one of them."""
 
     model: str = "base"
     system_prompt: str = ""
@@ -42,6 +44,7 @@ class Side:
     nearest: bool = False
     draws: int = 1
     draw: int = 0
+    format: str = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.shots <= SHOTS_MAX:
@@ -52,6 +55,8 @@ class Side:
             raise InputError(f"A side has {self.draws} draws of its shots; it goes from 1 to {DRAWS_MAX}.")
         if self.draws > 1 and (self.nearest or not self.shots):
             raise InputError(f"Only shots drawn by the seed have {self.draws} draws: name shots=K, without nearest.")
+        if self.format not in ("", REFERENCES):
+            grammar(self.format)  # raises what is wrong with it
 
     @property
     def label(self) -> str:
@@ -63,6 +68,7 @@ class Side:
         extra = ["prompt"] if self.system_prompt else []
         extra += [f"{self.shots} {'nearest ' if self.nearest else ''}shots"] if self.shots else []
         extra += ["documents"] if self.docs else []
+        extra += ["form"] if self.format else []
         return self.name or " + ".join([self.model, *extra])
 
     @property
@@ -83,13 +89,18 @@ class Turn:
 
 def parse_side(spec: str, examples: Path | None = None) -> Side:
     """``model=base`` or ``model=ADAPTER``, then ``,prompt=FILE`` ``,shots=K`` ``,draws=K`` ``,pick=seed|nearest``
-    ``,docs=FILE`` ``,name=LABEL``. examples: where shots come from. Raises InputError."""
-    names = ("model", "prompt", "shots", "draws", "pick", "docs", "name")
+    ``,docs=FILE`` ``,format=json|json-schema:FILE|regex:PATTERN|references`` ``,name=LABEL``; patterns may hold commas.
+    examples: where shots and the form of the references come from. Raises InputError."""
+    names = ("model", "prompt", "shots", "draws", "pick", "docs", "format", "name")
     values: dict[str, str] = {}
+    key = ""
     for field in spec.split(","):
-        key, equals, value = (each.strip() for each in field.partition("="))
+        before, (key, equals, value) = key, (each.strip() for each in field.partition("="))
+        if before == "format" and key not in names:
+            key, values["format"] = before, f"{values['format']},{field}"
+            continue
         if not equals or key not in names or key in values:
-            more = "prompt=FILE, shots=K, draws=K, pick=nearest, docs=FILE, name=LABEL, with commas"
+            more = "prompt=FILE, shots=K, draws=K, pick=nearest, docs=FILE, format=json, name=LABEL, with commas"
             raise InputError(f"{spec!r} is not a side. Write model=base or model=ADAPTER, then, if wanted, {more}.")
         values[key] = value
     if "model" not in values:
@@ -109,8 +120,12 @@ def parse_side(spec: str, examples: Path | None = None) -> Side:
             raise InputError(f"{key}={said} is not a whole number.")
     if int(shots) and examples is None:
         raise InputError("shots=K draws answered examples from a file; name it with --examples FILE.")
-    shots_from, name = examples if int(shots) else None, values.get("name", "")
-    return Side(values["model"], prompt, int(shots), shots_from, name, docs, pick == "nearest", int(draws))
+    form, name = read_form(values["format"]) if "format" in values else "", values.get("name", "")
+    if form == REFERENCES and examples is None:
+        raise InputError("format=references takes the form from answered examples; name a file with --examples FILE.")
+    shots_from = examples if int(shots) or form == REFERENCES else None
+    made = values["model"], prompt, int(shots), shots_from, name, docs, pick == "nearest", int(draws)
+    return Side(*made, format=form)
 
 
 def side_as_json(side: Side) -> dict[str, Any]:
@@ -151,6 +166,14 @@ def shots_for(side: Side, question: str, pool: Sequence[Example], seed: int) -> 
         places = Documents([example.messages[-2].content for example in asked]).places(question)[:many]
         return [asked[place] for place in reversed(places)]
     return random.Random(seed + max(0, side.draw - 1)).sample(asked, many)
+
+
+def form_like(references: Sequence[str]) -> str:
+    """What ``format=references`` stands for. Raises InputError where these answers share no form."""
+    if not (form := shared_form(references)):
+        known = "They are no JSON of objects, no labels, and have no headings or ending in common"
+        raise InputError(f"The answers share no form ({len(references)} were read). {known}. Write the form yourself.")
+    return form
 
 
 def passages_for(side: Side, question: str, documents: Documents | None) -> tuple[str, ...]:
@@ -239,7 +262,8 @@ class CompareService:
         passages = passages_for(side, question, self._data.documents(side.docs, owner) if side.docs else None)
         pool = self._pool(side, sampling.seed, owner)
         messages = conversation(side, history, question, pool, sampling.seed, passages)
-        return Asked(card, render_prompt(self._bases.tokenizer(), messages), sampling)
+        form = side.format if side.format != REFERENCES else form_like([one.completion for one in pool])
+        return Asked(card, render_prompt(self._bases.tokenizer(), messages), replace(sampling, format=form))
 
     def passes(self, check: str, text: str) -> bool:
         """Whether a reply passes a check, written as in ``evaluation.checks``. Raises InputError when it is not one."""
@@ -279,8 +303,8 @@ class CompareService:
         )
 
     def _pool(self, side: Side, seed: int, owner: str) -> list[Example]:
-        """Examples that shots may be drawn from: the training part only, so that nothing held out is shown."""
-        if not side.shots or side.shots_from is None:
+        """Examples that shots and form may come from: the training part only, so that nothing held out is shown."""
+        if not (side.shots or side.format == REFERENCES) or side.shots_from is None:
             return []
         file = Path(side.shots_from)
         examples = self._data.check(file, owner=owner).examples

@@ -24,6 +24,7 @@ import torch
 
 from playground.data.render import encode, end_ids
 from playground.engine.adapter_weights import AdapterWeights, fitted, out_in, read_adapter
+from playground.engine.constraint import Grammars
 from playground.engine.hf_backend import HfBackend
 from playground.engine.llama_backend import LlamaBackend
 from playground.engine.llama_model import unfit
@@ -163,7 +164,9 @@ class Engine:
         reason = "asked for" if hf else unfit(model)
         self.path = f"Hugging Face ({reason})" if reason else "llama"
         backend, ends = HfBackend if reason else LlamaBackend, _end_ids(self.loaded)
-        self.backend: LlamaBackend | HfBackend = self.worker.run(lambda: backend(self.loaded, ends, self.worker))
+        self.grammars = Grammars(self.loaded.tokenizer, self._vocabulary, ends)
+        made = self.loaded, ends, self.worker, self.grammars
+        self.backend: LlamaBackend | HfBackend = self.worker.run(lambda: backend(*made))
         self.decoder = self.backend.scheduler if isinstance(self.backend, LlamaBackend) else self.backend
 
     def attach(self, adapter: AdapterFile) -> float:
@@ -261,10 +264,12 @@ class Engine:
 
     def stream(self, rows: Sequence[Row]) -> Generator[list[RowState], None, None]:
         """Decode ``rows`` together; yields every row's state after each step. Close the iterator to stop. Raises
-        InputError for what does not fit the base's context, AdapterError for an unknown adapter."""
+        InputError for what does not fit the base's context and for a form that cannot be held to in so many tokens,
+        AdapterError for an unknown adapter."""
         prompts = [encode(self.loaded.tokenizer, row.prompt) for row in rows]
         for ids, row in zip(prompts, rows, strict=True):
             self._check(ids, row.adapter, row.sampling.max_tokens)
+            self.grammars.check(row.sampling.format, row.sampling.max_tokens)
         with self._holding({row.adapter for row in rows if row.adapter}):
             stream = self.decoder.stream(rows, prompts)
             first = next(stream)  # rows hold their adapters from here on

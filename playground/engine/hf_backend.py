@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from playground.engine.adapter_weights import AdapterWeights, out_in
+from playground.engine.constraint import Grammars
 from playground.engine.hf_rows import NO_SOFT_PROMPT, ActiveRows, Padded, SlottedLinear, SoftPrompt, new_cache, padded
 from playground.engine.load import Loaded
 from playground.engine.request import PLACES, ROWS_MAX, Row, RowState, Score, Text, parts
@@ -38,10 +39,10 @@ _Carried = tuple[int, SoftPrompt]
 class HfBackend:
     """Forward passes, slots and their record belong to the worker thread; other threads call them through it."""
 
-    def __init__(self, loaded: Loaded, ends: frozenset[int], compute: WorkerThread) -> None:
+    def __init__(self, loaded: Loaded, ends: frozenset[int], compute: WorkerThread, grammars: Grammars) -> None:
         """On the worker thread."""
         self._compute = compute
-        self.loaded, self._ends = loaded, ends
+        self.loaded, self._ends, self._grammars = loaded, ends, grammars
         self._active = ActiveRows()
         self._linears: dict[str, SlottedLinear] = {}
         for name, module in loaded.model.named_modules():
@@ -204,7 +205,7 @@ class HfBackend:
         with self._holding([row.adapter for row in rows]) as held:
             started = time.perf_counter()
             sequences = [
-                _Sequence(row, Generation(row, ids, self.loaded.tokenizer, self._ends), ids, *carried)
+                _Sequence(row, self._begun(row, ids), ids, *carried)
                 for row, ids, carried in zip(rows, prompts, held, strict=True)
             ]
             yield [replace(one.reply.state) for one in sequences]
@@ -219,6 +220,10 @@ class HfBackend:
                     for batch in live:
                         self._compute.run(batch.step)
                     yield [replace(one.reply.state) for one in sequences]
+
+    def _begun(self, row: Row, ids: Sequence[int]) -> Generation:
+        held = self._grammars.constraint(row.sampling.format)
+        return Generation(row, ids, self.loaded.tokenizer, self._ends, held)
 
     def scores(self, texts: Sequence[Text]) -> Generator[tuple[int, Score] | None, None, None]:
         """(place among ``texts``, its score) as they are done; first None, once the rows hold their adapters. Rows are

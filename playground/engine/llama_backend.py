@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from playground.engine.adapter_weights import AdapterWeights
+from playground.engine.constraint import Grammars
 from playground.engine.llama_layout import BASE, PackedAdapter, pack
 from playground.engine.llama_memory import AdapterSlots, KVCache
 from playground.engine.llama_model import LlamaModel, Segment
@@ -48,12 +49,12 @@ class _Reading:
 class LlamaBackend:
     """Sequences of several callers share one batch. Safe to call from several threads."""
 
-    def __init__(self, loaded: Loaded, ends: frozenset[int], compute: WorkerThread) -> None:
+    def __init__(self, loaded: Loaded, ends: frozenset[int], compute: WorkerThread, grammars: Grammars) -> None:
         """On the worker thread."""
         self._compute = compute
         self.model = LlamaModel(loaded.model)
         self._carried = {name for group in self.model.groups for name in group.names}
-        self.scheduler = Scheduler(self.model, loaded.tokenizer, ends, compute)
+        self.scheduler = Scheduler(self.model, loaded.tokenizer, ends, compute, grammars.constraint)
         compute.idle = self.scheduler.shrink
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from playground.data.example import HALF_CHARACTER
 from playground.errors import InputError
+from playground.evaluation.form import grammar
 
 if TYPE_CHECKING:
     from playground.engine.engine import Engine
@@ -44,7 +45,8 @@ class Sampling:
     2019), at least TOP_P_MIN. top_k: most likely tokens kept, 0 = all. repetition_penalty: 1 = none; above, tokens seen
     in the prompt or the reply become less likely (Keskar et al. 2019). max_tokens, min_tokens: longest and shortest
     reply. seed: of this row's generator. stop: strings that end the reply and are cut off. ignore_eos: go on past the
-    model's own end."""
+    model's own end. format: what the reply is held to (``evaluation.form``), "" = free; with one, the document's
+    end is the reply's, also where ignore_eos is set."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -55,6 +57,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     min_tokens: int = 0
     ignore_eos: bool = False
+    format: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", tuple(self.stop))
@@ -81,10 +84,16 @@ class Sampling:
                 f"The shortest reply is {shortest} tokens; it goes from 0 to the longest, {longest}.",
             ),
             (fits, f"{many}, each of 1 to {STOP_LENGTH} characters."),
+            (
+                not (stops and self.format),
+                "A stop string would cut a reply off that is held to a form. Leave one of them out.",
+            ),
             (not any(HALF_CHARACTER.search(text) for text in stops), half),
         )
         if faults := [said for fits, said in ranges if not fits]:
             raise InputError(" ".join(faults))
+        if self.format:
+            grammar(self.format)  # raises what is wrong with it
         if self.temperature < TEMPERATURE_MIN:
             object.__setattr__(self, "temperature", 0.0)
         object.__setattr__(self, "top_p", max(self.top_p, TOP_P_MIN))

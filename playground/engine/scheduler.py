@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from playground.data.render import encode
+from playground.engine.constraint import Constraint
 from playground.engine.cuda_graph import CapturedDecode
 from playground.engine.llama_layout import BASE, PackedAdapter
 from playground.engine.llama_memory import PREFIX_MIN, PrefixCache, common_prefix
@@ -75,9 +76,17 @@ class _Sequence:
 
 class Scheduler:
     """compute: the thread that rounds run on, one job each, so that other jobs come between them. attached: adapters by
-    their ids. slots_beside: of what runs beside the batch."""
+    their ids. slots_beside: of what runs beside the batch. hold: what holds a reply to a form."""
 
-    def __init__(self, model: LlamaModel, tokenizer: Any, ends: Collection[int], compute: WorkerThread) -> None:
+    def __init__(
+        self,
+        model: LlamaModel,
+        tokenizer: Any,
+        ends: Collection[int],
+        compute: WorkerThread,
+        hold: Callable[[str], Constraint | None] = lambda form: None,
+    ) -> None:
+        self._hold = hold
         self.model, self._tokenizer, self._ends = model, tokenizer, frozenset(ends)
         self._compute = compute
         self.attached: dict[str, PackedAdapter] = {}
@@ -97,7 +106,7 @@ class Scheduler:
         """Queue sequences; they join at the next round. Raises AdapterError for an adapter that is not attached."""
         handle, fresh = Handle(self._changed), []
         for row, prompt in zip(rows, prompts, strict=True):
-            reply = Generation(row, prompt, self._tokenizer, self._ends)
+            reply = Generation(row, prompt, self._tokenizer, self._ends, self._hold(row.sampling.format))
             handle.states.append(reply.state)
             shared = common_prefix(encode(self._tokenizer, row.shared_prefix), prompt) if row.shared_prefix else 0
             fresh.append(_Sequence(row, reply, handle, list(prompt), self.find(row.adapter), shared))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from playground.engine.constraint import Constraint
 from playground.engine.request import Row, RowState, Sampling, Score, TokenLogprob
 from playground.errors import is_out_of_memory
 
@@ -25,11 +26,17 @@ _UNFINISHED = "�"
 class Sampler:
     """One row's sampler. The same seed and logits give the same tokens, whatever the other rows do.
 
-    In this order: repetition penalty, ends suppressed while the reply is too short, temperature, top-k, top-p. prompt:
-    the prompt's token ids, which the repetition penalty counts as seen. ends: token ids that end a reply."""
+    In this order: repetition penalty, ends suppressed while the reply is too short, form, temperature, top-k, top-p.
+    prompt: the prompt's token ids, which the repetition penalty counts as seen. ends: token ids that end a reply."""
 
-    def __init__(self, sampling: Sampling, prompt: Sequence[int] = (), ends: Collection[int] = ()) -> None:
-        self._sampling = sampling
+    def __init__(
+        self,
+        sampling: Sampling,
+        prompt: Sequence[int] = (),
+        ends: Collection[int] = (),
+        constraint: Constraint | None = None,
+    ) -> None:
+        self._sampling, self._constraint = sampling, constraint
         self._ends = sorted(ends)
         self._seen = set(prompt) if sampling.repetition_penalty != 1 else set()
         self._drawn = 0
@@ -53,15 +60,17 @@ class Sampler:
             token = int(torch.searchsorted(reached, drawn, right=True))
             token = min(token, int(torch.searchsorted(reached, reached[-1])))
         self._drawn += 1
+        if self._constraint is not None:
+            token = self._constraint.take(token, sampling.max_tokens - self._drawn)
         if sampling.repetition_penalty != 1:
             self._seen.add(token)
         return token
 
     def _changed(self, logits: Tensor) -> Tensor:
-        """logits after the repetition penalty and the suppression of the reply's end."""
+        """logits after the repetition penalty, the suppression of the reply's end, and the form."""
         penalty, short = self._sampling.repetition_penalty, self._drawn < self._sampling.min_tokens
         if penalty == 1 and not (short and self._ends):
-            return logits
+            return logits if self._constraint is None else self._constraint.masked(logits)
         logits = logits.float().clone()
         if penalty != 1 and self._seen:
             seen = torch.tensor(sorted(self._seen), device=logits.device)
@@ -69,7 +78,7 @@ class Sampler:
             logits[seen] = torch.where(found < 0, found * penalty, found / penalty)
         if short and self._ends:
             logits[self._ends] = float("-inf")
-        return logits
+        return logits if self._constraint is None else self._constraint.masked(logits)
 
     def shares(self, logits: Tensor) -> Tensor:
         """Each token's probability [vocabulary] as the next draw would have it. Not for a temperature of 0."""
@@ -93,14 +102,23 @@ def _refuse_unless_finite(value: Tensor) -> None:
 
 
 class Generation:
-    """One sequence's reply, ``state`` so far. prompt: its token ids; ends: token ids that end a reply."""
+    """One sequence's reply, ``state`` so far. prompt: its token ids; ends: token ids that end a reply. constraint: what
+    holds it to its form."""
 
-    def __init__(self, row: Row, prompt: Sequence[int], tokenizer: Any, ends: Collection[int]) -> None:
+    def __init__(
+        self,
+        row: Row,
+        prompt: Sequence[int],
+        tokenizer: Any,
+        ends: Collection[int],
+        constraint: Constraint | None = None,
+    ) -> None:
         self.state = RowState(prompt_tokens=len(prompt))
         self.tokens: list[int] = []
         self._row, self._ends = row, frozenset(ends)
         self._tokenizer = tokenizer
-        self._sampler = Sampler(row.sampling, prompt, ends)
+        self._constraint = constraint
+        self._sampler = Sampler(row.sampling, prompt, ends, constraint)
         self._text = IncrementalDetokenizer(tokenizer)
 
     def sample(self, logits: Tensor, now_s: float) -> None:
@@ -116,13 +134,13 @@ class Generation:
             self.state.finish = "error"
 
     def _sample(self, logits: Tensor, now_s: float) -> None:
-        state, sampling = self.state, self._row.sampling
+        state, sampling, constraint = self.state, self._row.sampling, self._constraint
         token = self._sampler.pick(logits)
         state.seconds = now_s
         if state.first_token_s is None:
             state.first_token_s = now_s
         finish = ""
-        if token in self._ends and not sampling.ignore_eos:
+        if token in self._ends and (constraint is not None or not sampling.ignore_eos):
             finish = "stop"
         else:
             self.tokens.append(token)
@@ -132,7 +150,9 @@ class Generation:
             if self._row.logprobs is not None:
                 state.logprobs = (*state.logprobs, self._logprob(logits, token, self._row.logprobs))
             if state.completion_tokens >= sampling.max_tokens:
-                finish = "length"
+                finish = "length" if constraint is None else "stop"  # which keeps room for the document's end
+            elif constraint is not None and constraint.done:
+                finish = "stop"
         text = self._text.whole() if finish else self._text.text
         cut = min((at for stop in sampling.stop if (at := text.find(stop)) >= 0), default=-1)
         if cut >= 0:

@@ -442,6 +442,7 @@ def _side_words(side: Seen) -> str:
         f"SHA-256 {str(said.get('adapter_sha256'))[:16]}" if said.get("adapter_sha256") else "",
         f"{said.get('shots')} answered examples in every prompt" if said.get("shots") else "",
         f"passages of {said.get('documents')}" if said.get("documents") else "",
+        f"held to {str(said.get('format'))[:200]}" if said.get("format") else "",
         f"trained in {seconds(said.get('training_s'))}" if said.get("training_s") else "",
         shown.draws_words(said),
         f"intervals over {said['interval_over']}" if said.get("interval_over") else "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +12,8 @@ from playground.chat.batching import Chat, Written
 from playground.data.example import Message
 from playground.engine.request import SEED_MAX, Sampling, TokenLogprob, stamp_hash
 from playground.errors import InputError
+from playground.evaluation.checks import SCHEMA
+from playground.evaluation.form import REGEX, compact, grammar
 
 T = TypeVar("T", int, float, bool)
 JsonObject = dict[str, Any]
@@ -22,10 +25,7 @@ _UNSERVED: dict[str, dict[str, tuple[object, ...]]] = {
     "Use repetition_penalty.": {"frequency_penalty": (0,), "presence_penalty": (0,)},
     "This server runs no tools.": {"tools": ([],), "tool_choice": ("none", "auto")},
     "This server runs no functions.": {"functions": ([],), "function_call": ("none", "auto")},
-    "Ask for the format in a message, or train it.": {
-        **{"response_format": ({"type": "text"},), "structured_outputs": ({},)},
-        **dict.fromkeys(("guided_json", "guided_regex", "guided_choice"), ()),
-    },
+    "Use response_format, guided_json, guided_regex or guided_choice.": {"guided_grammar": (), "structural_tag": ()},
     "Replies are text.": {"modalities": (["text"],), "audio": ()},
     "This server searches nothing.": {"web_search_options": ()},
     "Use top_p or top_k.": {"min_p": (0,)},
@@ -77,6 +77,7 @@ def read_chat(body: Mapping[str, Any]) -> ChatRequest:
         stop=_stop(body.get("stop")),
         min_tokens=shortest,
         ignore_eos=bool(_value(body, "ignore_eos", bool)),
+        format=_form(body),
     )
     likeliest, asked = _value(body, "top_logprobs", int) or 0, _value(body, "logprobs", bool)
     if likeliest and not asked:
@@ -92,6 +93,59 @@ def read_chat(body: Mapping[str, Any]) -> ChatRequest:
     if not isinstance(options, Mapping):
         raise FieldError("stream_options", 'stream_options is an object, such as {"include_usage": true}.')
     return ChatRequest(chat, bool(_value(body, "stream", bool)), bool(_value(options, "include_usage", bool)))
+
+
+def _form(body: Mapping[str, Any]) -> str:
+    """What the reply is held to, by OpenAI's ``response_format`` or vLLM's fields; one may be named. "" = free."""
+    found: dict[str, str] = {}
+    asked = body.get("response_format") or {"type": "text"}
+    kind = asked.get("type") if isinstance(asked, Mapping) else None
+    if kind == "json_object":
+        found["response_format"] = _schema("response_format", {"type": "object"})
+    elif kind == "json_schema":
+        named = asked.get("json_schema")
+        where = "response_format.json_schema.schema"
+        found["response_format"] = _schema(where, named.get("schema") if isinstance(named, Mapping) else None)
+    elif kind != "text":
+        said = f"response_format is {asked!r:.60}. It takes an object of the type text, json_object or json_schema."
+        raise FieldError("response_format", said)
+    held = body.get("structured_outputs") or {}
+    if not isinstance(held, Mapping):
+        raise FieldError("structured_outputs", 'structured_outputs is an object, such as {"regex": "yes|no"}.')
+    fields = {f"guided_{name}": body.get(f"guided_{name}") for name in ("json", "regex", "choice")}
+    fields |= {f"structured_outputs.{name}": value for name, value in held.items()}
+    for field, value in fields.items():
+        name = field.removeprefix("guided_").removeprefix("structured_outputs.")
+        if value is None or value is False:
+            continue
+        if name == "json":
+            found[field] = _schema(field, value)
+        elif name == "json_object":
+            found[field] = _schema(field, {"type": "object"})
+        elif name == "regex" and isinstance(value, str) and value.strip():
+            found[field] = REGEX + value
+        elif name == "choice" and isinstance(value, list) and value and all(isinstance(one, str) for one in value):
+            found[field] = REGEX + "|".join(map(re.escape, value))
+        else:
+            said = "json takes a schema, regex a pattern, choice a list of strings; nothing else is held to here."
+            raise FieldError(field, f"{field} is {value!r:.40}: {said}")
+    if len(found) > 1:
+        raise FieldError(list(found)[1], f"{' and '.join(found)} ask for a form each. A reply has one: leave one out.")
+    for field, form in found.items():
+        try:
+            grammar(form)
+        except InputError as error:
+            raise FieldError(field, str(error)) from error
+    return next(iter(found.values()), "")
+
+
+def _schema(field: str, schema: object) -> str:
+    """A JSON Schema as a form; vLLM takes its text as well."""
+    if isinstance(schema, str) and schema.lstrip().startswith("{"):
+        return SCHEMA + schema
+    if not isinstance(schema, Mapping):
+        raise FieldError(field, f"{field} is {schema!r:.40}. It takes a JSON Schema, which is an object.")
+    return SCHEMA + compact(schema)
 
 
 def _message(place: int, item: object) -> Message:

@@ -12,6 +12,7 @@ import gradio as gr
 from playground.chat.compare import Side
 from playground.engine.request import Sampling
 from playground.errors import InputError, NotFoundError, PlaygroundError
+from playground.evaluation.form import shared_form
 from playground.services import Services
 from playground.ui import html, side, words
 from playground.ui.html import card
@@ -127,7 +128,8 @@ def ask(
 
     def made(setup: Setup) -> Side:
         source = side.shots_file(services, setup.source, uploaded) if setup.shots else None
-        return Side(setup.model, setup.prompt.strip(), setup.shots, source, side.name_of(setup, known))
+        name, form = side.name_of(setup, known), setup.format
+        return Side(setup.model, setup.prompt.strip(), setup.shots, source, name, format=form)
 
     logs = [comparison.logs[letter] for letter in comparison.shown]
     asked, histories = [made(log.setup) for log in logs], [log.history() for log in logs]
@@ -193,7 +195,18 @@ def side_changed(
         view.line: side.switch_html(services, visitor, log.setup) if switched else side.line_html(services, log.setup),
         view.chat: log.messages(),
         view.source: gr.update(visible=log.setup.shots > 0),
+        view.form_text: _form_text(services, visitor, setups[letter]),
     }
+
+
+def _form_text(services: Services, visitor: Visitor, one: SideValues) -> dict[str, Any]:
+    """Shown where the form needs a text; where none is written, what the answers of the side's examples share."""
+    kind, text, file = one["form"] or "json", one["form_text"] or "", side.shots_file(services, one["source"], None)
+    if not side.needs_text(kind) or text.strip() or file is None:
+        return gr.update(visible=side.needs_text(kind))
+    there = services.data.check(file, None, visitor.owner).examples
+    name, _, shared = shared_form([each.completion for each in there]).partition(":")
+    return gr.update(visible=True, value=shared if name == kind else "")
 
 
 def rescored(services: Services, visitor: Visitor, tab: Tab, *, comparison: Comparison, check: CheckValues) -> Updates:
@@ -287,6 +300,8 @@ def opening(services: Services, visitor: Visitor, tab: Tab, *, uploaded: Path | 
             view.prompt: Initial(value=setup.prompt),
             view.shots: Initial(value=setup.shots),
             view.source: Initial(sources, visible=setup.shots > 0, value=setup.source),
+            view.form: Initial(value=""),
+            view.form_text: Initial(value="", visible=False),
             view.greyed: slot(greyed),
         }
     return drawn
@@ -309,7 +324,7 @@ def set_up_story(services: Services, visitor: Visitor, tab: Tab, *, comparison: 
     for letter, setup in both.items():
         view = tab.sides[letter]
         updates |= {view.column: gr.update(visible=True), view.model: setup.model}
-        updates |= {view.prompt: setup.prompt, view.shots: setup.shots}
+        updates |= {view.prompt: setup.prompt, view.shots: setup.shots, view.form: ""}
     return updates
 
 
@@ -345,6 +360,7 @@ def use_as_side(
         view.model: gr.update(choices=choices, value=now["B"].model),
         view.prompt: "",
         view.shots: 0,
+        view.form: "",
     }
 
 

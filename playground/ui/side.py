@@ -26,22 +26,24 @@ _board, _divider, _reply = (html.piece("chat", name) for name in ("board", "divi
 _stamp, greyed_html = html.piece("chat", "stamp"), html.piece("chat", "greyed")
 UPLOAD = "upload"
 MAX_SHOTS = 8
+FORMS = [("Free", ""), ("JSON", "json"), ("A JSON schema", "json-schema"), ("A pattern", "regex")]
 
 
 @dataclass(frozen=True)
 class Setup:
     """What makes a side: any change begins a new conversation and a new score. source: where the few-shot examples
-    come from: a shipped set's id, or ``upload``."""
+    come from: a shipped set's id, or ``upload``. format: what replies are held to, as in ``Side``."""
 
     model: str = "base"
     prompt: str = ""
     shots: int = 0
     source: str = ""
+    format: str = ""
 
     @property
-    def effective(self) -> tuple[str, str, int, str]:
+    def effective(self) -> Setup:
         """Only what reaches the model: the source does not matter while no shots are taken."""
-        return (self.model, self.prompt.strip(), self.shots, self.source if self.shots else "")
+        return replace(self, prompt=self.prompt.strip(), source=self.source if self.shots else "")
 
 
 class SideValues(TypedDict):
@@ -49,6 +51,8 @@ class SideValues(TypedDict):
     prompt: str
     shots: float
     source: str
+    form: str
+    form_text: str
 
 
 def chat_pane(label: str, *, height: int, placeholder: str) -> gr.Chatbot:
@@ -79,9 +83,15 @@ class SideView:
                 label = "Answered examples shown at every call"
                 self.shots = gr.Slider(0, MAX_SHOTS, value=0, step=1, label=label, buttons=[], **closed)
                 self.source = Dropdown([], label="Taken from", visible=False, filterable=False, **closed)
+                hint = "Forces a form without any training; it brings no content."
+                forms: dict[str, Any] = {"value": "", "label": "Form of the replies", "info": hint}
+                self.form = Dropdown(FORMS, filterable=False, **forms, **closed)
+                size = {"lines": 3, "max_lines": 10, "max_length": 20_000, "visible": False}
+                self.form_text = gr.Textbox(label="Its JSON schema, or its pattern", **size, **closed)
                 self.greyed = gr.HTML("", visible=False, elem_classes="greyed")
                 self.remove = gr.Button("Remove this side", size="sm", elem_classes="plain", **closed)
         self.setup = {"model": self.model, "prompt": self.prompt, "shots": self.shots, "source": self.source}
+        self.setup |= {"form": self.form, "form_text": self.form_text}
 
 
 def read_setups(services: Services, visitor: Visitor, sides: Mapping[str, SideValues]) -> dict[str, Setup]:
@@ -89,7 +99,8 @@ def read_setups(services: Services, visitor: Visitor, sides: Mapping[str, SideVa
 
     def read(one: SideValues) -> Setup:
         model = services.adapters.became(str(one["model"] or "base"), visitor.owner)
-        return Setup(model, str(one["prompt"] or ""), int(one["shots"] or 0), str(one["source"] or ""))
+        form = check_of(kind, str(one["form_text"] or "")) if (kind := str(one["form"] or "")) else ""
+        return Setup(model, str(one["prompt"] or ""), int(one["shots"] or 0), str(one["source"] or ""), form)
 
     return {letter: read(one) for letter, one in sides.items()}
 
@@ -149,7 +160,8 @@ def name_of(setup: Setup, known: dict[str, str]) -> str:
     """``Base + prompt``, ``hospital_reports``, ``Base + 3 shots``."""
     name = "Base" if setup.model == "base" else known.get(setup.model, "an adapter that is gone")
     name += " + prompt" if setup.prompt.strip() else ""
-    return name + (f" + {html.plural(setup.shots, 'shot')}" if setup.shots else "")
+    name += f" + {html.plural(setup.shots, 'shot')}" if setup.shots else ""
+    return f"{name} + form" if setup.format else name
 
 
 def line_html(services: Services, setup: Setup) -> str:
@@ -158,7 +170,8 @@ def line_html(services: Services, setup: Setup) -> str:
     if prompt:  # words until the base is there to count tokens
         tokens = f"{services.compare.prompt_tokens(prompt)} tokens" if ready(services).yes else ""
         line = f"System prompt, {tokens or f'{len(prompt.split())} words'}"
-    return html.note(f"{line}, {html.plural(setup.shots, 'answered example')}" if setup.shots else line)
+    line += f", {html.plural(setup.shots, 'answered example')}" if setup.shots else ""
+    return html.note(f"{line}, held to {setup.format:.60}" if setup.format else line)
 
 
 def switch_html(services: Services, visitor: Visitor, setup: Setup) -> str:

@@ -205,7 +205,7 @@ def wire(
         wired(services, tab, events, verdict_form.refresh, outputs, where=where)
 
     def line_up(events: Events) -> None:
-        refresh(listen(services, tab, events, verdict_form.lined_up, [tab.sides, tab.offered]).then)
+        refresh(listen(services, tab, events, verdict_form.lined_up, [tab.sides, tab.offered], uploaded=uploaded).then)
 
     def follow(event: Event) -> Dependency:
         fitted = on(event, verdict_form.source_chosen, fits, where=where)

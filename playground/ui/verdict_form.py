@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from playground.evaluation.comparison import Changes, Questions
 from playground.evaluation.cost import Prices, prices_from_json
 from playground.evaluation.criterion import judges_in, parse_criteria, samples, suggested
 from playground.evaluation.decision import Terms, power_words
+from playground.evaluation.form import MOST_READ, shared_form
 from playground.evaluation.inferred_checks import inferred
 from playground.models.adapters import AdapterRow
 from playground.services import Services
@@ -189,11 +191,29 @@ def _key_of(one: Side) -> str:
     """Which of the ready-made sides this is."""
     if one.model != "base":
         return "tuned+documents" if one.docs else "tuned"
-    return "documents" if one.docs else SHOTS if one.shots else "prompt" if one.system_prompt else "base"
+    if one.docs or one.shots:
+        return "documents" if one.docs else SHOTS
+    return "form" if one.format else "prompt" if one.system_prompt else "base"
+
+
+def _share_form(services: Services, visitor: Visitor, source: str | None, uploaded: Path | None, kept: Kept) -> bool:
+    """Whether the answers of these examples have a form that a side can be held to."""
+    shipped = shipped_set(services, source)
+    file = shipped.heldout if shipped is not None else {UPLOAD: uploaded, FILE: kept.dropped}.get(source or "")
+    with contextlib.suppress(PlaygroundError):  # shown where the examples are chosen
+        found = services.data.check(file, None, visitor.owner).examples if file is not None else ()
+        return bool(shared_form([one.completion for one in found[:MOST_READ]]))
+    return False
 
 
 def line_up(
-    services: Services, visitor: Visitor, line: LineUpValues, kept: Kept, source: str | None, shots: Path = _ANYWHERE
+    services: Services,
+    visitor: Visitor,
+    line: LineUpValues,
+    kept: Kept,
+    source: str | None,
+    uploaded: Path | None,
+    shots: Path = _ANYWHERE,
 ) -> dict[str, Side]:
     """Every side that can be chosen, by its key: those that came from Compare first. source: a shipped set brings its
     documents, unless the person has dropped their own."""
@@ -201,7 +221,8 @@ def line_up(
     shipped = shipped_set(services, source)
     docs = kept.docs or (shipped.documents if shipped is not None else None)
     adapter = line["adapter"] if line["adapter"] in known else ""
-    made = services.verdicts.line_up(shots, adapter, line["prompt"] or "", docs, visitor.owner)
+    form = _share_form(services, visitor, source, uploaded, kept)
+    made = services.verdicts.line_up(shots, adapter, line["prompt"] or "", docs, visitor.owner, form)
     carried = {f"{CARRIED}{place}": one for place, one in enumerate(kept.carried)}
     taken = {one.label for one in carried.values()}
     named = [replace(one, name=f"{one.label}, ready-made") if one.label in taken else one for one in made]
@@ -232,7 +253,7 @@ def first(
     updates: Updates = {
         tab.source: Initial(choices, value=source),
         tab.adapter: Initial(models, value=adapter),
-        **lined_up(services, visitor, tab, source=source, kept=where["kept"], line=line),
+        **lined_up(services, visitor, tab, source=source, kept=where["kept"], uploaded=where["uploaded"], line=line),
     }
     return updates | source_chosen(services, visitor, tab, where={**where, "source": source}, prompt=before)
 
@@ -289,13 +310,20 @@ def source_chosen(
 
 
 def lined_up(
-    services: Services, visitor: Visitor, tab: VerdictTab, *, source: str | None, kept: Kept, line: LineUpValues
+    services: Services,
+    visitor: Visitor,
+    tab: VerdictTab,
+    *,
+    source: str | None,
+    kept: Kept,
+    uploaded: Path | None,
+    line: LineUpValues,
 ) -> Updates:
     """The sides that can be chosen now: what is new is chosen (the adapter with documents only where these are the
     person's own), what was taken away stays so. Where they are the same as before, nothing is drawn, since a person may
     be choosing just now."""
     try:
-        sides = line_up(services, visitor, line, kept, source)
+        sides = line_up(services, visitor, line, kept, source, uploaded)
     except PlaygroundError:  # shown when they are measured
         return {}
     offered, chosen = line["offered"] or {}, line["chosen"] or ()
@@ -409,7 +437,7 @@ def start(
     asked, prices = questions(situation)
     stated = terms_of(terms)
     found = examples(services, visitor, where)
-    sides = line_up(services, visitor, line, where["kept"], where["source"], found.shots)
+    sides = line_up(services, visitor, line, where["kept"], where["source"], where["uploaded"], found.shots)
     chosen = [str(key) for key in line["chosen"] or ()]
     if any(key.startswith(("tuned", CARRIED)) and key not in sides for key in chosen):
         raise InputError(words.VERDICT_GONE)
@@ -472,7 +500,7 @@ def carry(
         name = side.name_of(setup, known)
         name = f"{name} ({letter})" if name in [one.label for one in made] else name
         # a model that is gone stays, so that the request refuses it: the base is not measured under its name
-        made.append(Side(setup.model, setup.prompt.strip(), setup.shots, file, name))
+        made.append(Side(setup.model, setup.prompt.strip(), setup.shots, file, name, format=setup.format))
     kept = replace(kept, carried=tuple(made))
     first = read[comparison.shown[0]].source if comparison.shown else ""
     from_there = UPLOAD if first == side.UPLOAD else SET + first
@@ -480,7 +508,7 @@ def carry(
     chosen = from_there if from_there in [value for _, value in choices] else source
     there: Updates = {tabs: gr.update(selected="verdict")}
     try:
-        offered = line_up(services, visitor, line, kept, chosen)
+        offered = line_up(services, visitor, line, kept, chosen, uploaded)
     except PlaygroundError:  # shown when they are measured
         return there
     return {

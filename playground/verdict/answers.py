@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from playground.chat.batching import Asked, Batches, Written
-from playground.chat.compare import Side, Turn, conversation, passages_for
+from playground.chat.compare import Side, Turn, conversation, form_like, passages_for
 from playground.data.example import Example, Message
 from playground.data.render import encode, render_prompt
 from playground.data.retrieval import Documents
@@ -20,6 +20,7 @@ from playground.errors import InputError, OutOfMemoryError, PlaygroundError
 from playground.evaluation.criterion import judges_in
 from playground.evaluation.forgetting import REFUSALS_REPLY_TOKENS as REPLY_TOKENS
 from playground.evaluation.forgetting import Forgetting, questions, refusals
+from playground.evaluation.form import REFERENCES
 from playground.evaluation.verdict import TIMED, Answered
 from playground.jobs import Job
 from playground.library.card import AdapterCard
@@ -121,6 +122,16 @@ class Answering:
             self._read(side, request)
         return rows * len(request.sides) * request.replies_each
 
+    def formed(self, request: VerdictRequest) -> VerdictRequest:
+        """The request with the form written out where a side takes that of the references: of rows that are not judged
+        by, where there are such. Raises InputError, NotFoundError."""
+
+        def form(side: Side) -> str:
+            return form_like([one.completion for one in self._read(side, request)[0] or self.examples(request)])
+
+        like = [replace(one, format=form(one)) if one.format == REFERENCES else one for one in request.sides]
+        return replace(request, sides=tuple(like))
+
     def prepare(self, request: VerdictRequest, examples: Sequence[Example] | None = None) -> list[Item]:
         """The items of these examples (None = the request's), side by side. Raises InputError, NotFoundError."""
         examples = self.examples(request) if examples is None else examples
@@ -183,7 +194,7 @@ class Answering:
         """Side -> its replies to questions that no documents answer, in their order."""
         request = asking.request
         sides = tuple(side for side in request.sides if side.docs is not None and side.label not in asking.failed)
-        sides = tuple(side for side in sides if side.draw <= 1)
+        sides = tuple(side for side in sides if side.draw <= 1 and not side.format)  # a form leaves no way to refuse
         if not sides:
             return {}
         rows = [((Message("user", text), Message("assistant", "")), row) for row, text in enumerate(questions(), 1)]
@@ -252,7 +263,8 @@ class Answering:
         written: list[Written] = []
         known: set[int] | None = None
         items = [item for item, _ in chunk]
-        asked = [Asked(item.card, item.prompt, sampling) for item, sampling in chunk]
+        held = [replace(sampling, format=item.side.format) for item, sampling in chunk]
+        asked = [Asked(item.card, item.prompt, drawn) for item, drawn in zip(items, held, strict=True)]
         for written in self.batches.run(asked, asking.session, "measure", apart=apart):
             waiting = next((one.waiting for one in written if one.waiting), "")
             ended = {place for place, one in enumerate(written) if one.done}
@@ -279,7 +291,7 @@ class Answering:
         """(answered examples that shots come from, documents). A file that is judged by gives its other rows; one that
         is not, its training part. Raises InputError, NotFoundError."""
         documents = self._data.documents(side.docs, request.owner) if side.docs is not None else None
-        if not side.shots:
+        if not side.shots and side.format != REFERENCES:
             return [], documents
         source = Path(side.shots_from or request.examples or request.file)
         same = source.resolve() == request.file.resolve()

@@ -358,7 +358,7 @@ def undertrained(run: Mapping[str, Any]) -> str:
     return "; ".join(reasons)
 
 
-DESCRIBED = ("model", "adapter_sha256", "shots", "documents", "prompt")
+DESCRIBED = ("model", "adapter_sha256", "shots", "documents", "prompt", "format")
 """What a side is, beside its name and kind."""
 
 
@@ -371,12 +371,12 @@ def _checks(request: VerdictRequest, known: Sequence[str]) -> list[Check]:
 
 def _facts_of(side: Side, card: AdapterCard | None) -> SideFacts:
     docs = side.docs.name if side.docs else None
-    described = (side.model, card.sha256 if card else None, side.shots, docs, side.system_prompt)
+    described = (side.model, card.sha256 if card else None, side.shots, docs, side.system_prompt, side.format)
     kind: Rung = "documents" if side.docs else "few-shot" if side.shots else "base"
     if side.model != "base":
         kind = "fine-tune+documents" if side.docs else "fine-tune"
-    elif kind == "base" and side.system_prompt.strip():
-        kind = "prompt"
+    elif kind == "base" and (side.format or side.system_prompt.strip()):
+        kind = "constraint" if side.format else "prompt"
     training_s, about = float(_run(card).get("seconds") or 0.0), dict(zip(DESCRIBED, described, strict=True))
     rows = (card.rows or None) if card is not None else None
     return SideFacts(side.label, kind, training_s, about, rows_trained=rows)

@@ -18,6 +18,7 @@ from playground.evaluation.checks import parse_checks
 from playground.evaluation.comparison import Questions
 from playground.evaluation.cost import Prices
 from playground.evaluation.criterion import judges_in
+from playground.evaluation.form import REFERENCES
 from playground.jobs import Job, Jobs, sentence
 from playground.models.adapters import AdapterService
 from playground.models.bases import BaseService
@@ -190,12 +191,18 @@ class VerdictService:
         Raises InputError that says what is missing, NotFoundError."""
         return self.judges.trusted(self.files, judge, owner, file)
 
-    def line_up(self, file: Path, adapter: str, prompt: str, docs: Path | None, owner: str = LOCAL) -> tuple[Side, ...]:
-        """The ready-made sides. file: where shots come from. adapter: "" = none. docs: None = none with documents."""
+    def line_up(
+        self, file: Path, adapter: str, prompt: str, docs: Path | None, owner: str = LOCAL, form: bool = False
+    ) -> tuple[Side, ...]:
+        """The ready-made sides. file: where shots come from. adapter: "" = none. docs: None = none with documents.
+        form: whether one is held to the form of the references."""
         prompt = prompt.strip()
         sides = [Side("base", name="Base")]
         if prompt:
             sides.append(Side("base", prompt, name="Base + prompt"))
+        if form:
+            name = "Base + prompt + form" if prompt else "Base + form"
+            sides.append(Side("base", prompt, shots_from=file, name=name, format=REFERENCES))
         sides.append(Side("base", prompt, SHOTS, file, f"Base + {SHOTS} shots"))
         if docs is not None:
             sides.append(Side("base", prompt, name="Base + documents", docs=docs))
@@ -215,6 +222,7 @@ class VerdictService:
         if not request.max_tokens:
             request = replace(request, max_tokens=self._answering.reply_limit(request))
         parse_checks(request.checks, files=not self._settings.shared)
+        request = self._answering.formed(request)
         work, asked = self._before(request)
         replies = self._answering.replies(asked, {row for row, _ in work.answers})
         self._records.criterion(request)  # before hours of measuring, not after

@@ -54,6 +54,22 @@ def test_smaller_ways_of_saying_it():
     assert (chat.sampling.stop, chat.sampling.top_k, chat.logprobs, chat.sampling.max_tokens) == (("x",), 0, 0, 600)
 
 
+ID = {"type": "object", "properties": {"id": {"type": "integer"}}}
+HELD = 'json-schema:{"type":"object","properties":{"id":{"type":"integer"}}}'
+
+
+def test_a_form_is_asked_as_openai_or_vllm_names_it():
+    named = {"type": "json_schema", "json_schema": {"name": "order", "strict": True, "schema": ID}}
+    for changes in ({"response_format": named}, {"guided_json": ID}, {"structured_outputs": {"json": ID}}):
+        assert read_chat(HELLO | changes).chat.sampling.format == HELD
+    assert read_chat(HELLO | {"guided_json": json.dumps(ID)}).chat.sampling.format == f"json-schema:{json.dumps(ID)}"
+    assert read_chat(HELLO | {"guided_regex": r"\d+"}).chat.sampling.format == r"regex:\d+"
+    assert read_chat(HELLO | {"guided_choice": ["yes", "a.b"]}).chat.sampling.format == r"regex:yes|a\.b"
+    whole = read_chat(HELLO | {"response_format": {"type": "json_object"}}).chat.sampling.format
+    assert whole == 'json-schema:{"type":"object"}'
+    assert read_chat(HELLO | {"structured_outputs": {}, "guided_json": None}).chat.sampling.format == ""
+
+
 WRONG = [json.loads(line) for line in Path(__file__).with_name("wrong_fields.jsonl").read_text("utf-8").splitlines()]
 WRONG.append({"changes": {"temperature": 10**400}, "param": None, "says": "from 0"})
 

@@ -72,6 +72,20 @@ def test_four_models_asked_at_once_answer_as_when_asked_alone(served):
     assert served.services.manager.leases() == []
 
 
+def test_a_reply_is_held_to_a_form_whole_and_streamed(served):
+    schema = {"type": "object", "properties": {"late": {"type": "boolean"}}, "required": ["late"]}
+    named = {"type": "json_schema", "json_schema": {"name": "mail", "schema": schema}}
+    whole = ask(served, response_format=named, temperature=0.9, seed=3)
+    assert isinstance(json.loads(text_of(whole))["late"], bool)
+    assert whole.choices[0].finish_reason == "stop"
+    chunks = ask(served, response_format=named, temperature=0.9, seed=3, stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == text_of(whole)
+    assert text_of(ask(served, extra_body={"guided_choice": ["yes", "no"]})) in ("yes", "no")
+    with pytest.raises(openai.BadRequestError, match="The shortest reply of the form") as refused:
+        ask(served, extra_body={"guided_regex": "a{600}b"}, max_tokens=2)
+    assert refused.value.type == "invalid_request_error"
+
+
 def test_several_replies_take_the_seeds_that_follow_and_keep_their_place(served):
     options = {"n": 3, "seed": 20, "temperature": 1}
     several, alone = ask(served, **options), ask(served, seed=21, temperature=1)

@@ -103,6 +103,18 @@ def test_sides_from_the_command_line(tmp_path):
         refused("", parse_side, wrong)
 
 
+def test_a_side_is_held_to_a_form_and_its_pattern_may_hold_commas(tmp_path):
+    schema = tmp_path / "order.json"
+    schema.write_text('{"type": "object", "required": ["id"]}')
+    side = parse_side(f"model=base,format=json-schema:{schema},name=Held")
+    assert (side.format, side.label) == ('json-schema:{"type":"object","required":["id"]}', "Held")
+    assert parse_side("model=base,format=regex:a{2,3}, b,shots=0").format == "regex:a{2,3}, b"
+    assert parse_side("model=base,format=json").label == "base + form"
+    assert parse_side("model=base,format=references", schema).shots_from == schema
+    for wrong in ("xml", "json-schema:/nowhere.json", "regex:(?=a)b", "references"):
+        refused("", parse_side, f"model=base,format={wrong}")
+
+
 HELLO = (Message("user", "Hello"),)
 
 

@@ -47,6 +47,14 @@ def test_the_same_text_comes_again_of_a_whole_model_and_in_another_process_too(s
     assert build_services(services.settings).replay.again(read_saved(alone)[0])["same"] is True
 
 
+def test_a_form_is_in_the_stamp_and_the_reply_comes_again(services, mine):
+    side = Side(mine, format='json-schema:{"type": "object", "required": ["id"]}')
+    (reply,) = all_replies(services.compare, [side], ["Hello"], DRAWN)
+    assert json.loads(reply["text"]).keys() >= {"id"}
+    assert reply["stamp"]["sampling"]["format"] == side.format
+    assert services.replay.again(read_saved(reply)[0])["same"] is True
+
+
 def test_a_changed_text_is_told_where_and_another_device_or_type_is_said(services):
     (reply,) = asked(services, "base")
     text = reply["text"]

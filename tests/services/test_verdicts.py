@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from playground.chat.compare import Side
+from playground.chat.compare import Side, parse_side
 from playground.data.example import Message
 from playground.data.retrieval import with_passages
 from playground.data.split import hashes_of
@@ -73,6 +73,27 @@ def test_timing_ends_with_its_time_and_the_same_count_for_all_sides(services, as
     view = last(services.verdicts.run(replace(asked, losses=False)))
     timed = [row for row in services.verdicts.rows(view.id) if row["seconds"] is not None]
     assert [(row["example"], row["side"]) for row in timed] == [(2, "Base"), (2, "Base + prompt")]
+
+
+def test_a_side_that_is_held_to_a_form_stands_on_its_rung_and_the_form_of_the_references_is_written_down(
+    services, tmp_path
+):
+    file = tmp_path / "mails.jsonl"
+    mails = ({"prompt": f"Mail {n}", "completion": json.dumps({"id": n, "late": n % 2 > 0})} for n in range(12))
+    file.write_text("\n".join(map(json.dumps, mails)))
+    sides = tuple(parse_side(f"model=base{more}", file) for more in ("", ",format=references", ",format=json,shots=1"))
+    sides += (Side("base", "Write a novel.", name="tight", format="regex:.{200}"),)
+    request = VerdictRequest(file, sides, ("json",), limit=6, max_tokens=24, forgetting=False, losses=False)
+    view = last(services.verdicts.run(request))
+    assert view.state == "DONE", view.error
+    kinds = {side["side"]: side["kind"] for side in view.record["sides"]}
+    assert kinds == {"base": "base", "base + form": "constraint", "base + 1 shots + form": "few-shot"}
+    assert "Let replies have at least" in view.record["failed"]["tight"]
+    schema = json.loads(view.record["sides"][1]["format"].removeprefix("json-schema:"))
+    assert schema["properties"] == {"id": {"type": "integer"}, "late": {"type": "boolean"}}
+    assert [side["metrics"]["json"]["value"] for side in view.record["sides"]][1:] == [1.0, 1.0]
+    assert [side["metrics"]["cut_off"]["value"] for side in view.record["sides"]][1:] == [0.0, 0.0]
+    assert "held to json-schema:" in services.verdicts.files.write(view.id, "html", tmp_path).read_text()
 
 
 def test_shots_are_other_rows_and_documents_are_read(services, asked, tmp_path):
@@ -179,6 +200,8 @@ def test_a_request_crosses_to_another_process_whole(asked):
 def test_the_ready_made_sides(services, rows_file):
     sides = services.verdicts.line_up(rows_file, "", "Be glad.", None)
     assert [side.label for side in sides] == ["Base", "Base + prompt", "Base + 4 shots"]
+    held = services.verdicts.line_up(rows_file, "", "Be glad.", None, form=True)[2]
+    assert (held.label, held.format, held.shots_from) == ("Base + prompt + form", "references", rows_file)
 
 
 A, B = Side("base", name="A"), Side("base", "Be brief.", name="B")

@@ -46,11 +46,11 @@ def request_(rows_file):
 
 def test_replies_are_those_of_this_process(lent, gpu, make_lora):
     adapter = lent.adapters.import_file(make_lora(5)).id
-    sides = [Side("base"), Side(adapter)]
-    forked = last(lent.compare.ask(sides, [[], []], "Hello", SHORT))
-    assert [reply.error for reply in forked] == ["", ""]
+    sides = [Side("base"), Side(adapter), Side(adapter, name="held to a form", format="json")]
+    here = last(build_services(lent.settings).compare.ask(sides, [[], [], []], "Hello", SHORT))
+    forked = last(lent.compare.ask(sides, [[], [], []], "Hello", SHORT))
+    assert [reply.error for reply in forked] == ["", "", ""]
     assert len(gpu.pids) == 1, "one fork for the whole batch"
-    here = last(build_services(lent.settings).compare.ask(sides, [[], []], "Hello", SHORT))
     assert [reply.text for reply in forked] == [reply.text for reply in here]
     assert forked[0].text != forked[1].text
     assert gpu.durations == [30], "asked for: a start, and eight tokens"

@@ -30,8 +30,8 @@ TABLE = Path(__file__).with_name("handlers.jsonl").read_text("utf-8").splitlines
 
 
 def sides(model: str = "base", source: str = "", shots: int = 0) -> dict[str, Any]:
-    plain = {"model": "base", "prompt": "", "shots": 0, "source": ""}
-    return dict.fromkeys("ABCDEF", plain) | {"A": {"model": model, "prompt": "", "shots": shots, "source": source}}
+    plain = {"model": "base", "prompt": "", "shots": 0, "source": "", "form": "", "form_text": ""}
+    return dict.fromkeys("ABCDEF", plain) | {"A": plain | {"model": model, "shots": shots, "source": source}}
 
 
 def words(s: Services, h: Belongings, p: WholePage) -> dict[str, Any]:

@@ -242,10 +242,11 @@ class FakeVerdicts:
         return self.show(id, owner)
 
     def line_up(
-        self, file: Path, adapter: str, prompt: str, docs: Path | None, owner: str = "local"
+        self, file: Path, adapter: str, prompt: str, docs: Path | None, owner: str = "local", form: bool = False
     ) -> tuple[Side, ...]:
         sides = [Side("base", name="Base")]
         sides += [Side("base", prompt, name="Base + prompt")] if prompt else []
+        sides += [Side("base", prompt, shots_from=file, name="Base + form", format="references")] if form else []
         sides += [Side("base", prompt, 4, file, "Base + 4 shots")]
         sides += [Side("base", prompt, name="Base + documents", docs=docs)] if docs else []
         return (*sides, *([Side(adapter, name=adapter)] if adapter else []))

@@ -1,5 +1,6 @@
 """The Compare tab's handlers, called as plain functions."""
 
+import re
 from typing import Any
 
 import gradio as gr
@@ -16,15 +17,21 @@ from playground.ui.wiring import Updates
 from tests.refused import refused
 from tests.ui.conftest import says
 from tests.ui.fakes import EVIL, card, row
+from tests.ui.test_verdict import examples
 
 SAMPLING: Any = {"temperature": 0.0, "top_p": 1.0, "max_tokens": 128, "seed": 7}
 SCORED: Any = {"check": {"kind": "ends-with", "text": "Dr. Sharma"}}
 
 
 def sides(**said: tuple[Any, ...]) -> dict[str, Any]:
-    """What the sides' widgets say, by letter: model, prompt, shots; those that are not named are the bare base."""
-    names = ("model", "prompt", "shots", "source")
-    return {letter: dict(zip(names, (*said.get(letter, ("base", "", 0)), ""), strict=True)) for letter in words.LETTERS}
+    """What the sides' widgets say, by letter: model, prompt, shots, form and its text; those that are not named are the
+    bare base."""
+    names, bare = ("model", "prompt", "shots", "form", "form_text"), ("base", "", 0, "", "")
+
+    def values(*told: Any) -> dict[str, Any]:
+        return dict(zip(names, (*told, *bare[len(told) :]), strict=True)) | {"source": ""}
+
+    return {letter: values(*said.get(letter, ())) for letter in words.LETTERS}
 
 
 TOLD_AND_TRAINED = sides(A=("base", "Be careful", 0), B=("hospital_reports", "", 0))
@@ -60,6 +67,20 @@ def test_both_sides_answer_and_are_scored(services, tab, ask):
     assert [one.model for one in asked] == ["base", "hospital_reports"]
     assert (asked[0].system_prompt, histories) == ("Be careful", [[], []])
     assert (question, sampling.seed, owner, session) == ("Male, 54.", 7, "local", "tab-1")
+
+
+def test_a_side_is_held_to_its_form_and_a_broken_one_is_said(services, tab, ask, call):
+    ask(Comparison(), "One", sides(A=("base", "", 0, "regex", r"\d+"), B=("base", "", 0, "json")))
+    held = services.compare.asked[0][0]
+    assert [(one.format, one.label) for one in held] == [(r"regex:\d+", "Base + form"), ("json", "Base + form")]
+    with pytest.raises(InputError, match="regular expression"):
+        ask(Comparison(), "One", sides(A=("base", "", 0, "regex", "(")))
+    services.data.checked = answers = examples(12)
+    said = sides(A=("base", "", 0, "regex"))
+    said["A"]["source"] = services.data.sets()[0].id
+    changed = call(asking.side_changed, tab, letter="A", switched=False, comparison=Comparison(), setups=said, **SCORED)
+    pattern = changed[tab.sides["A"].form_text]["value"]
+    assert all(re.fullmatch(pattern, one.completion, re.DOTALL) for one in answers.examples)
 
 
 def test_a_pane_says_where_in_line_it_waits_and_the_next_turn_sends_the_first(services, tab, ask, once):
@@ -168,6 +189,12 @@ def test_a_side_that_learned_becomes_its_adapter_when_the_run_ends(services, me)
     assert ended[-1] == (f"hospital_reports · LoRA r8, {words.TRAINED}", "live-r1")
     assert gone[-1] == (f"gone, {words.GONE}", "gone")
     assert base == ended[:-1] == gone[:-1]
-    plain: side.SideValues = {"model": "live-r1", "prompt": "", "shots": 0, "source": ""}
+    plain: side.SideValues = {
+        **{"model": "live-r1", "prompt": "", "shots": 0, "source": ""},
+        **{"form": "regex", "form_text": r"\d+"},
+    }
     asked = side.read_setups(services, me, {"A": plain, "B": {**plain, "model": "gone"}})
     assert (asked["A"].model, asked["B"].model) == ("hospital_reports", "gone")
+    assert asked["A"].format == r"regex:\d+"
+    free = side.read_setups(services, me, {"A": {**plain, "form_text": ""}})["A"]
+    assert (free.format, side.name_of(asked["A"], {}).endswith(" + form")) == ("", True)

@@ -75,7 +75,7 @@ def button(services, call, tab):
 
 
 def lined_up(call: Call, tab: VerdictTab, *, kept: Kept | None = None, source: str = "", **said: Any) -> Updates:
-    return call(verdict_form.lined_up, tab, source=source, kept=kept or Kept(), line=line(**said))
+    return call(verdict_form.lined_up, tab, source=source, kept=kept or Kept(), uploaded=None, line=line(**said))
 
 
 def test_the_page_opens_with_a_shipped_set_its_prompt_check_and_adapter(services, call, tab, button):
@@ -230,11 +230,22 @@ def test_sides_that_were_taken_away_stay_so_and_new_ones_are_chosen(services, ca
     assert "tuned" not in lined_up(call, tab, adapter="somebody_elses")[tab.sides].value
 
 
+def test_where_the_answers_share_a_form_a_side_that_is_held_to_it_is_offered(services, call, tab, start):
+    services.data.checked = examples(12)
+    assert "form" in lined_up(call, tab, source=SET)[tab.sides].value
+    start("base", "form")
+    held = services.verdicts.started[0].sides[1]
+    assert (held.format, held.system_prompt) == ("references", "Be careful.")
+    services.data.checked = examples(2)
+    assert "form" not in lined_up(call, tab, source=SET)[tab.sides].value
+
+
 @pytest.fixture
 def carry(services, call, tab):
     def carried(shown: str, **sides: tuple[Any, ...]) -> Updates:
         names, base = ("model", "prompt", "shots", "source"), ("base", "", 0, "")
-        said = {letter: dict(zip(names, sides.get(letter, base), strict=True)) for letter in words.LETTERS}
+        free: dict[str, Any] = {"form": "", "form_text": ""}
+        said = {letter: free | dict(zip(names, sides.get(letter, base), strict=True)) for letter in words.LETTERS}
         given: Any = {"kept": Kept(), "uploaded": None, "source": SET, "line": line(adapter="", prompt="")}
         given |= {"comparison": Comparison(shown=tuple(shown)), "setups": said}
         given["check"] = {"kind": "ends-with", "text": "Sharma"}
