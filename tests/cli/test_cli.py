@@ -9,11 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from playground.cli.arguments import build_parser
 from playground.cli.main import ERRORS
 from playground.runs.service import TrainRequest
 from playground.services import build_services
 from playground.settings import PROJECT_ROOT
 from playground.workspace.visitors import Home
+
+
+@pytest.mark.parametrize("verb", ["check", "train", "compare", "verdict", "bench", "race", "adapters", "runs"])
+def test_every_verb_says_what_it_takes(verb, capsys):
+    with pytest.raises(SystemExit, match=r"^0$"):
+        build_parser().parse_args([verb, "--help"])
+    assert f"playground {verb}" in capsys.readouterr().out
 
 
 def test_check(done, rows_file):
