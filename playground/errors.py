@@ -44,6 +44,10 @@ class DiskFullError(PlaygroundError):
     """The disk is full, or cannot be written for another reason; the message says how much is free."""
 
 
+class EndpointError(PlaygroundError):
+    """Another server did not answer a request; its side fails, and no other one."""
+
+
 class RunFailedError(PlaygroundError):
     """A training run failed; the message is the one sentence that says why."""
 

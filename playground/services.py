@@ -15,7 +15,9 @@ from playground.jobs import Jobs
 from playground.library.adapters import AdapterLibrary
 from playground.models.adapters import AdapterService, Residents
 from playground.models.bases import BaseService, load_engine
+from playground.models.endpoints import Endpoints
 from playground.models.exporting import Exporter, Pusher
+from playground.models.remote import Client
 from playground.runs.runner import ZeroRunner
 from playground.runs.service import DeviceService, TrainingService
 from playground.settings import Settings
@@ -62,7 +64,10 @@ class Services:
         self.exporter = Exporter(settings, manager.device, bases, adapters, quota, jobs)
         self.training = TrainingService(settings, store, manager, bases, data, library, quota, self.zero or processes)
         shipped = (lambda: [one.system_prompt for one in data.sets()]) if settings.shared else None
-        self.batches = batches = Batches(manager, bases, residents, self.zero, shipped, settings.longest_reply)
+        self.endpoints = Endpoints(settings.endpoints_file, named=settings.endpoints is not None)
+        self.client = Client()
+        beside = shipped, settings.longest_reply, self.endpoints, self.client
+        self.batches = batches = Batches(manager, bases, residents, self.zero, *beside)
         self.scoring = ScoringService(manager, bases, residents)
         self.forgetting = forgetting = ForgettingService(bases, batches, self.scoring)
         self.compare = CompareService(bases, data, adapters, residents, batches)

@@ -17,6 +17,14 @@ DEFAULT_BASE = "smollm2-135m"
 ALLOWED_HOSTS = "PLAYGROUND_ALLOWED_HOSTS"
 HOST_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*|(?=.*:.*:)[0-9a-f:.]+")
 """A name or address of a machine, in small letters, without scheme, port or brackets."""
+PASSED = (
+    *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT"),
+    *("PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "CUDA_DEVICE_ORDER", "CUDA_HOME", "HF_HOME", "HF_HUB_OFFLINE"),
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"),
+)
+"""The only variables that a child process inherits, so that no token or key reaches it."""
+OF_PIP = re.compile(r"PIP_.*|SSL_.*|.*_CA_BUNDLE|(?i:.*_proxy)")
+"""What pip takes besides: where packages come from, and through which proxy."""
 _MEBI = 1024 * 1024
 WHOLE = {
     name: f"PLAYGROUND_{name.upper()}"
@@ -35,7 +43,8 @@ class Settings:
     None = what the device has, less a reserve. shared: several people who do not know each other use this app.
     api_token: bearer token for /v1; empty = this machine only. allowed_hosts: names under which the page may be opened,
     beside those of this machine. upload_mb: largest file that is taken; None = 20 where the app is shared, else 256.
-    zero_seconds: longest single use of the device on a ZeroGPU Space.
+    zero_seconds: longest single use of the device on a ZeroGPU Space. endpoints: the TOML file of servers that may
+    answer, None = ``endpoints.toml`` in the home.
 
     Where the app is shared, for each visitor: session_disk_mb: uploads, runs, adapters, verdicts and exports together.
     session_runs: runs that wait or train at once. session_adapters: adapters kept. keep_hours: how long all of it stays
@@ -59,6 +68,7 @@ class Settings:
     session_tokens: int = 1024
     session_steps: int = 1000
     session_minutes: int = 30
+    endpoints: Path | None = None
 
     def __post_init__(self) -> None:
         given = {name.replace("_", " "): getattr(self, name) for name in ("upload_mb", *WHOLE)}
@@ -76,6 +86,7 @@ class Settings:
         if shared not in ("", "0", "1"):
             raise InputError(f"PLAYGROUND_SHARED is {shared!r}; it takes 1 (several people) or 0 (one person).")
         home = env.get("PLAYGROUND_HOME", "").strip()
+        endpoints = env.get("PLAYGROUND_ENDPOINTS", "").strip()
         limits = {name: value for name, variable in WHOLE.items() if (value := _whole(env, variable))}
         return cls(
             home=Path(home).expanduser().absolute() if home else Path.home() / ".prompt-or-tune",
@@ -85,6 +96,7 @@ class Settings:
             api_token=env.get("PLAYGROUND_API_TOKEN", ""),
             allowed_hosts=_hosts(env),
             upload_mb=_whole(env, "PLAYGROUND_UPLOAD_MB"),
+            endpoints=Path(endpoints).expanduser().absolute() if endpoints else None,
             **limits,
         )
 
@@ -113,6 +125,11 @@ class Settings:
     def exports_dir(self) -> Path:
         """Packed adapters on their way out, each in a folder with a name that cannot be guessed."""
         return self.home / "exports"
+
+    @property
+    def endpoints_file(self) -> Path | None:
+        """None where the app is shared and its environment names none."""
+        return self.endpoints or (None if self.shared else self.home / "endpoints.toml")
 
     @property
     def database(self) -> Path:

@@ -16,6 +16,8 @@ WITH_TAGS = {
     "report/safe_html.py": "writes anew the tags that it lets through",
     "evaluation/votes.py": "marks the parts of a prompt for a model",
     "ui/page.py": "a constant for the head of the page",
+    "data/render.py": "finds a model's empty thoughts",
+    "models/remote.py": "takes a model's thoughts out",
 }
 
 SECTION = "_TEMPLATES.select_template([f'{name}.html', 'section.html']).render(context, section=name)"

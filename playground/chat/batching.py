@@ -28,6 +28,8 @@ from playground.library.bases import label_of
 from playground.library.card import AdapterCard
 from playground.models.adapters import AdapterService, Residents
 from playground.models.bases import BaseService, kv_bytes_per_token, make_room
+from playground.models.endpoints import Endpoints
+from playground.models.remote import Client, Heard, Remote
 from playground.plain import plain_text
 from playground.runs.progress import ordinal
 from playground.settings import Settings
@@ -44,6 +46,8 @@ LOOK_S = 0.5
 """How often it looks, and reports how far the base is."""
 WAIT_S = 0.5
 """How often a waiting batch reports its place in the queue."""
+LISTEN_S = 0.1
+"""How often replies of other servers are looked at."""
 READ_ERRORS = (
     *(OSError, EOFError, ImportError, RuntimeError, MemoryError, ValueError, TypeError, LookupError, AttributeError),
     *(ArithmeticError, AssertionError),
@@ -53,12 +57,14 @@ READ_ERRORS = (
 
 @dataclass(frozen=True)
 class Asked:
-    """card: whose weights answer, None = the base. prompt: rendered text. logprobs: as in ``Row``."""
+    """card: whose weights answer, None = the base. prompt: rendered text. logprobs: as in ``Row``. remote: the server
+    that answers in their place."""
 
     card: AdapterCard | None
     prompt: str
     sampling: Sampling
     logprobs: int | None = None
+    remote: Remote | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,8 @@ class Batches:
 
     shipped: where the app is shared, the system prompts that come with it; then every session has a prefix cache of its
     own, but for what begins with one of these. None = one person, one cache. longest: the most tokens that a reply may
-    be asked to have, None = as many as the engine writes. together: how many rows are best asked at a time."""
+    be asked to have, None = as many as the engine writes. together: how many rows are best asked at a time.
+    endpoints: servers that may answer, None = none; client: asks them."""
 
     def __init__(
         self,
@@ -91,7 +98,10 @@ class Batches:
         decoder: Decoder | None = None,
         shipped: Callable[[], Sequence[str]] | None = None,
         longest: int | None = None,
+        endpoints: Endpoints | None = None,
+        client: Client | None = None,
     ) -> None:
+        self.endpoints, self.client = endpoints or Endpoints(), client or Client()
         self._manager, self._bases, self._residents, self._decoder = manager, bases, residents, decoder or Direct()
         self._shipped = shipped
         self.together, self.longest = self._decoder.together, longest
@@ -102,12 +112,53 @@ class Batches:
         """Yields how far each reply has come, the last time with every one done. Closing it frees the device. lane: of
         the device; ``measure`` for a batch of a long job, which takes turns with others. apart: one reply after
         another, with an empty prefix cache. An error becomes the reply's ``failure``: nothing the others wrote is lost.
-        Models that do not fit into memory together answer one after another."""
+        Models that do not fit into memory together answer one after another. Other servers answer beside them, as many
+        requests at a time as each one takes."""
+        if not asked:
+            return
+        try:
+            self.refuse_too_long(max(one.sampling.max_tokens for one in asked))
+        except InputError as error:
+            yield [Written(failure=error) for _ in asked]
+            return
+        away = {place: (one.remote, one.sampling) for place, one in enumerate(asked) if one.remote is not None}
+        here = [place for place in range(len(asked)) if place not in away]
+        own = self._here([asked[place] for place in here], session, lane, apart)
+        if not away:
+            yield from own
+            return
+        found, over = [Written() for _ in asked], False
+        sending = self.client.send(list(away.values()))
+        try:
+            with contextlib.closing(own):
+                while not over:
+                    written = next(own, None)
+                    over = written is None and sending.wait(LISTEN_S)
+                    for place, one in zip(here, written or (), strict=False):
+                        found[place] = one
+                    for place, heard in zip(away, sending.heard, strict=True):
+                        found[place] = self._heard(heard)
+                    yield list(found)
+        finally:
+            sending.close()
+
+    def _heard(self, heard: Heard) -> Written:
+        """Tokens of a server that does not count them are estimated by this base's tokenizer."""
+        state = heard.state
+        if state.finish and not heard.reported and not state.prompt_tokens:
+            tokenizer, texts = self._bases.tokenizer(), [one.content for one in heard.remote.messages]
+            state.prompt_tokens = sum(len(encode(tokenizer, text)) for text in texts)
+            state.completion_tokens = len(encode(tokenizer, state.text))
+        return Written(replace(state), stamp=heard.stamp if heard.done else None, failure=heard.failure)
+
+    def _here(
+        self, asked: Sequence[Asked], session: str, lane: str, apart: bool
+    ) -> Generator[list[Written], None, None]:
+        """``run`` of what this machine answers."""
         if not asked:
             return
         models = _by_model(asked)
         try:
-            self.refuse_too_long(max(one.sampling.max_tokens for one in asked))
             base, wanted = self._bases.spec, self._residents.wanted([one.card for one in asked])
             request = self._manager.request(lane, session, "Answering", self._needs(asked), wanted)
         except PlaygroundError as error:
@@ -141,11 +192,11 @@ class Batches:
 
     def _in_turn(
         self, asked: Sequence[Asked], models: Sequence[Sequence[int]], session: str, lane: str, apart: bool
-    ) -> Iterator[list[Written]]:
+    ) -> Generator[list[Written], None, None]:
         """Each model's rows under a lease of their own. models: the places of each one's."""
         found = [Written() for _ in asked]
         for places in models:
-            for written in self.run([asked[place] for place in places], session, lane, apart=apart):
+            for written in self._here([asked[place] for place in places], session, lane, apart):
                 for place, one in zip(places, written, strict=True):
                     found[place] = one
                 yield list(found)

@@ -21,19 +21,23 @@ from playground.evaluation.form import REFERENCES, grammar, read_form, shared_fo
 from playground.library.card import AdapterCard
 from playground.models.adapters import AdapterService, Residents
 from playground.models.bases import BaseService
+from playground.models.endpoints import PREFIX
+from playground.models.remote import Remote
 from playground.workspace.examples import DataService
 
+MODELS = "model=base, model=ADAPTER or model=endpoint:NAME"
 SHOTS_MAX = 16
 DRAWS_MAX = 20
 
 
 @dataclass(frozen=True)
 class Side:
-    """model: ``base`` or an adapter's id. system_prompt: "" = the base's own default. shots: answered examples put
-    before the question, drawn from ``shots_from`` by the seed, or the nearest to the question. docs: a text whose
-    nearest passages are put into the question. format: what its replies are held to (``evaluation.form``), "" = free;
-    ``references`` is the form of the answers in ``shots_from``. name: for a person. draws: of its shots, each a side of
-    its own in ``drawn``; draw: which of these this one is, from 1, 0 = not one of them."""
+    """model: ``base``, an adapter's id, or ``endpoint:NAME``. system_prompt: "" = the model's own default. shots:
+    answered examples put before the question, drawn from ``shots_from`` by the seed, or the nearest to the question.
+    docs: a text whose nearest passages are put into the question. format: what its replies are held to
+    (``evaluation.form``), "" = free; ``references`` is the form of the answers in ``shots_from``. name: for a person.
+    draws: of its shots, each a side of its own in ``drawn``; draw: which of these this one is, from 1, 0 = not one of
+    them."""
 
     model: str = "base"
     system_prompt: str = ""
@@ -55,8 +59,20 @@ class Side:
             raise InputError(f"A side has {self.draws} draws of its shots; it goes from 1 to {DRAWS_MAX}.")
         if self.draws > 1 and (self.nearest or not self.shots):
             raise InputError(f"Only shots drawn by the seed have {self.draws} draws: name shots=K, without nearest.")
+        if self.format and self.is_remote:
+            raise InputError("Another server is not held to a form here. Leave format= out, and check its replies.")
         if self.format not in ("", REFERENCES):
             grammar(self.format)  # raises what is wrong with it
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether another server answers."""
+        return self.model.startswith(PREFIX)
+
+    @property
+    def adapter(self) -> str:
+        """The id of its adapter, "" = it has none."""
+        return "" if self.model == "base" or self.is_remote else self.model
 
     @property
     def label(self) -> str:
@@ -88,9 +104,10 @@ class Turn:
 
 
 def parse_side(spec: str, examples: Path | None = None) -> Side:
-    """``model=base`` or ``model=ADAPTER``, then ``,prompt=FILE`` ``,shots=K`` ``,draws=K`` ``,pick=seed|nearest``
-    ``,docs=FILE`` ``,format=json|json-schema:FILE|regex:PATTERN|references`` ``,name=LABEL``; patterns may hold commas.
-    examples: where shots and the form of the references come from. Raises InputError."""
+    """``model=base``, ``model=ADAPTER`` or ``model=endpoint:NAME``, then ``,prompt=FILE`` ``,shots=K`` ``,draws=K``
+    ``,pick=seed|nearest`` ``,docs=FILE`` ``,format=json|json-schema:FILE|regex:PATTERN|references``
+    ``,name=LABEL``; patterns may hold commas. examples: where shots and the form of the references come from. Raises
+    InputError."""
     names = ("model", "prompt", "shots", "draws", "pick", "docs", "format", "name")
     values: dict[str, str] = {}
     key = ""
@@ -101,10 +118,10 @@ def parse_side(spec: str, examples: Path | None = None) -> Side:
             continue
         if not equals or key not in names or key in values:
             more = "prompt=FILE, shots=K, draws=K, pick=nearest, docs=FILE, format=json, name=LABEL, with commas"
-            raise InputError(f"{spec!r} is not a side. Write model=base or model=ADAPTER, then, if wanted, {more}.")
+            raise InputError(f"{spec!r} is not a side. Write {MODELS}, then, if wanted, {more}.")
         values[key] = value
     if "model" not in values:
-        raise InputError(f"{spec!r} names no model. Begin with model=base or model=ADAPTER.")
+        raise InputError(f"{spec!r} names no model. Begin with {MODELS}.")
     if (pick := values.get("pick", "seed")) not in ("seed", "nearest"):
         raise InputError(f"pick={pick} is not a way to pick shots. There are seed and nearest.")
     docs = Path(values["docs"]) if values.get("docs") else None
@@ -258,10 +275,13 @@ class CompareService:
         yield from self._run(asked, [Reply() for _ in questions], session, lane)
 
     def _asked(self, side: Side, history: Sequence[Turn], question: str, sampling: Sampling, owner: str) -> Asked:
-        card = None if side.model == "base" else self._adapters.get(side.model, owner)
+        card = self._adapters.get(side.adapter, owner) if side.adapter else None
+        endpoint = self._batches.endpoints.get(side.model) if side.is_remote else None
         passages = passages_for(side, question, self._data.documents(side.docs, owner) if side.docs else None)
         pool = self._pool(side, sampling.seed, owner)
         messages = conversation(side, history, question, pool, sampling.seed, passages)
+        if endpoint is not None:
+            return Asked(None, "", sampling, remote=Remote(endpoint, tuple(messages)))
         form = side.format if side.format != REFERENCES else form_like([one.completion for one in pool])
         return Asked(card, render_prompt(self._bases.tokenizer(), messages), replace(sampling, format=form))
 

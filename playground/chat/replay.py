@@ -16,6 +16,7 @@ from playground.library.card import AdapterCard, weight_files
 from playground.library.files import sha256_of
 from playground.models.adapters import AdapterService
 from playground.models.bases import BaseService
+from playground.models.remote import NOT_REPLAYABLE
 from playground.plain import plain_number, plain_text
 
 ROWS_MAX = 64
@@ -40,6 +41,10 @@ class ReplayService:
     def check(self, saved: Saved, owner: str = "local") -> tuple[Asked, int]:
         """What to ask and in how many rows; loads nothing. Raises InputError where the same text cannot be had here."""
         stamp = saved.stamp
+        if isinstance(from_ := stamp.get("endpoint"), Mapping):
+            model, host = (plain_text(from_.get(name), 80) for name in ("model", "host"))
+            why = f"It came from {model} at {host}, another server, whose weights and sampling are not in its stamp."
+            raise InputError(f"This reply is {NOT_REPLAYABLE}. {why} Ask that endpoint again with compare.")
         prompt, rows = _prompt(stamp), plain_number(stamp.get("rows"))
         if not isinstance(rows, int) or not 1 <= rows <= ROWS_MAX:
             raise InputError(f"The stamp's rows are {rows}; a batch has 1 to {ROWS_MAX}.")

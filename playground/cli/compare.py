@@ -31,7 +31,8 @@ def compare(settings: Settings, options: Namespace) -> Outcome:
             asked = {"sides": [side_as_json(side) for side in sides], "questions": options.ask}
             replies = call(settings, "/internal/compare", {**asked, "sampling": asdict(sampling)})["replies"]
         else:
-            services.bases.engine(progress.base)
+            if not all(side.is_remote for side in sides):
+                services.bases.engine(progress.base)
             progress.end()
             told = partial(_written, progress, "Turn", len(options.ask))
             replies = all_replies(services.compare, sides, options.ask, sampling, told)

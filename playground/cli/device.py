@@ -1,4 +1,5 @@
-"""``status``, ``doctor``, ``demo``, ``serve`` and ``adapters``. Looking never imports torch; blending does."""
+"""``status``, ``doctor``, ``demo``, ``serve``, ``endpoints`` and ``adapters``. Looking never imports torch; blending
+does."""
 
 from __future__ import annotations
 
@@ -14,8 +15,9 @@ from typing import Any
 from playground.chat.demo import DemoState
 from playground.cli.arguments import weights_of
 from playground.cli.common import Outcome, Progress, call, services_for
-from playground.errors import InputError, PlaygroundError
+from playground.errors import EndpointError, InputError, PlaygroundError
 from playground.library.card import AdapterCard
+from playground.models.endpoints import Endpoint
 from playground.services import Services, build_services
 from playground.settings import Settings
 from playground.workspace.visitors import WAIT_S, Home, HomeTaken
@@ -135,6 +137,37 @@ def serve(settings: Settings, options: Namespace) -> Outcome:
 
     run(settings)
     return {}, "", 0
+
+
+def endpoints(settings: Settings, options: Namespace) -> Outcome:
+    """Which servers may answer, whether they can be reached, and at what price; ``test`` asks one for a word."""
+    services, found, lines = build_services(settings), [], []
+    there = services.endpoints
+    for one in [there.get(options.name)] if options.action == "test" else there.all():
+        prices = {name: value for name, value in asdict(one).items() if name.endswith("_per_million")}
+        about: dict[str, Any] = {"name": one.name, "url": one.url, "model": one.model, "prices": prices}
+        wrong, said = "", "reachable"
+        if options.action == "test":
+            try:
+                heard = services.client.test(one)
+            except EndpointError as error:
+                wrong = str(error)
+            else:
+                about |= {"text": heard.state.text} | heard.stamp
+                said = f"answered in {heard.state.seconds:.1f} s: {heard.state.text!r}"
+        else:
+            wrong = services.client.look(one)
+        found.append(about | {"reachable": not wrong} | ({"error": wrong} if wrong else {}))
+        lines.append(f"{one.name:<20}  {one.label}, {_price_words(one)}: {wrong or said}")
+    failed = options.action == "test" and not found[0]["reachable"]
+    none = "No endpoints yet: endpoints.toml in the home names them, a table each: [NAME], then url and model."
+    return {"endpoints": found}, "\n".join(lines) or none, int(failed)
+
+
+def _price_words(endpoint: Endpoint) -> str:
+    if (prices := endpoint.prices) is None:
+        return "prices not known"
+    return f"{prices.prompt_per_million:g} and {prices.completion_per_million:g} a million tokens in and out"
 
 
 def adapters(settings: Settings, options: Namespace) -> Outcome:

@@ -4,13 +4,14 @@ validation part."""
 from __future__ import annotations
 
 import json
+import sys
 from argparse import Namespace
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from playground.chat.compare import parse_side
+from playground.chat.compare import Side, parse_side
 from playground.cli.arguments import mapping_of
 from playground.cli.common import Outcome, Progress, judge_in_app, owned_or_served, services_for
 from playground.errors import InputError, RunFailedError
@@ -27,6 +28,7 @@ from playground.verdict.files import DONE
 from playground.verdict.request import VerdictRequest
 from playground.verdict.service import VerdictView
 
+YES = ("y", "yes")
 NUMBERS = ("repeats", "limit", "max_tokens", "temperature", "seed", "name", "bar", "margin", "maximum", "form_only")
 PUBLIC = (
     *("side", "metrics", "prompt_tokens_mean", "cached_tokens_mean", "completion_tokens_mean", "seconds_mean"),
@@ -36,7 +38,7 @@ PAIR = ("a", "b", "metric", "difference", "low", "high", "p_value", "p_adjusted"
 RECORD = (
     *("examples", "choice", "reason", "reasons", "runner_up", "rows_needed", "main_metric", "overlap"),
     *("forgetting", "refusals", "seconds", "right", "bar", "margin", "maximum", "planned_rows", "guards"),
-    *("ladder", "look", "alpha", "left_out", "by_cost", "made_up", "facts"),
+    *("ladder", "look", "alpha", "left_out", "by_cost", "made_up", "facts", "spent"),
 )
 
 
@@ -56,7 +58,7 @@ def verdict(settings: Settings, options: Namespace) -> Outcome:
     else:
         request = _request(options, file)
         services = services_for(settings, options.base, request.sides)
-    view, record = _measured(settings, services, request)
+    view, record = _measured(settings, services, request, options)
     folder = services.verdicts.files.folder(view.id)
     report, rows_file = services.verdicts.files.write(view.id, "html", out or folder), folder / "rows.jsonl"
     if out is not None:
@@ -112,9 +114,22 @@ def _existing(name: str, takes: str) -> Path:
     return file
 
 
-def _measured(settings: Settings, services: Services, request: VerdictRequest) -> tuple[VerdictView, dict[str, Any]]:
-    """(how it ended, its record), measured here or in the app that serves this home. Raises RunFailedError."""
+def _measured(
+    settings: Settings, services: Services, request: VerdictRequest, options: Namespace
+) -> tuple[VerdictView, dict[str, Any]]:
+    """(how it ended, its record), measured here or in the app that serves this home, once the person has agreed to
+    what leaves this machine. Raises RunFailedError, InputError."""
     progress, view = Progress(), None
+    cap = request.spend_cap if options.spend_cap is None else options.spend_cap
+    request = replace(request, send=options.send, spend_cap=cap)
+    if any(side.is_remote for side in request.sides):
+        services.bases.resolve(progress.base)
+        progress.end()
+        if leaves := services.verdicts.leaving(request):
+            print(leaves, file=sys.stderr)
+            if not (request.send or (sys.stdin.isatty() and input("Send them? (yes/no) ").strip().lower() in YES)):
+                raise InputError(f"{leaves} Nothing was sent. Add --send to agree.")
+            request = replace(request, send=True)
     for view in _views(settings, services, request, progress):
         left = f", about {view.seconds_left:.0f} s left" if view.seconds_left else ""
         progress.say(f"{view.message}: {view.done} of {view.of}{left}" if view.live else view.state.capitalize())
@@ -145,12 +160,14 @@ def _words(record: dict[str, Any], report: Path) -> str:
         alone = f", {side['seconds_mean']:.1f} s alone" if side["seconds_mean"] is not None else ""
         alone += f" (not timed well enough: {side['timed']} of {TIMED})" if alone and side["timed"] < TIMED else ""
         if record["questions"]["volume"] and (total := side["cost"]["total"]) is not None:
-            alone += f", {money(total, prices.unit)} a year"
+            alone += f", {money(total, prices.currency if side.get('endpoint') else prices.unit)} a year"
         drawn = f", {words}" if (words := draws_words(side)) else ""
         lines.append(f"{side['side']:<{width}}  {figure}  {side['prompt_tokens_mean']:.0f} tokens in{alone}{drawn}")
     lines += ["", *(reason["text"] for reason in record["reasons"])]
     for beside in ("forgetting", "refusals"):
         lines += [f"{side}: {said['words']}" for side, said in record[beside].items()]
+    if (spent := record["spent"])["requests"]:
+        lines.append(f"Endpoints: {spent['requests']} requests, {spent['amount']:.4g} {prices.currency}")
     measured = f"{metric}, {record['examples']} examples, {record['seconds']:.0f} s"
     return "\n".join([*lines, "", f"{measured}. Report: {report}"])
 
@@ -183,14 +200,15 @@ def bench(settings: Settings, options: Namespace) -> Outcome:
     """Keep the versions, measure them on the validation part alone, and say which is best."""
     file = _existing(options.file, "bench takes a file of examples.")
     texts, shots = [(name, _text(name)) for name in options.prompt], _shots(options.shots)
-    services, mapping = services_for(settings, options.base), mapping_of(options.map) or None
+    services = services_for(settings, options.base, [Side(options.model)])
+    mapping = mapping_of(options.map) or None
     services.bench.rows(file, mapping=mapping, seed=options.seed)  # a wrong file is refused before anything is kept
     kept = {services.bench.keep(text, file).id: name for name, text in texts}
     shipped = services.data.shipped_with(file)
     checks = options.check or ([shipped.check] if shipped is not None else [])
-    asked = {"limit": options.limit, "max_tokens": options.max_tokens, "seed": options.seed}
-    request = services.bench.request(file, tuple(kept), shots, checks, mapping=mapping, **asked)
-    view, record = _measured(settings, services, request)
+    asked = {name: getattr(options, name) for name in ("limit", "max_tokens", "seed")}
+    request = services.bench.request(file, tuple(kept), shots, checks, options.model, mapping=mapping, **asked)
+    view, record = _measured(settings, services, request, options)
     services.bench.versions()  # the scores go to the versions
     best, metric = best_of(record), record["main_metric"]
     sides = [

@@ -20,7 +20,7 @@ from playground.data.column_profile import flatten, listed
 from playground.data.records import KEEP_FEWER, Limits, Numbered, OnProgress, Records, stream
 from playground.data.text_formats import build_table
 from playground.errors import InputError
-from playground.settings import PROJECT_ROOT
+from playground.settings import PASSED, PROJECT_ROOT
 
 _CHILD_BYTES, _CHILD_S, _CHILD_BYTES_A_S = 1 << 29, 120, 500_000
 _CHILD_ENVIRONMENT = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1")
@@ -212,7 +212,7 @@ def _probed(path: Path, size: int, changed_ns: int, limits: Limits) -> None:
         done = subprocess.run(
             [sys.executable, "-m", "playground.data.workbook", *arguments],
             cwd=PROJECT_ROOT,
-            env=os.environ | _CHILD_ENVIRONMENT,
+            env={name: os.environ[name] for name in PASSED if name in os.environ} | _CHILD_ENVIRONMENT,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=2 * seconds,

@@ -68,15 +68,37 @@ class Prices:
 
 
 @dataclass(frozen=True)
+class TokenPrices:
+    """A million tokens read, written, and read from a cache (None = as others)."""
+
+    prompt_per_million: float
+    completion_per_million: float
+    cached_per_million: float | None = None
+
+    @property
+    def is_free(self) -> bool:
+        return not (self.prompt_per_million or self.completion_per_million or self.cached_per_million)
+
+    def of(self, read: float, written: float, cached: float = 0.0) -> float:
+        """What so many tokens cost. cached: of those read."""
+        again = self.prompt_per_million if self.cached_per_million is None else self.cached_per_million
+        known = min(cached, read)
+        fresh = (read - known) * self.prompt_per_million
+        return (fresh + known * again + written * self.completion_per_million) / MILLION
+
+
+@dataclass(frozen=True)
 class SideFigures:
     """Means over a side's requests. tuned: whether it runs a tuned model. cached_tokens: of the tokens read, those that
-    every request repeats."""
+    every request repeats, or that a server read from its cache. own: prices of the server that answers, None = those of
+    the table."""
 
     prompt_tokens: float
     completion_tokens: float
     seconds: float
     tuned: bool = False
     cached_tokens: float = 0.0
+    own: TokenPrices | None = None
 
 
 @dataclass(frozen=True)
@@ -155,12 +177,12 @@ def read_prices(path: Path) -> Prices:
 
 
 def cost_per_request(figures: SideFigures, prices: Prices) -> float:
-    """One answer: its device seconds where the device has a price, else its tokens."""
-    if prices.device_per_hour is not None:
+    """One answer: its tokens at the server's own prices, else its device seconds where the device has a price, else its
+    tokens."""
+    if figures.own is None and prices.device_per_hour is not None:
         return figures.seconds * prices.device_per_hour / HOUR_S
-    read, written, cached = _token_prices(figures.tuned, prices)
-    again = min(figures.cached_tokens, figures.prompt_tokens)
-    return (figures.prompt_tokens - again) * read + again * cached + figures.completion_tokens * written
+    own = figures.own or _token_prices(figures.tuned, prices)
+    return own.of(figures.prompt_tokens, figures.completion_tokens, figures.cached_tokens)
 
 
 def training_cost(seconds: float, prices: Prices) -> float:
@@ -217,7 +239,7 @@ def prompt_length_curve(
     fixed = cost_per_request(tuned, prices) + training_cost / max(1, requests)
     extra = untuned.prompt_tokens - tuned.prompt_tokens
     if prices.device_per_hour is None:
-        slope = _token_prices(untuned.tuned, prices)[2]
+        slope = _token_prices(untuned.tuned, prices).of(1, 0, 1)
     else:
         slower = max(0.0, untuned.seconds - tuned.seconds)
         slope = slower / extra * prices.device_per_hour / HOUR_S if extra > 0 else 0.0
@@ -228,11 +250,9 @@ def prompt_length_curve(
     return PromptLengths(drawn, 0 if fixed <= bare else pays_from)
 
 
-def _token_prices(tuned: bool, prices: Prices) -> tuple[float, float, float]:
-    """One token read, one written, one read that is cached."""
+def _token_prices(tuned: bool, prices: Prices) -> TokenPrices:
     read, written = prices.prompt_per_million, prices.completion_per_million
     if tuned:
         own = prices.tuned_prompt_per_million, prices.tuned_completion_per_million
         read, written = (price if mine is None else mine for mine, price in zip(own, (read, written), strict=True))
-    cached = read if prices.cached_per_million is None else prices.cached_per_million
-    return read / MILLION, written / MILLION, cached / MILLION
+    return TokenPrices(read, written, prices.cached_per_million)

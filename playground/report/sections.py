@@ -429,6 +429,7 @@ def measured(record: Record) -> Context:
         "when": when if created else "not recorded",
         "precision": ", ".join(str(device[name]) for name in ("device", "dtype") if device.get(name)),
         "took": seconds(record.get("seconds")),
+        "spent": record.get("spent") or {},
         "timings": ", ".join(timings),
         "checks": [about[name]["words"] for name in record.get("checks") or () if name in about],
         "sides": [(side, _side_words(side), str(side.said.get("prompt") or "")) for side in sides_of(record)],
@@ -436,9 +437,10 @@ def measured(record: Record) -> Context:
 
 
 def _side_words(side: Seen) -> str:
-    said = side.said
+    said, server = side.said, side.said.get("endpoint")
     parts = [
         f"model {said.get('model', 'not recorded')}",
+        f"{server['model']} at {server['host']}" if server else "",
         f"SHA-256 {str(said.get('adapter_sha256'))[:16]}" if said.get("adapter_sha256") else "",
         f"{said.get('shots')} answered examples in every prompt" if said.get("shots") else "",
         f"passages of {said.get('documents')}" if said.get("documents") else "",

@@ -31,17 +31,11 @@ import psutil
 from filelock import FileLock, Timeout
 
 from playground.errors import CancelledError
-from playground.settings import PROJECT_ROOT
+from playground.settings import PASSED, PROJECT_ROOT
 
 LOG = "worker.log"
 ATTEMPT = "-- attempt"  # begins the line between two workers of one run in their common log
 LOG_BYTES = 32768
-PASSED = (
-    *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT"),
-    *("PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "CUDA_DEVICE_ORDER", "CUDA_HOME", "HF_HOME", "HF_HUB_OFFLINE"),
-    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"),
-)
-"""The only variables a worker inherits, so that no token reaches it."""
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": "8589934592",
     "MALLOC_TRIM_THRESHOLD_": "17179869184",

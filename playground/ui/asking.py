@@ -279,7 +279,8 @@ def _missing_html(shipped: ShippedSet, known: dict[str, str]) -> str:
 def opening(services: Services, visitor: Visitor, tab: Tab, *, uploaded: Path | None) -> Updates:
     """First values of the Compare tab, and what can be pressed from then on."""
     shipped, known = hospital(services), side.labels(services, visitor)
-    choices, sources = side.model_choices(side.usable(services, visitor)), side.source_choices(services, uploaded)
+    choices = side.model_choices(services, side.usable(services, visitor))
+    sources = side.source_choices(services, uploaded)
     greyed = side.greyed_html(services.adapters.list(visitor.owner))
     kind, text = side.parts_of(shipped.check)
     by_letter = {letter: Setup(source=shipped.id) for letter in words.LETTERS} | story_setups(shipped, known)
@@ -345,7 +346,7 @@ def use_as_side(
     known, now = side.labels(services, visitor), side.read_setups(services, visitor, setups)
     now["B"] = Setup(adapter if adapter in known else "base", "", 0, now["B"].source)
     comparison = comparison.also("B").settled(now, known)
-    view, choices = tab.sides["B"], side.model_choices(side.usable(services, visitor))
+    view, choices = tab.sides["B"], side.model_choices(services, side.usable(services, visitor))
     updates: Updates = {
         other.model: gr.update(choices=side.with_chosen(services, visitor, choices, setups[letter]["model"]))
         for letter, other in tab.sides.items()

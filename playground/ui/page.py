@@ -17,7 +17,7 @@ from playground.models.adapters import AdapterRow
 from playground.report import report
 from playground.runs.progress import RunView
 from playground.services import Services
-from playground.ui import adapters, compare, race, runs, side, sidebar, train, verdict, verdict_shown, words
+from playground.ui import adapters, compare, race, runs, servers, side, sidebar, train, verdict, verdict_shown, words
 from playground.ui.asking import relined
 from playground.ui.html import sentence_failure
 from playground.ui.sidebar import Ready, ready
@@ -50,6 +50,7 @@ class WholePage:
         self.device = sidebar.SidebarView(services)
         with self.device.panel:
             self.storage = sidebar.StorageView(services)
+            self.servers = servers.ServersView(services)
         self.memo, self.mark, self.timer = gr.State(Memo()), gr.State(""), gr.Timer(HURRIED_S, active=False)
         device, shown = self.device, self.verdict.shown
         self.outputs: list[Block] = [self.memo, self.mark, self.timer, self.pill]
@@ -89,6 +90,7 @@ def _wire(services: Services, page: gr.Blocks, tab: WholePage) -> None:
     compare.wire(services, tab.compare, uploaded)
     sidebar.wire(services, tab.device, page)
     sidebar.wire_storage(services, tab.storage)
+    servers.wire(services, tab.servers)
     _cross(services, tab)
     verdict.wire(services, page, tab.tabs, tab.verdict, training, tab.mark)
     verdict.wire_carry(services, tab.tabs, tab.verdict, tab.compare, training)
@@ -233,7 +235,7 @@ def _curves(reading: _Reading, tab: train.TrainTab, followed: str, laid: list[st
 
 def _adapters(reading: _Reading, tab: WholePage, chosen: str, active: str, models: dict[str, str]) -> Drawn:
     """The library, and every side's choice of models with what cannot be chosen."""
-    choices, greyed = side.model_choices(reading.usable), slot(side.greyed_html(reading.adapters))
+    choices, greyed = side.model_choices(reading.services, reading.usable), slot(side.greyed_html(reading.adapters))
     drawn: Drawn = {tab.library.listing: adapters.list_html(reading.adapters, chosen, active)}
     for letter, view in tab.compare.sides.items():
         drawn[view.model] = Choices(side.with_chosen(reading.services, reading.visitor, choices, models[letter]))

@@ -16,6 +16,7 @@ from playground.chat.compare import Reply, Turn
 from playground.evaluation import checks
 from playground.library.card import AdapterCard
 from playground.methods import all_methods
+from playground.models.endpoints import PREFIX
 from playground.services import Services
 from playground.ui import html, words
 from playground.ui.html import FAILURES, card, duration
@@ -113,16 +114,19 @@ def usable(services: Services, visitor: Visitor) -> list[AdapterCard]:
 
 def labels(services: Services, visitor: Visitor) -> dict[str, str]:
     """Model id -> what a person calls it, the usable ones only."""
-    return {"base": words.BASE_LABEL} | {card.id: card.name for card in usable(services, visitor)}
+    names = {"base": words.BASE_LABEL} | {card.id: card.name for card in usable(services, visitor)}
+    return names | {PREFIX + one.name: one.name for one in services.endpoints.usable()}
 
 
 def adapter_choices(cards: Sequence[AdapterCard]) -> list[tuple[str, str]]:
     return [(f"{one.name} · {method_label(one)}", one.id) for one in cards]
 
 
-def model_choices(cards: Sequence[AdapterCard]) -> list[tuple[str, str]]:
+def model_choices(services: Services, cards: Sequence[AdapterCard]) -> list[tuple[str, str]]:
+    """The base, adapters, and other servers."""
     base = [(words.BASE_LABEL, "base")]
-    return base + adapter_choices(cards)
+    servers = [(f"{one.name} · {one.label}", PREFIX + one.name) for one in services.endpoints.usable()]
+    return base + adapter_choices(cards) + servers
 
 
 def with_chosen(
@@ -175,7 +179,7 @@ def line_html(services: Services, setup: Setup) -> str:
 
 
 def switch_html(services: Services, visitor: Visitor, setup: Setup) -> str:
-    if setup.model == "base" or not ready(services).yes:
+    if setup.model == "base" or setup.model.startswith(PREFIX) or not ready(services).yes:
         return line_html(services, setup)
     try:
         if setup.model in [one.card.id for one in services.adapters.list(visitor.owner) if one.card.kind == "full"]:

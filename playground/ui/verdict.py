@@ -69,6 +69,12 @@ class VerdictTab:
                 self.error = hidden_slot()
                 look: dict[str, Any] = {"variant": "primary", "elem_classes": "measure"}
                 self.measure = gr.Button(words.VERDICT_EXAMPLES, interactive=False, **look)
+                self.sending = gr.Column(visible=False, elem_classes="in-place")
+                with self.sending:
+                    self.leaves, self.leaving = gr.HTML(""), gr.State("")
+                    with gr.Row(elem_classes="acts"):
+                        self.send = gr.Button("Send them and measure", variant="primary", size="sm")
+                        self.not_sent = gr.Button("Send nothing", size="sm")
         self.bench = BenchView()
         self.head = gr.HTML(verdict_shown.live_html(None), elem_classes="verdict-card")
         self.shown_error = hidden_slot()
@@ -137,6 +143,7 @@ class VerdictTab:
                     "max_tokens": whole(None, label="Longest reply", info="Tokens; empty: as answers are."),
                     "temperature": number(0, label="Temperature", info="0 is greedy.", step=0.1),
                     "seed": whole(7, label="Seed", info="Same seed, same replies."),
+                    "spend_cap": number(None, label="Endpoints may cost", info="At most; empty: no limit."),
                 }
             with gr.Row():
                 self.settings["losses"] = gr.Checkbox(True, label="Loss of the references", min_width=200)
@@ -229,8 +236,11 @@ def wire(
     stated = [one.change for name, one in tab.terms.items() if name != "right"]
     refresh([tab.sides.change, tab.right.blur, *stated, *(one.change for one in tab.settings.values())])
     refresh(mark.change, unasked)
-    started = on(tab.measure.click, verdict_form.start, [tab.followed, tab.fold], where=where)
-    listen(services, tab, started.then, verdict_shown.shown, tab.shown, failure=tab.shown_error)
+    outputs = [tab.followed, tab.fold, tab.sending, tab.leaves, tab.leaving]
+    for button, begin in ((tab.measure, verdict_form.start), (tab.send, partial(verdict_form.start, send=True))):
+        started = on(button.click, begin, outputs, where=where, leaving=tab.leaving)
+        listen(services, tab, started.then, verdict_shown.shown, tab.shown, failure=tab.shown_error)
+    on(tab.not_sent.click, verdict_form.not_sent, tab.sending)
     _wire_shown(services, tab)
     bench.wire(services, tab.bench, tab, where)
     for event in (refilled, dropped):

@@ -21,6 +21,7 @@ from playground.evaluation.decision import Terms, power_words
 from playground.evaluation.form import MOST_READ, shared_form
 from playground.evaluation.inferred_checks import inferred
 from playground.models.adapters import AdapterRow
+from playground.models.endpoints import PREFIX
 from playground.services import Services
 from playground.ui import html, side, words
 from playground.ui.asking import CheckValues, Comparison, Setups
@@ -28,7 +29,7 @@ from playground.ui.form import lines_of
 from playground.ui.html import card, plural
 from playground.ui.rows import Source
 from playground.ui.sidebar import ready, require
-from playground.ui.wiring import Drawn, Initial, Updates, Visitor, slot
+from playground.ui.wiring import AWAY, Drawn, Initial, Updates, Visitor, slot
 from playground.verdict.request import VerdictRequest
 from playground.workspace.examples import ShippedSet
 
@@ -97,6 +98,7 @@ class SettingValues(TypedDict):
     seed: float | None
     losses: bool
     forgetting: bool
+    spend_cap: float | None
 
 
 class TermValues(TypedDict):
@@ -189,7 +191,9 @@ def adapters(rows: Sequence[AdapterRow]) -> list[tuple[str, str]]:
 
 def _key_of(one: Side) -> str:
     """Which of the ready-made sides this is."""
-    if one.model != "base":
+    if one.is_remote:
+        return one.model
+    if one.adapter:
         return "tuned+documents" if one.docs else "tuned"
     if one.docs or one.shots:
         return "documents" if one.docs else SHOTS
@@ -320,8 +324,8 @@ def lined_up(
     line: LineUpValues,
 ) -> Updates:
     """The sides that can be chosen now: what is new is chosen (the adapter with documents only where these are the
-    person's own), what was taken away stays so. Where they are the same as before, nothing is drawn, since a person may
-    be choosing just now."""
+    person's own; another server never, which may cost money), what was taken away stays so. Where they are the same as
+    before, nothing is drawn, since a person may be choosing just now."""
     try:
         sides = line_up(services, visitor, line, kept, source, uploaded)
     except PlaygroundError:  # shown when they are measured
@@ -330,6 +334,7 @@ def lined_up(
     if {key: one.label for key, one in sides.items()} == offered:
         return {}
     fresh = [key for key in sides if key not in offered and (key != "tuned+documents" or kept.docs)]
+    fresh = [key for key in fresh if not key.startswith(PREFIX)]
     return _offer(tab, sides, [key for key in sides if key in chosen or key in fresh])
 
 
@@ -431,49 +436,60 @@ def start(
     settings: SettingValues,
     situation: SituationValues,
     terms: TermValues,
+    leaving: str = "",
+    send: bool = False,
 ) -> Updates:
-    """Begin to measure."""
+    """Begin to measure, or first ask whether rows may go to the other machines among the sides. send: they may, as it
+    was said in ``leaving``; what has changed since is asked anew."""
     require(services)
     asked, prices = questions(situation)
     stated = terms_of(terms)
     found = examples(services, visitor, where)
     sides = line_up(services, visitor, line, where["kept"], where["source"], where["uploaded"], found.shots)
     chosen = [str(key) for key in line["chosen"] or ()]
-    if any(key.startswith(("tuned", CARRIED)) and key not in sides for key in chosen):
+    if any(key.startswith(("tuned", CARRIED, PREFIX)) and key not in sides for key in chosen):
         raise InputError(words.VERDICT_GONE)
     if SHOTS in sides:
         sides[SHOTS] = replace(sides[SHOTS], draws=1 if settings["draws"] is None else int(settings["draws"]))
     picked = tuple(sides[key] for key in chosen if key in sides)
     if not picked:
         raise InputError(words.VERDICT_SIDES)
-    made = services.verdicts.start(
-        VerdictRequest(
-            found.file,
-            picked,
-            lines_of(checks),
-            found.rows,
-            found.shots,
-            repeats=1 if settings["repeats"] is None else int(settings["repeats"]),
-            limit=int(settings["limit"]) if settings["limit"] else None,
-            max_tokens=int(settings["max_tokens"] or 0),
-            temperature=float(settings["temperature"] or 0),
-            seed=int(settings["seed"] or 0),
-            mapping=found.mapping,
-            split_by=found.by,
-            name=found.file.stem.removesuffix("_heldout"),
-            owner=visitor.owner,
-            questions=asked,
-            prices=prices,
-            losses=bool(settings["losses"]),
-            forgetting=bool(settings["forgetting"]),
-            right=() if terms["form_only"] else lines_of(terms["right"]),
-            form_only=bool(terms["form_only"]),
-            bar=stated.bar,
-            margin=stated.margin,
-            maximum=stated.maximum,
-        )
+    request = VerdictRequest(
+        found.file,
+        picked,
+        lines_of(checks),
+        found.rows,
+        found.shots,
+        repeats=1 if settings["repeats"] is None else int(settings["repeats"]),
+        limit=int(settings["limit"]) if settings["limit"] else None,
+        max_tokens=int(settings["max_tokens"] or 0),
+        temperature=float(settings["temperature"] or 0),
+        seed=int(settings["seed"] or 0),
+        mapping=found.mapping,
+        split_by=found.by,
+        name=found.file.stem.removesuffix("_heldout"),
+        owner=visitor.owner,
+        questions=asked,
+        prices=prices,
+        losses=bool(settings["losses"]),
+        forgetting=bool(settings["forgetting"]),
+        right=() if terms["form_only"] else lines_of(terms["right"]),
+        form_only=bool(terms["form_only"]),
+        bar=stated.bar,
+        margin=stated.margin,
+        maximum=stated.maximum,
+        send=send,
+        spend_cap=settings.get("spend_cap"),
     )
-    return {tab.followed: made, tab.fold: gr.update(open=False)}
+    leaves = services.verdicts.leaving(request) if any(one.is_remote for one in picked) else ""
+    if leaves and not (send and leaves == leaving):
+        return {tab.sending: gr.update(visible=True), tab.leaves: html.note(leaves), tab.leaving: leaves}
+    return {tab.followed: services.verdicts.start(request), tab.fold: gr.update(open=False), tab.sending: AWAY}
+
+
+def not_sent(services: Services, visitor: Visitor, tab: VerdictTab) -> Updates:
+    """Nothing is measured, and the question goes."""
+    return {tab.sending: AWAY}
 
 
 def carry(

@@ -16,7 +16,7 @@ from playground.data.render import encode, render_prompt
 from playground.data.retrieval import Documents
 from playground.data.split import BY_CHANCE, part
 from playground.engine.request import Sampling
-from playground.errors import InputError, OutOfMemoryError, PlaygroundError
+from playground.errors import EndpointError, InputError, OutOfMemoryError, PlaygroundError
 from playground.evaluation.criterion import judges_in
 from playground.evaluation.forgetting import REFUSALS_REPLY_TOKENS as REPLY_TOKENS
 from playground.evaluation.forgetting import Forgetting, questions, refusals
@@ -26,6 +26,8 @@ from playground.jobs import Job
 from playground.library.card import AdapterCard
 from playground.models.adapters import AdapterService
 from playground.models.bases import BaseService
+from playground.models.endpoints import Endpoint
+from playground.models.remote import Purse, Remote
 from playground.verdict.files import VERDICT, State, VerdictFiles
 from playground.verdict.losses import ForgettingService, ScoringService, ToScore
 from playground.verdict.request import VerdictRequest
@@ -41,7 +43,8 @@ AFTER = 0.3
 
 
 class Item(NamedTuple):
-    """One example for one side. prompt: rendered; messages: what it was rendered from."""
+    """One example for one side. prompt: rendered, "" where another server renders it; messages: what it was rendered
+    from. endpoint: that server."""
 
     example: Example
     side: Side
@@ -49,6 +52,7 @@ class Item(NamedTuple):
     prompt: str
     messages: tuple[Message, ...]
     passages: tuple[str, ...]
+    endpoint: Endpoint | None = None
 
     @property
     def key(self) -> tuple[int, str]:
@@ -56,12 +60,14 @@ class Item(NamedTuple):
 
 
 class Asking(NamedTuple):
-    """What a verdict asks, of whom. session: whose turn it is. failed: side -> why it fails and is asked no more."""
+    """What a verdict asks, of whom. session: whose turn it is. failed: side -> why it fails and is asked no more.
+    purse: what pays other servers."""
 
     request: VerdictRequest
     items: Sequence[Item]
     session: str
     failed: dict[str, str]
+    purse: Purse | None = None
 
 
 SHORTEST_REPLY, LONGEST_REPLY = 16, 1024
@@ -105,19 +111,57 @@ class Answering:
     def cards(self, request: VerdictRequest) -> list[AdapterCard | None]:
         """Whose weights answer, by side. Raises NotFoundError, and InputError for what cannot answer."""
         owner = request.owner
-        found = [None if side.model == "base" else self._adapters.get(side.model, owner) for side in request.sides]
+        found = [self._adapters.get(side.adapter, owner) if side.adapter else None for side in request.sides]
         unusable = {row.card.id: row.reason for row in self._adapters.list(owner) if not row.usable}
         for card in found:
             if card is not None and card.id in unusable:
                 raise InputError(f"{card.name} cannot be a side: {unusable[card.id]}.")
         return found
 
+    def endpoints(self, request: VerdictRequest) -> list[Endpoint | None]:
+        """Which other server answers, by side. Raises NotFoundError, InputError where a spend cap cannot be kept."""
+        there = self.batches.endpoints
+        found = [there.get(side.model) if side.is_remote else None for side in request.sides]
+        unpriced = [one.name for one in found if one is not None and one.prices is None]
+        if request.spend_cap is not None and unpriced:
+            raise InputError(
+                f"The spend cap cannot be kept: what {', '.join(unpriced)} costs is not known. Give it "
+                "prompt_per_million and completion_per_million in endpoints.toml (0 where nothing is paid)."
+            )
+        return found
+
+    def leaving(self, request: VerdictRequest, measured: Collection[int] = ()) -> str:
+        """How many rows go to which other machine, in how many requests, at what price; "" where none leaves this
+        one. measured: rows that are not asked again. Raises InputError, NotFoundError."""
+        remote = tuple(side for side in request.sides if side.is_remote)
+        if not remote:
+            return ""
+        longest, tokenizer = request.max_tokens or self.reply_limit(request), self._bases.tokenizer()
+        items = self.prepare(replace(request, sides=remote))
+        items = [one for one in items if one.endpoint is not None and not one.endpoint.is_here]
+        items = [one for one in items if one.example.row not in measured]
+        said = []
+        for endpoint in {one.endpoint for one in items if one.endpoint is not None}:
+            asked = [one for one in items if one.endpoint == endpoint]
+            sides = {one.side.label: one.side for one in asked}.values()
+            rows, each = {one.example.row for one in asked}, request.replies_each
+            each_side = len(rows) * each + (min(TIMED, max(1, len(rows) - 1)) if request.purpose == VERDICT else 0)
+            many = len(sides) * each_side
+            many += len(questions()) * sum(side.docs is not None for side in sides) if request.refusals else 0
+            cost = "what they cost is not known (no prices in endpoints.toml)"
+            if (prices := endpoint.prices) is not None:
+                read = sum(len(encode(tokenizer, turn.content)) for one in asked for turn in one.messages)
+                most = prices.of(read * many / len(asked), many * longest)
+                cost = f"about {most:.2g} {request.prices.currency} at most"
+            said.append(f"{len(rows)} rows in {many} requests to {endpoint.label}, {cost}")
+        return f"Rows leave this machine: {'; '.join(sorted(said))}." if said else ""
+
     def replies(self, request: VerdictRequest, measured: Collection[int] = ()) -> int:
         """How many replies it takes. measured: rows that are not asked again. Raises InputError or NotFoundError for
         what cannot be asked."""
         self.batches.refuse_too_long(request.max_tokens)
         rows = sum(one.row not in measured for one in self.examples(request))
-        self.cards(request)
+        self.cards(request), self.endpoints(request)
         for side in request.sides:
             self._read(side, request)
         return rows * len(request.sides) * request.replies_each
@@ -135,13 +179,15 @@ class Answering:
     def prepare(self, request: VerdictRequest, examples: Sequence[Example] | None = None) -> list[Item]:
         """The items of these examples (None = the request's), side by side. Raises InputError, NotFoundError."""
         examples = self.examples(request) if examples is None else examples
-        cards, tokenizer = self.cards(request), self._bases.tokenizer()
+        models = list(zip(self.cards(request), self.endpoints(request), strict=True))
+        tokenizer = self._bases.tokenizer()
         read = [self._read(side, request) for side in request.sides]
         items = []
         for example in examples:
-            for side, card, (pool, documents) in zip(request.sides, cards, read, strict=True):
+            for side, (card, endpoint), (pool, documents) in zip(request.sides, models, read, strict=True):
                 messages, passages = _asked(side, example, pool, request.seed, documents)
-                items.append(Item(example, side, card, render_prompt(tokenizer, messages), tuple(messages), passages))
+                prompt = "" if endpoint is not None else render_prompt(tokenizer, messages)
+                items.append(Item(example, side, card, prompt, tuple(messages), passages, endpoint))
         return items
 
     def answers(self, asking: Asking) -> Generator[Progress, None, None]:
@@ -170,7 +216,7 @@ class Answering:
 
         As in use: the prefix that all requests of a side share (its prompt, its shots) is cached from the one before,
         the rest is not. So the prefix cache is cleared first, under the lease, and each side's first ask is not
-        counted; with one example there is no other.
+        counted; with one example there is no other. Another server has a cache of its own, and that ask costs money.
         """
         by_row: dict[int, list[Item]] = {}
         for item in asking.items:
@@ -180,6 +226,7 @@ class Answering:
         for at, row in enumerate(rows):
             started = time.monotonic()
             able = [(item, asking.request.sampling()) for item in by_row[row] if item.side.label not in asking.failed]
+            able = able if at or len(rows) == 1 else [one for one in able if one[0].endpoint is None]
             # one reply a lease, so that nobody else waits for all of them; the first ones, that find no cache, together
             for chunk in [[one] for one in able] if at else [able]:
                 now = Progress("Timing", done, of)
@@ -216,10 +263,13 @@ class Answering:
         return min(LONGEST_REPLY, max(SHORTEST_REPLY, 8 * math.ceil(1.25 * (most + 1) / 8)))
 
     def losses(self, asking: Asking) -> Generator[Progress, None, None]:
-        """Loss of the first references, in nats a token; a row too long for some side's context is left out."""
+        """Loss of the first references, in nats a token; a row too long for some side's context is left out. Another
+        server scores none."""
         tokenizer, context = self._bases.tokenizer(), self._bases.context()
         first = [*dict.fromkeys(item.example.row for item in asking.items)][:SCORED]
         able = [one for one in asking.items if one.example.row in first and one.side.label not in asking.failed]
+        elsewhere = dict.fromkeys((one.key for one in able if one.endpoint is not None), None)
+        able = [one for one in able if one.endpoint is None]
         rendered = [(item, *self._scoring.rendered(item.messages, item.example.completion)) for item in able]
 
         def fits(item: Item, text: str) -> bool:
@@ -230,6 +280,7 @@ class Answering:
         kept = [one for one in rendered if one[0].example.row not in long]
         asked = [ToScore(item.card, prompt, said) for item, prompt, said in kept]
         scored: set[int] = set()
+        yield Progress("Scoring the references", 0, len(asked), what="loss", known=elsewhere)
         for begin in range(0, len(asked), self.batches.together):
             for scoring in self._scoring.run(asked[begin : begin + self.batches.together], asking.session):
                 known: dict[tuple[int, str], object] = {}
@@ -264,7 +315,10 @@ class Answering:
         known: set[int] | None = None
         items = [item for item, _ in chunk]
         held = [replace(sampling, format=item.side.format) for item, sampling in chunk]
-        asked = [Asked(item.card, item.prompt, drawn) for item, drawn in zip(items, held, strict=True)]
+        asked = [
+            Asked(item.card, item.prompt, drawn, remote=_remote(item, asking))
+            for item, drawn in zip(items, held, strict=True)
+        ]
         for written in self.batches.run(asked, asking.session, "measure", apart=apart):
             waiting = next((one.waiting for one in written if one.waiting), "")
             ended = {place for place, one in enumerate(written) if one.done}
@@ -281,7 +335,7 @@ class Answering:
             if one.failure is not None:
                 faults.setdefault(item.side.label, one.failure)
         named = [type(fault)(f"{label}: {fault}") for label, fault in faults.items()]
-        others = [fault for fault in named if not isinstance(fault, (InputError, OutOfMemoryError))]
+        others = [fault for fault in named if not isinstance(fault, (InputError, OutOfMemoryError, EndpointError))]
         if faults and (others or len({*asking.failed, *faults}) == len(asking.request.sides)):
             raise [*others, *named][0]
         asking.failed.update({label: str(fault) for label, fault in faults.items()})
@@ -317,8 +371,13 @@ def _asked(
     return conversation(prompted, history, question, pool, seed, passages), passages
 
 
+def _remote(item: Item, asking: Asking) -> Remote | None:
+    return None if item.endpoint is None else Remote(item.endpoint, item.messages, asking.purse or Purse())
+
+
 def _answered(item: Item, one: Written) -> Answered:
-    said = (item.prompt, one.state.text, item.example.completion)
+    prompt = item.prompt if one.stamp is None else one.stamp["prompt"]["text"]
+    said = (prompt, one.state.text, item.example.completion)
     tokens = (one.state.prompt_tokens, one.state.completion_tokens)
     question, finish = item.example.messages[-2].content, one.state.finish
     return Answered(*item.key, question, *said, *tokens, None, one.stamp, item.passages, finish=finish)
@@ -337,6 +396,7 @@ class Work:
     refusals: dict[str, Any] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     judges: list[dict[str, Any]] = field(default_factory=list)
+    purse: Purse = field(default_factory=Purse)
 
     def drop_failed(self) -> None:
         """A side that cannot answer all is compared in nothing: what it wrote before goes."""
@@ -360,8 +420,9 @@ class Measuring:
         it is stopped; what was measured by then stays in ``work``."""
         work.began_s = time.monotonic()
         asker, judged, before = self._answering, request.purpose == VERDICT, {row for row, _ in work.answers}
+        work.purse = Purse(request.spend_cap)
         items = [item for item in asker.prepare(request) if item.example.row not in before]
-        asking = Asking(request, items, f"verdict {request.owner}", work.failed)
+        asking = Asking(request, items, f"verdict {request.owner}", work.failed, work.purse)
         self._follow(work, job, "answers_s", asker.answers(asking))
         if judges := judges_in(request.right):
             self._follow(work, job, "judging_s", self._marking(judges, list(work.answers.values()), request.owner))

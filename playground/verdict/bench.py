@@ -176,6 +176,7 @@ class Best:
     shots: int
     sentence: str
     side: str
+    model: str = "base"
 
 
 def best_of(record: Record) -> Best:
@@ -192,7 +193,8 @@ def best_of(record: Record) -> Best:
     tried = f"{_counted(len({side['prompt'] for side in sides}), 'prompt')}, {shots}"
     which = f"The best of {len(sides)} ({tried})" if len(sides) > 1 else f"The only one that was tried ({tried})"
     rows = _counted(record["examples"], "validation row")
-    return Best(best["prompt"], best["shots"], f"{which} on {rows}: {figure(record, best)}.", best["side"])
+    sentence = f"{which} on {rows}: {figure(record, best)}."
+    return Best(best["prompt"], best["shots"], sentence, best["side"], best["model"])
 
 
 def _counted(many: int, what: str) -> str:
@@ -231,7 +233,7 @@ def tried_for(files: VerdictFiles, request: VerdictRequest) -> str:
             continue
         with contextlib.suppress(InputError):
             best = best_of(record)
-            if ("base", best.text, best.shots, None) in sides:
+            if (best.model, best.text, best.shots, None) in sides:
                 both = {row["example"] for row in files.rows(bench.id)} if request.file.resolve() == source else set()
                 both &= both if request.rows is None else set(request.rows)
                 shared = f" {len(both)} of these rows are judged by too, which favours the prompt."
@@ -304,10 +306,16 @@ class PromptBench:
         return found
 
     def request(
-        self, file: Path, versions: Sequence[str], shots: Sequence[int], checks: Sequence[str], **drawn: Unpack[Drawn]
+        self,
+        file: Path,
+        versions: Sequence[str],
+        shots: Sequence[int],
+        checks: Sequence[str],
+        model: str = "base",
+        **drawn: Unpack[Drawn],
     ) -> VerdictRequest:
-        """Every version (by id) with every number of shots, on the validation part where no rows are named. Raises
-        InputError that names every fault, NotFoundError."""
+        """Asked of this model: every version (by id) with every number of shots, on the validation part where no rows
+        are named. Raises InputError that names every fault, NotFoundError."""
         source, counts = self._learned_from(file), list(dict.fromkeys(shots))
         owner = drawn.get("owner", LOCAL)
         kept = [self.book.get(id, owner) for id in dict.fromkeys(versions)]
@@ -326,7 +334,7 @@ class PromptBench:
         sides = []
         for one, count in itertools.product(kept, counts):
             name = f"{one.id} + {_counted(count, 'shot')}" if count else one.id
-            sides.append(Side("base", one.text, count, source if count else None, name))
+            sides.append(Side(model, one.text, count, source if count else None, name))
         asked = VerdictRequest(source, tuple(sides), tuple(checks), losses=False, forgetting=False, **drawn)
         return replace(asked, name=f"Prompt bench: {source.name}", purpose=BENCH)
 

@@ -5,96 +5,38 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from playground.chat.batching import Asked, Batches
 from playground.data.example import Message
 from playground.data.render import render_prompt
 from playground.engine.request import Sampling
-from playground.errors import InputError, RunFailedError
+from playground.errors import InputError
 from playground.evaluation.criterion import is_blank, mark_key
 from playground.evaluation.verdict import Answered
 from playground.evaluation.votes import RUBRIC, Agreed, Messages, agreed, parse_yes, rubric
 from playground.library.card import AdapterCard
 from playground.models.adapters import AdapterService
 from playground.models.bases import BaseService
+from playground.models.endpoints import Endpoint
 from playground.verdict.answers import Progress
 from playground.verdict.files import VerdictFiles, label_files
 from playground.verdict.losses import texts
 from playground.workspace.visitors import LOCAL
 
-TIMEOUT_S = 60.0
 ENDPOINT_ANSWER_TOKENS = 256  # room for a judge that thinks aloud before its word
-ANSWER_BYTES = 1_000_000
-_ENDS = "Check that JUDGE_URL ends where /chat/completions begins."
-_ADVICE = {
-    **dict.fromkeys((401, 403), "Check JUDGE_KEY."),
-    404: "Check JUDGE_URL and JUDGE_MODEL.",
-    429: "It takes no more requests now. Try again later.",
-    **dict.fromkeys(range(300, 400), "Check JUDGE_URL, or point it straight to the server."),
-}
 
 
-@dataclass(frozen=True)
-class Endpoint:
-    """url: the base address, as https://api.example.com/v1. key: shown to that server alone; "" = none needed."""
-
-    url: str
-    model: str
-    key: str = field(default="", repr=False)
-
-    @classmethod
-    def from_env(cls, env: Mapping[str, str] | None = None) -> Endpoint | None:
-        """``JUDGE_URL``, ``JUDGE_MODEL``, ``JUDGE_KEY``; None where no address is set. Raises InputError."""
-        env = os.environ if env is None else env
-        url, model, key = (env.get(f"JUDGE_{name}", "").strip() for name in ("URL", "MODEL", "KEY"))
-        if not url:
-            return None
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
-            takes = "It takes one such as https://api.example.com/v1, without a key in it."
-            raise InputError(f"JUDGE_URL is no address of a server. {takes}")
-        if not model:
-            raise InputError("JUDGE_URL is set and JUDGE_MODEL is not. Name the model that judges.")
-        return cls(url.rstrip("/"), model, key)
-
-    @property
-    def name(self) -> str:
-        """For a person: the model and where it is."""
-        return f"{self.model} at {urlsplit(self.url).hostname}"
-
-    def answer(self, messages: Messages) -> str:
-        """What it says to these messages, greedy. Raises RunFailedError that never names the key."""
-        body = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": ENDPOINT_ANSWER_TOKENS}
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
-        request = urllib.request.Request(f"{self.url}/chat/completions", json.dumps(body).encode(), headers)
-        try:
-            with urllib.request.build_opener(_Stay).open(request, timeout=TIMEOUT_S) as response:
-                text: object = json.loads(response.read(ANSWER_BYTES))["choices"][0]["message"]["content"]
-                return text if isinstance(text, str) else ""
-        except urllib.error.HTTPError as error:
-            wrong = f"answered {error.code}. {_ADVICE.get(error.code, 'Try again.')}"
-        except OSError as error:
-            reason = str(getattr(error, "reason", None) or error)[:120]
-            wrong = f"cannot be reached ({reason}). Check JUDGE_URL and the network."
-        except (ValueError, LookupError, TypeError):
-            wrong = f"does not answer as a chat completion. {_ENDS}"
-        raise RunFailedError(f"{self.name} {wrong}")
-
-
-class _Stay(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect: the key goes where it was meant to go."""
-
-    def redirect_request(self, *args: object, **named: object) -> None:
-        return None
+def endpoint_of(env: Mapping[str, str] | None = None) -> Endpoint | None:
+    """``JUDGE_URL``, ``JUDGE_MODEL``, ``JUDGE_KEY``; None where no address is set. Raises InputError."""
+    env = os.environ if env is None else env
+    url, model = (env.get(f"JUDGE_{name}", "").strip() for name in ("URL", "MODEL"))
+    key = "JUDGE_KEY" if env.get("JUDGE_KEY", "").strip() else ""
+    return Endpoint("judge", url, model, key, source="JUDGE_URL and JUDGE_MODEL") if url else None
 
 
 ENDPOINT, BASE = "endpoint", "base"
@@ -145,7 +87,7 @@ class Judges:
         batches: Batches,
         *,
         shared: bool = False,
-        endpoint: Callable[[], Endpoint | None] = Endpoint.from_env,
+        endpoint: Callable[[], Endpoint | None] = endpoint_of,
     ) -> None:
         self._bases, self._adapters, self._batches = bases, adapters, batches
         self._endpoint = (lambda: None) if shared else endpoint
@@ -158,7 +100,7 @@ class Judges:
             elsewhere = self._endpoint()
         except InputError:  # told when it is chosen
             return [*found, ("The endpoint, which is not set right", ENDPOINT)]
-        return [*found, (elsewhere.name, ENDPOINT)] if elsewhere is not None else found
+        return [*found, (elsewhere.label, ENDPOINT)] if elsewhere is not None else found
 
     def get(self, judge: str, owner: str = LOCAL) -> Judge:
         """judge: an id or a name. Raises NotFoundError, InputError."""
@@ -173,12 +115,14 @@ class Judges:
             raise InputError(f"No endpoint is set. {sets}")
 
         def answered(asked: Sequence[Messages], said: list[str]) -> Generator[str, None, None]:
-            """One after another, so that it can be stopped in between. Raises RunFailedError."""
+            """One after another, so that it can be stopped in between. Raises EndpointError."""
             for messages in asked:
                 yield ""
-                said.append(elsewhere.answer(messages))
+                turns = [Message(**one) for one in messages]
+                heard = self._batches.client.hear(elsewhere, turns, ENDPOINT_ANSWER_TOKENS)
+                said.append(heard.state.text)
 
-        return Judge(answered, elsewhere.name, _key(elsewhere.name, elsewhere.url))
+        return Judge(answered, elsewhere.label, _key(elsewhere.label, elsewhere.url))
 
     def _written(
         self, card: AdapterCard | None, session: str, asked: Sequence[Messages], said: list[str]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -48,7 +49,8 @@ class VerdictRequest:
     was found, in words. right: criteria of a right answer, all of which hold, () = a shipped set's own, else as the
     references suggest; form_only: the checks alone decide. bar, margin, maximum: as in ``Terms``. looks: test rows of
     the earlier looks of the verdict that this one extends, and extends: its id. max_tokens: 0 = as references ask for.
-    split_by: columns that the parts of the file follow.
+    split_by: columns that the parts of the file follow. send: the person agreed that rows leave for other machines.
+    spend_cap: the most that other servers may cost, in the prices' currency; the side that would pass it ends there.
     purpose: a bench is left out of the list of verdicts, and nothing is timed. Raises InputError
     that names every fault.
     """
@@ -81,6 +83,8 @@ class VerdictRequest:
     looks: tuple[int, ...] = ()
     extends: str = ""
     split_by: SplitBy = BY_CHANCE
+    send: bool = False
+    spend_cap: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sides", tuple(draw for side in self.sides for draw in side.drawn))
@@ -92,6 +96,8 @@ class VerdictRequest:
             f"Repeats go from 1 to {REPEATS_MAX}; {self.repeats} are asked for.": not 1 <= self.repeats <= REPEATS_MAX,
             f"{self.purpose!r} is no purpose. There are: {VERDICT}, {BENCH}.": self.purpose not in (VERDICT, BENCH),
             f"The limit of rows is {self.limit}; it is at least 1.": self.limit is not None and self.limit < 1,
+            f"The spend cap is {self.spend_cap}; it is a number from 0.": self.spend_cap is not None
+            and not 0 <= self.spend_cap < math.inf,
         }
         faults = [words for words, is_so in wrong.items() if is_so]
         if self.form_only and self.right:
@@ -196,7 +202,7 @@ class RecordMaker:
         if not set.intersection(*({answer.example for answer in one} for one in by_side.values())):
             raise InputError("No example was answered by every side.")
         sides = _with_draws(request.sides, cards)
-        sides = [replace(one, cached_tokens=self._repeated(by_side[one.name])) for one in sides]
+        sides = [_served(one, by_side[one.name]) or self._repeating(one, by_side[one.name]) for one in sides]
         facts = self._facts(request, [example for example in there if example.row in judged_by], cards)
         judge = " ".join(one["words"] for one in about.get("judges", ()))
         lost = {side: one["lost"] for side, one in about.get("forgetting", {}).items() if one.get("lost")}
@@ -256,13 +262,14 @@ class RecordMaker:
         others = {name: record[name] for name in record if name not in judged.record}
         return kept._replace(record=judged.record | others)
 
-    def _repeated(self, answers: Sequence[Answered]) -> int:
-        """Tokens that all prompts of a side begin with; 0 with fewer than two different ones."""
+    def _repeating(self, side: SideFacts, answers: Sequence[Answered]) -> SideFacts:
+        """With the tokens that all of its prompts begin with; 0 with fewer than two different ones."""
         prompts = {answer.prompt for answer in answers}
         if len(prompts) < 2:
-            return 0
+            return side
         first, last = (encode(self._bases.tokenizer(), text) for text in (min(prompts), max(prompts)))
-        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
+        same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+        return replace(side, cached_tokens=sum(1 for _ in same))
 
     def _judged(
         self,
@@ -358,7 +365,7 @@ def undertrained(run: Mapping[str, Any]) -> str:
     return "; ".join(reasons)
 
 
-DESCRIBED = ("model", "adapter_sha256", "shots", "documents", "prompt", "format")
+DESCRIBED = ("model", "adapter_sha256", "shots", "documents", "prompt", "format", "endpoint")
 """What a side is, beside its name and kind."""
 
 
@@ -371,15 +378,27 @@ def _checks(request: VerdictRequest, known: Sequence[str]) -> list[Check]:
 
 def _facts_of(side: Side, card: AdapterCard | None) -> SideFacts:
     docs = side.docs.name if side.docs else None
-    described = (side.model, card.sha256 if card else None, side.shots, docs, side.system_prompt, side.format)
+    described = (side.model, card.sha256 if card else None, side.shots, docs, side.system_prompt, side.format, None)
     kind: Rung = "documents" if side.docs else "few-shot" if side.shots else "base"
-    if side.model != "base":
+    if side.is_remote:
+        kind = "larger-model"
+    elif side.adapter:
         kind = "fine-tune+documents" if side.docs else "fine-tune"
     elif kind == "base" and (side.format or side.system_prompt.strip()):
         kind = "constraint" if side.format else "prompt"
     training_s, about = float(_run(card).get("seconds") or 0.0), dict(zip(DESCRIBED, described, strict=True))
     rows = (card.rows or None) if card is not None else None
     return SideFacts(side.label, kind, training_s, about, rows_trained=rows)
+
+
+def _served(side: SideFacts, answers: Sequence[Answered]) -> SideFacts | None:
+    """A side that another server answered, with that server and the tokens that it read from its cache; None for one
+    of this machine."""
+    stamps = [one.stamp for one in answers if one.stamp and "endpoint" in one.stamp]
+    if not stamps:
+        return None
+    cached = sum(stamp["usage"]["cached_tokens"] for stamp in stamps) / len(stamps)
+    return replace(side, described={**side.described, "endpoint": stamps[0]["endpoint"]}, cached_tokens=cached)
 
 
 def _with_draws(sides: Sequence[Side], cards: Sequence[AdapterCard | None]) -> list[SideFacts]:
@@ -421,5 +440,5 @@ def file_sha256(path: Path) -> str:
 
 
 def _device(answers: Collection[Answered]) -> dict[str, Any]:
-    stamp = next((answer.stamp for answer in answers if answer.stamp), None) or {}
+    stamp = next((answer.stamp for answer in answers if answer.stamp and "device" in answer.stamp), None) or {}
     return {name: stamp.get(name) for name in ("device", "dtype", "rows")}

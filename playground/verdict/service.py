@@ -22,6 +22,7 @@ from playground.evaluation.form import REFERENCES
 from playground.jobs import Job, Jobs, sentence
 from playground.models.adapters import AdapterService
 from playground.models.bases import BaseService
+from playground.models.endpoints import PREFIX
 from playground.settings import Settings
 from playground.training import processes
 from playground.verdict.answers import Answering, Measuring, Work
@@ -186,6 +187,12 @@ class VerdictService:
         self.files.save(id, *made)
         return self._view(state, whole=True)
 
+    def leaving(self, request: VerdictRequest) -> str:
+        """What a person agrees to before it is measured: rows that go to other machines, in words; "" = none. Raises
+        InputError, NotFoundError."""
+        work, asked = self._before(request)
+        return self._answering.leaving(asked, {row for row, _ in work.answers})
+
     def trusted(self, judge: str, file: str, owner: str = LOCAL) -> Trust:
         """How far a judge goes with the person, where that is enough for it to say what is right of this file's rows.
         Raises InputError that says what is missing, NotFoundError."""
@@ -210,7 +217,9 @@ class VerdictService:
             name = self._adapters.get(adapter, owner).name
             with_docs = [Side(adapter, name=f"{name} + documents", docs=docs)] if docs is not None else []
             sides += [Side(adapter, name=name), *with_docs]
-        return tuple(sides)
+        more = " + prompt" if prompt else ""
+        servers = self._answering.batches.endpoints.usable()
+        return (*sides, *(Side(PREFIX + one.name, prompt, name=one.name + more) for one in servers))
 
     # -- measuring -----------------------------------------------------------------------------------------------
 
@@ -224,7 +233,10 @@ class VerdictService:
         parse_checks(request.checks, files=not self._settings.shared)
         request = self._answering.formed(request)
         work, asked = self._before(request)
-        replies = self._answering.replies(asked, {row for row, _ in work.answers})
+        measured = {row for row, _ in work.answers}
+        replies = self._answering.replies(asked, measured)
+        if not request.send and (leaves := self._answering.leaving(asked, measured)):
+            raise InputError(f"{leaves} Agree to that first (--send, or the question before Measure).")
         self._records.criterion(request)  # before hours of measuring, not after
         work.judges = self._judged_by(request)
         replies += replies // request.replies_each * len(work.judges)
@@ -311,6 +323,7 @@ class VerdictService:
         about |= {"timings": work.timings, "forgetting": work.forgotten, "refusals": work.refusals}
         seconds = round(time.monotonic() - work.began_s, 1) if work.began_s else 0.0
         about |= {"failed": dict(work.failed), "seconds": seconds, "judges": work.judges}
+        about |= {"spent": {"amount": work.purse.spent, "requests": work.purse.requests, "cap": request.spend_cap}}
         try:
             used = self._used(request, work.state.id)
             self.files.save(work.state.id, *self._records.make(request, work.answers.values(), about, used))

@@ -1,5 +1,6 @@
 import contextlib
 import json
+import re
 import resource
 import shutil
 import time
@@ -196,22 +197,34 @@ def verdicts_by(services: Services, answering: type[Answering], batches: Batches
     return VerdictService(services.settings, *there, asker, services.forgetting, services.quota, services.jobs)
 
 
-def reply(text: str) -> dict[str, Any]:
-    """A chat completion."""
-    return {"choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]}
+def reply(text: str, finish: str = "stop", **usage: int) -> bytes:
+    """A streamed chat completion, a word a piece. usage: its ``prompt_tokens``, ``completion_tokens`` and
+    ``cached_tokens``."""
+    about = {"id": "x", "object": "chat.completion.chunk", "model": "deep-2"}
+    said: list[dict[str, Any]] = [
+        {"choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]}
+        for word in re.findall(r"\S+\s*", text)
+    ]
+    said += [{"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]}] if finish else []
+    if usage:
+        counted = {name: usage.get(name, 0) for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
+        details = {"prompt_tokens_details": {"cached_tokens": usage.get("cached_tokens", 0)}}
+        said.append({"choices": [], "usage": {**counted, **details}})
+    return "".join(f"data: {json.dumps(about | one)}\n\n" for one in said).encode() + b"data: [DONE]\n\n"
 
 
 @pytest.fixture
 def server():
     """Answers every request by ``say``: (path, body) -> (status, bytes or a value that becomes JSON). asked: (path,
-    authorization, body) of each."""
-    made = SimpleNamespace(asked=[], say=lambda path, body: (200, {}))
+    authorization, body) of each; headers: of the last."""
+    made = SimpleNamespace(asked=[], headers={}, say=lambda path, body: (200, {}))
 
     async def answer(request):
         path, body = request.url.path, await request.body()
         made.asked.append((path, request.headers.get("authorization", ""), body))
+        made.headers = dict(request.headers)
         status, said = await run_in_threadpool(lambda: made.say(path, body))
-        headers = {"location": f"{made.url}/elsewhere"} if 300 <= status < 400 else {}
+        headers = {"retry-after-ms": "1"} | ({"location": f"{made.url}/elsewhere"} if 300 <= status < 400 else {})
         data = said if isinstance(said, bytes) else json.dumps(said).encode()
         return Response(data, status, headers, "application/json")
 

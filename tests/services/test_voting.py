@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from playground.errors import NotFoundError, RunFailedError
+from playground.errors import NotFoundError
 from playground.evaluation.votes import Vote, bradley_terry
+from playground.models.endpoints import Endpoint
 from playground.services import Services, build_services
 from playground.verdict.files import DONE, JUDGE
-from playground.verdict.judges import BASE, ENDPOINT, Endpoint
+from playground.verdict.judges import BASE, ENDPOINT, endpoint_of
 from playground.verdict.judging import LABELS, JudgingView
 from tests.refused import refused
 from tests.services.conftest import SIDES, last, put_verdict, reply, vote_all
@@ -174,20 +175,6 @@ def test_no_answer_is_no_vote_and_a_failure_keeps_votes(services, ended, judge):
     assert view.done == sum(one.owner == JUDGE for one in services.voting.files.read(ended)) == 4
 
 
-def test_what_goes_wrong_is_told_without_the_key(judge):
-    endpoint, messages = Endpoint(f"{judge.url}/v1", "deep", KEY), [{"role": "user", "content": "Which?"}]
-    wrong = (
-        (401, {"error": KEY}, "answered 401. Check JUDGE_KEY"),
-        *((404, {}, "Check JUDGE_URL and JUDGE_MODEL"), (429, {}, "no more requests now")),
-        *((500, {}, "answered 500. Try again"), (302, {}, "point it straight")),
-        *((200, said, "does not answer as a chat completion") for said in (b"<html>", {"choices": []})),
-    )
-    for times, (status, said, words) in enumerate(wrong, 1):
-        judge.say = lambda path, body, told=(status, said): told
-        assert KEY not in refused(words, endpoint.answer, messages, error=RunFailedError) + repr(endpoint)
-        assert len(judge.asked) == times, "nothing follows where it points to"
-
-
 def test_it_can_be_stopped_and_runs_once_at_a_time(services, ended, judge):
     go, came = threading.Event(), threading.Event()
 
@@ -207,13 +194,13 @@ def test_it_can_be_stopped_and_runs_once_at_a_time(services, ended, judge):
 
 
 def test_the_address_comes_from_the_environment_alone(services, ended):
-    assert Endpoint.from_env({}) is None
-    made = Endpoint.from_env({"JUDGE_URL": "https://api.example.com/v1/", "JUDGE_MODEL": "m", "JUDGE_KEY": KEY})
-    assert made == Endpoint("https://api.example.com/v1", "m", KEY)
+    assert endpoint_of({}) is None
+    made = endpoint_of({"JUDGE_URL": "https://api.example.com/v1/", "JUDGE_MODEL": "m", "JUDGE_KEY": KEY})
+    assert made == Endpoint("judge", "https://api.example.com/v1", "m", "JUDGE_KEY")
     for wrong in ("file:///etc/passwd", "ftp://x/y", "api.example.com", "http://me:secret@x/v1", "https://x/v1?key=1"):
-        told = refused("JUDGE_URL is no address", Endpoint.from_env, {"JUDGE_URL": wrong, "JUDGE_MODEL": "m"})
+        told = refused("url takes an address", endpoint_of, {"JUDGE_URL": wrong, "JUDGE_MODEL": "m"})
         assert "secret" not in told
-    refused("JUDGE_MODEL", Endpoint.from_env, {"JUDGE_URL": "https://x/v1"})
+    refused("model is missing", endpoint_of, {"JUDGE_URL": "https://x/v1"})
     refused("No endpoint is set", services.judging.start, ended, ENDPOINT)
     refused("no adapter", services.judging.start, ended, "http://127.0.0.1/v1")
 

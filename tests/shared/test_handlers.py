@@ -95,7 +95,7 @@ def test_a_handler_called_by_another(attacked, whole, line):
 
 def test_what_may_be_chosen_names_nothing_of_hers(attacked):
     services, ben = attacked[0], Visitor(BEN, BEN)
-    choices = side.labels(services, ben), side.model_choices(side.usable(services, ben))
+    choices = side.labels(services, ben), side.model_choices(services, side.usable(services, ben))
     assert SECRET not in str([*choices, side.greyed_html(services.adapters.list(BEN))])
 
 

@@ -22,6 +22,7 @@ from playground.library.card import AdapterCard
 from playground.methods import all_methods
 from playground.models.adapters import AdapterRow, Switch
 from playground.models.bases import BaseState
+from playground.models.endpoints import Endpoints
 from playground.runs.progress import RunView
 from playground.runs.service import Plan, Preset
 from playground.settings import Settings
@@ -210,6 +211,8 @@ class FakeVerdicts:
     stopped: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     judged: list[tuple[Any, Any]] = field(default_factory=list)
+    servers: tuple[Side, ...] = ()
+    leaving = always("6 rows leave for elsewhere.")
 
     start, stop = noted("started", "v1"), noted("stopped")
 
@@ -249,7 +252,7 @@ class FakeVerdicts:
         sides += [Side("base", prompt, shots_from=file, name="Base + form", format="references")] if form else []
         sides += [Side("base", prompt, 4, file, "Base + 4 shots")]
         sides += [Side("base", prompt, name="Base + documents", docs=docs)] if docs else []
-        return (*sides, *([Side(adapter, name=adapter)] if adapter else []))
+        return (*sides, *([Side(adapter, name=adapter)] if adapter else []), *self.servers)
 
 
 @dataclass
@@ -269,7 +272,7 @@ class FakeServices:
         self.adapters, self.compare = FakeAdapters(), FakeCompare()
         self.demo = SimpleNamespace(state=lambda owner: DemoState())
         self.device = SimpleNamespace(line=lambda owner: "Device: idle", status=lambda: STATUS)
-        self.verdicts, self.replay = FakeVerdicts(), FakeReplay()
+        self.verdicts, self.replay, self.endpoints = FakeVerdicts(), FakeReplay(), Endpoints()
         self.sessions = Sessions(folder / "playground.sqlite")
 
     def seen(self, owner: str) -> None:

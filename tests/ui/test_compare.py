@@ -180,7 +180,7 @@ def test_shots_come_from_ids_never_from_paths(services):
 
 def test_a_side_that_learned_becomes_its_adapter_when_the_run_ends(services, me):
     def offered(chosen: str) -> list[tuple[str, str]]:
-        return side.with_chosen(services, me, side.model_choices(side.usable(services, me)), chosen)
+        return side.with_chosen(services, me, side.model_choices(services, side.usable(services, me)), chosen)
 
     services.adapters.learns = (card("live-r1"),)
     assert ("live-r1 · LoRA r8", "live-r1") in offered("live-r1")

@@ -1,6 +1,7 @@
 """The Verdict tab's handlers, called as plain functions."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
+from playground.chat.compare import Side
 from playground.data.example import Checked, Example, Message
 from playground.errors import BaseUnavailableError, InputError
 from playground.models.bases import BaseState
@@ -59,9 +61,28 @@ def start(services, call, tab):
         situation = {**SITUATION, **more.pop("situation", {})}
         given = {"line": line(chosen=chosen, prompt=prompt), "checks": checks, "settings": SETTINGS}
         given["terms"] = {**TERMS, **more.pop("terms", {})}
-        return call(verdict_form.start, tab, where=where(**more), situation=situation, **given)
+        begin = partial(verdict_form.start, send=more.pop("send", False), leaving=more.pop("leaving", ""))
+        return call(begin, tab, where=where(**more), situation=situation, **given)
 
     return start
+
+
+def test_another_server_is_offered_and_rows_go_there_once_that_is_agreed_to(services, call, tab, start):
+    services.verdicts.servers = (Side("endpoint:big", "Be careful.", name="big"),)
+    offered = lined_up(call, tab)[tab.sides]
+    assert ("big", "endpoint:big") in offered.choices
+    assert "endpoint:big" not in offered.value, "what may cost money is chosen by the person"
+    asked = start("base", "endpoint:big")
+    assert asked[tab.sending]["visible"]
+    assert "6 rows leave for elsewhere." in asked[tab.leaves]
+    assert services.verdicts.started == []
+    assert start("base", "endpoint:big", send=True, leaving="5 rows")[tab.sending]["visible"], "said anew"
+    begun = start("base", "endpoint:big", send=True, leaving=asked[tab.leaving])
+    (request,) = services.verdicts.started
+    assert (request.send, begun[tab.followed], begun[tab.sending]["visible"]) == (True, "v1", False)
+    services.verdicts.servers = ()
+    with pytest.raises(InputError, match="not here any more"):
+        start("endpoint:big")
 
 
 @pytest.fixture

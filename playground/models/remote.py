@@ -1,0 +1,371 @@
+"""Requests to other servers (``models/endpoints.py``), through the ``openai`` package: streamed, sent again where that
+may help, counted and paid."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import math
+import os
+import re
+import threading
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from playground.data.example import Message
+from playground.engine.request import RowState, Sampling
+from playground.errors import EndpointError
+from playground.models.endpoints import Endpoint
+
+if TYPE_CHECKING:
+    import openai
+
+RETRIES = 3
+"""Of a request that could not be sent, or was answered 408, 409, 429 or 5xx: after 0.5, 1 and 2 s, or as the server
+asks."""
+TRIES = 4
+"""Of a reply that broke off, or of a request with a setting that the server does not know."""
+CONNECT_S, READ_S, LOOK_S = 10.0, 180.0, 5.0
+"""READ_S: between two pieces of a reply; a server may load its model first."""
+NOT_REPLAYABLE = "not replayable: remote"
+_MAY_BE_UNKNOWN = ("max_tokens", "temperature", "top_p", "seed", "stop", "stream_options")
+_THOUGHTS = re.compile(r"\A\s*<think>.*?(</think>\s*|\Z)", re.DOTALL)
+"""What a server that does not keep them apart puts before its answer."""
+_OF_THE_ROW = (400, 413, 422)
+"""Statuses that may be one request's fault; any other one is the server's."""
+
+
+class Purse:
+    """What one job pays for its requests. cap: where it ends, None = nowhere; it can be passed only by a server that
+    reads more than it is sent, and then once. Used by the client's thread alone."""
+
+    def __init__(self, cap: float | None = None) -> None:
+        self.cap, self.spent, self.requests = cap, 0.0, 0
+        self._held, self._dearer = 0.0, 1.0
+
+    def take(self, most: float) -> float:
+        """Before a request that may cost so much; returns what is held for it. Raises EndpointError where the cap could
+        be passed."""
+        most *= self._dearer
+        if self.cap is not None and self.spent + self._held + most > self.cap:
+            paid = f"{self.requests} requests cost {self.spent:.4g}, and the next may cost {most:.2g}"
+            raise EndpointError(f"The spend cap of {self.cap:g} is reached: {paid}. Raise it, or ask fewer rows.")
+        self._held += most
+        self.requests += 1
+        return most
+
+    def settle(self, held: float, paid: float) -> None:
+        self._held -= held
+        self.spent += paid
+        self._dearer *= max(1.0, paid / held) if held else 1.0
+
+
+@dataclass(frozen=True)
+class Remote:
+    """Where a reply is asked for, by what messages, and who pays."""
+
+    endpoint: Endpoint
+    messages: tuple[Message, ...]
+    purse: Purse = field(default_factory=Purse, compare=False)
+
+    @property
+    def text(self) -> str:
+        """The messages as they are sent."""
+        return json.dumps([_sent(one) for one in self.messages], ensure_ascii=False, indent=1)
+
+
+def _sent(message: Message) -> dict[str, str]:
+    return {"role": message.role, "content": message.content}
+
+
+@dataclass
+class Heard:
+    """How far a reply has come; seconds count from the sending of its request. settings: what was sent beside the
+    messages. model: as the server names it. reported: whether it said how many tokens these were."""
+
+    remote: Remote
+    sampling: Sampling
+    state: RowState = field(default_factory=RowState)
+    settings: dict[str, Any] = field(default_factory=dict)
+    model: str = ""
+    cached_tokens: int = 0
+    reported: bool = False
+    failure: EndpointError | None = None
+
+    @property
+    def done(self) -> bool:
+        return bool(self.state.finish) or self.failure is not None
+
+    @property
+    def price(self) -> float | None:
+        """What it cost, None where prices or tokens are not known."""
+        prices, state = self.remote.endpoint.prices, self.state
+        if prices is None or not (self.reported or prices.is_free):
+            return None
+        return prices.of(state.prompt_tokens, state.completion_tokens, self.cached_tokens)
+
+    @property
+    def stamp(self) -> dict[str, Any]:
+        """What is known of how the reply came about; it cannot be had again from this."""
+        state, text = self.state, self.remote.text
+        tokens = {"prompt_tokens": state.prompt_tokens, "completion_tokens": state.completion_tokens}
+        tokens |= {"cached_tokens": self.cached_tokens, "reported": self.reported}
+        return {
+            "replay": NOT_REPLAYABLE,
+            "endpoint": {**self.remote.endpoint.about, "answered_as": self.model},
+            "prompt": {"text": text, "sha256": hashlib.sha256(text.encode(errors="replace")).hexdigest()},
+            "sampling": {name: value for name, value in self.settings.items() if name != "seed"},
+            "seed": self.settings.get("seed"),
+            "usage": tokens,
+            "price": self.price,
+            "finish_reason": state.finish,
+            "seconds": round(state.seconds, 4),
+        }
+
+
+class Sending:
+    """Replies that were asked for together."""
+
+    def __init__(self, heard: Sequence[Heard], run: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> None:
+        self.heard, self._over = heard, threading.Event()
+        self._future = asyncio.run_coroutine_threadsafe(run, loop)
+        self._future.add_done_callback(lambda _: self._over.set())
+
+    def wait(self, seconds: float) -> bool:
+        """Whether all are done, at the latest after so long."""
+        return self._over.wait(seconds)
+
+    def close(self) -> None:
+        """End those that are not done; their connections are closed."""
+        self._future.cancel()
+
+
+class _Limit:
+    """Of one server, whoever asks."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.places = asyncio.Semaphore(endpoint.concurrency)
+        self._each_s = 60 / (endpoint.requests_per_minute or math.inf)
+        self._free_s = 0.0
+
+    async def turn(self) -> None:
+        """Wait until the next request may be sent."""
+        now_s = time.monotonic()
+        self._free_s = max(now_s, self._free_s)
+        wait_s, self._free_s = self._free_s - now_s, self._free_s + self._each_s
+        await asyncio.sleep(wait_s)
+
+
+class Client:
+    """Asks them, through the ``openai`` package, in one thread of its own. retries: as RETRIES. Follows no redirect:
+    a key goes where it was meant to go."""
+
+    def __init__(self, retries: int = RETRIES) -> None:
+        self._retries, self._lock = retries, threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._clients: dict[tuple[str, str], openai.AsyncOpenAI] = {}
+        self._limits: dict[tuple[str, int, float | None], _Limit] = {}
+        self._unknown: dict[str, set[str]] = {}
+
+    def send(self, asked: Sequence[tuple[Remote, Sampling]]) -> Sending:
+        """Ask for these; what goes wrong is each one's ``failure``."""
+        heard = [Heard(*one) for one in asked]
+        return Sending(heard, self._all(heard), self._running())
+
+    def hear(self, endpoint: Endpoint, messages: Sequence[Message], max_tokens: int) -> Heard:
+        """One whole reply, greedy. Raises EndpointError."""
+        sending = self.send([(Remote(endpoint, tuple(messages)), Sampling(max_tokens=max_tokens))])
+        try:
+            while not sending.wait(1.0):
+                pass
+        finally:
+            sending.close()
+        (heard,) = sending.heard
+        if heard.failure is not None:
+            raise heard.failure
+        return heard
+
+    def test(self, endpoint: Endpoint) -> Heard:
+        """What it says to two words. Raises EndpointError."""
+        return self.hear(endpoint, (Message("user", "Say yes."),), 16)
+
+    def look(self, endpoint: Endpoint) -> str:
+        """Why it cannot be asked, "" where it can; it is sent no row. Raises nothing."""
+        try:
+            asyncio.run_coroutine_threadsafe(self._look(endpoint), self._running()).result()
+        except Exception as error:
+            return str(_told(endpoint, error))
+        return ""
+
+    # -- in the loop's thread ------------------------------------------------------------------------------------
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._loop.run_forever, name="endpoints", daemon=True).start()
+            return self._loop
+
+    async def _all(self, heard: Sequence[Heard]) -> None:
+        down: dict[Endpoint, EndpointError] = {}
+        await asyncio.gather(*(self._one(one, down) for one in heard))
+
+    async def _one(self, one: Heard, down: dict[Endpoint, EndpointError]) -> None:
+        """down: servers that answer nothing more; what still waits for them is not sent."""
+        endpoint = one.remote.endpoint
+        key = (endpoint.name, endpoint.concurrency, endpoint.requests_per_minute)
+        limit = self._limits.setdefault(key, _Limit(endpoint))
+        try:
+            async with limit.places:
+                if endpoint not in down:
+                    await limit.turn()
+                if endpoint in down:
+                    raise down[endpoint]
+                await self._paid(one)
+        except Exception as error:
+            one.failure = _told(endpoint, error)
+            if getattr(error, "status_code", None) not in _OF_THE_ROW and not isinstance(error, EndpointError):
+                down[endpoint] = one.failure
+
+    async def _paid(self, one: Heard) -> None:
+        purse = one.remote.purse
+        held = paid = purse.take(one.remote.endpoint.most(one.remote.messages, one.sampling.max_tokens))
+        try:
+            await self._reply(one)
+            paid = held if one.price is None else one.price
+        except Exception:
+            paid = held if one.state.text else 0.0  # what broke off may be billed
+            raise
+        finally:
+            purse.settle(held, paid)
+
+    async def _reply(self, one: Heard) -> None:
+        """Into ``one``. Raises what the package raises, and EndpointError for a reply without an end."""
+        import openai
+
+        endpoint, unknown = one.remote.endpoint, self._unknown.setdefault(one.remote.endpoint.name, set())
+        client = self._client(endpoint)
+        for left in reversed(range(TRIES)):
+            one.settings, one.state = _settings(one.sampling, unknown), RowState()
+            began_s, finish = time.monotonic(), ""
+            body: dict[str, Any] = {"model": endpoint.model, "messages": [_sent(turn) for turn in one.remote.messages]}
+            if "stream_options" not in unknown:
+                body["stream_options"] = {"include_usage": True}
+            try:
+                chunks = await client.chat.completions.create(
+                    **body, **one.settings, stream=True, extra_headers=_headers(endpoint)
+                )
+                async with chunks:
+                    async for chunk in chunks:
+                        finish = _take(one, chunk, began_s) or finish
+            except openai.APIConnectionError:
+                if not left or not one.state.text:
+                    raise
+                continue
+            except openai.BadRequestError as error:
+                named = {name for name in _MAY_BE_UNKNOWN if error.param == name or f"'{name}'" in error.message}
+                if not left or not (new := named & {*body, *one.settings} - unknown):
+                    raise
+                unknown |= new
+                continue
+            if finish or not left or not one.state.text:
+                break
+        if not finish:
+            broke = "broke off its reply. Try again." if one.state.text else "does not answer as a chat completion."
+            raise EndpointError(f"{endpoint.label} {broke}")
+        one.state.text = _THOUGHTS.sub("", one.state.text)
+        one.state.seconds = time.monotonic() - began_s
+        one.state.finish = finish
+
+    async def _look(self, endpoint: Endpoint) -> None:
+        import openai
+
+        client = self._client(endpoint)
+        try:
+            await client.with_options(max_retries=0, timeout=LOOK_S).models.list(extra_headers=_headers(endpoint))
+        except openai.NotFoundError:
+            return  # it answers, and has no list of its models
+
+    def _client(self, endpoint: Endpoint) -> openai.AsyncOpenAI:
+        """One for an address and key, so that connections are used again. Raises EndpointError without its key."""
+        import openai
+
+        if endpoint.key_env and not os.environ.get(endpoint.key_env, "").strip():
+            raise EndpointError(f"{endpoint.label} needs a key: set {endpoint.key_env} where the app is started.")
+        key = endpoint.url, endpoint.key_env
+        if key not in self._clients:
+            timeout = openai.Timeout(READ_S, connect=CONNECT_S)
+            transport = openai.DefaultAsyncHttpxClient(follow_redirects=False, trust_env=not endpoint.is_here)
+            about: dict[str, Any] = {"timeout": timeout, "max_retries": self._retries, "http_client": transport}
+            about |= {"base_url": endpoint.url, "admin_api_key": "", "organization": "", "project": ""}
+            self._clients[key] = openai.AsyncOpenAI(api_key="sent with each request", **about)
+        return self._clients[key]
+
+
+def _headers(endpoint: Endpoint) -> Mapping[str, Any]:
+    """Its own key, and nothing that the environment holds for somebody else."""
+    import openai
+
+    others = [line.partition(":")[0].strip() for line in os.environ.get("OPENAI_CUSTOM_HEADERS", "").splitlines()]
+    others = [*filter(None, others), "OpenAI-Organization", "OpenAI-Project"]
+    none: dict[str, Any] = dict.fromkeys(others, openai.Omit())
+    key = os.environ.get(endpoint.key_env, "").strip() if endpoint.key_env else ""
+    return {**none, "Authorization": f"Bearer {key}" if key else openai.Omit()}
+
+
+def _settings(sampling: Sampling, unknown: set[str]) -> dict[str, Any]:
+    """What a request says of how a reply is drawn, without what the server does not know."""
+    settings: dict[str, Any] = {"temperature": sampling.temperature, "seed": sampling.seed}
+    settings["max_completion_tokens" if "max_tokens" in unknown else "max_tokens"] = sampling.max_tokens
+    settings |= {"top_p": sampling.top_p} if sampling.top_p < 1 else {}
+    settings |= {"stop": list(sampling.stop)} if sampling.stop else {}
+    return {name: value for name, value in settings.items() if name not in unknown}
+
+
+def _take(one: Heard, chunk: Any, began_s: float) -> str:
+    """Add a piece of a reply; returns why it ended, "" where it goes on."""
+    state, finish = one.state, ""
+    one.model = str(chunk.model or one.model)
+    for choice in chunk.choices or ():
+        if text := choice.delta.content:
+            state.first_token_s = state.first_token_s or time.monotonic() - began_s
+            state.text += text
+            state.completion_tokens += 1
+        finish = str(choice.finish_reason or finish)
+    state.seconds = time.monotonic() - began_s
+    if (usage := chunk.usage) is not None:
+        one.reported = True
+        state.prompt_tokens, state.completion_tokens = int(usage.prompt_tokens), int(usage.completion_tokens)
+        details = usage.prompt_tokens_details
+        one.cached_tokens = int((details.cached_tokens if details is not None else 0) or 0)
+    return finish
+
+
+def _told(endpoint: Endpoint, error: Exception) -> EndpointError:
+    """What went wrong and what to do, never the key, nor what a server that refused it said."""
+    import openai
+
+    if isinstance(error, EndpointError):
+        return error
+    where = endpoint.source
+    if isinstance(error, openai.APIStatusError):
+        status, key = error.status_code, os.environ.get(endpoint.key_env, "") if endpoint.key_env else ""
+        advice = {
+            **dict.fromkeys((401, 403), f"Check {endpoint.key_env or 'whether it needs a key (key_env)'}."),
+            404: f"Check {where}.",
+            429: "It takes no more requests now. Try again later.",
+            **dict.fromkeys(range(300, 400), f"Check {where}: point it straight to the server."),
+        }
+        said = ""
+        if status in _OF_THE_ROW:
+            text = " ".join(str(error.message).split())
+            said = f" ({(text.replace(key, '…') if key else text)[:200]})"
+        return EndpointError(f"{endpoint.label} answered {status}{said}. {advice.get(status, 'Try again.')}")
+    if isinstance(error, openai.APIConnectionError | OSError):
+        cause = error.__cause__ or error
+        reason = type(cause).__name__
+        return EndpointError(f"{endpoint.label} cannot be reached ({reason}). Check {where} and the network.")
+    return EndpointError(f"{endpoint.label} does not answer as a chat completion. Check {where}.")

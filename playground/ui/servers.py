@@ -1,0 +1,68 @@
+"""Other servers as models of a side, on a person's own app: one is added, and asked for a word."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TypedDict
+
+import gradio as gr
+
+from playground.errors import InputError
+from playground.models.endpoints import Endpoint
+from playground.services import Services
+from playground.ui import html
+from playground.ui.wiring import Updates, Visitor, hidden_slot, listen, slot
+
+IDEA = (
+    "Any server that speaks OpenAI's protocol can answer a side: vLLM, Ollama, llama.cpp, a hosted one. It is kept in"
+    " endpoints.toml; its key stays in the environment of this app. What its side is asked leaves for that server."
+)
+
+
+class ServerValues(TypedDict):
+    """As in ``Endpoint``."""
+
+    name: str
+    url: str
+    model: str
+    key_env: str
+    prompt_per_million: float | None
+    completion_per_million: float | None
+
+
+class ServersView:
+    """server: what the handler's value of this name holds."""
+
+    def __init__(self, services: Services) -> None:
+        text, price = partial(gr.Textbox, max_length=300), partial(gr.Number, None, min_width=110)
+        with gr.Accordion("Other servers", open=False, visible=not services.settings.shared, elem_classes="picker"):
+            gr.HTML(html.note(IDEA))
+            self.server: dict[str, gr.Textbox | gr.Number] = {
+                "name": text(label="Name here"),
+                "url": text(label="Address", placeholder="http://127.0.0.1:11434/v1"),
+                "model": text(label="Model, as the server calls it"),
+                "key_env": text(label="Variable that holds its key", info="Never the key itself; empty: none."),
+            }
+            with gr.Row():
+                self.server["prompt_per_million"] = price(label="Price in", info="A million tokens.")
+                self.server["completion_per_million"] = price(label="Price out", info="Empty: not known.")
+            self.add = gr.Button("Add and ask it for a word", size="sm")
+            self.error, self.said = hidden_slot(), hidden_slot()
+
+
+def wire(services: Services, view: ServersView) -> None:
+    listen(services, view, view.add.click, add, view.said, failure=view.error, restored={view.said: slot("")})
+
+
+def add(services: Services, visitor: Visitor, view: ServersView, *, server: ServerValues) -> Updates:
+    """Raises InputError, and EndpointError where it is kept and does not answer."""
+    if services.settings.shared:
+        raise InputError("Endpoints are set by whoever runs this app.")
+    texts = (server["name"], server["url"], server["model"], server["key_env"])
+    name, url, model, key_env = ((text or "").strip() for text in texts)
+    prices = server["prompt_per_million"], server["completion_per_million"]
+    endpoint = Endpoint(name, url, model, key_env, *prices)
+    services.endpoints.add(endpoint)
+    heard = services.client.test(endpoint)
+    said = f"{endpoint.name} answered in {heard.state.seconds:.1f} s. Choose it as the model of a side."
+    return {view.said: slot(html.good(said))}
