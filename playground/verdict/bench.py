@@ -194,7 +194,7 @@ def best_of(record: Record) -> Best:
     which = f"The best of {len(sides)} ({tried})" if len(sides) > 1 else f"The only one that was tried ({tried})"
     rows = _counted(record["examples"], "validation row")
     sentence = f"{which} on {rows}: {figure(record, best)}."
-    return Best(best["prompt"], best["shots"], sentence, best["side"], best["model"])
+    return Best(best["prompt"], best["shots"], sentence, best["side"], best.get("model", "base"))
 
 
 def _counted(many: int, what: str) -> str:
