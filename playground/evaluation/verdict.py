@@ -365,7 +365,7 @@ def _what_helps(decision: Decision, table: Table, facts: Facts) -> list[Reason]:
     elif most[0] == "format":
         then = "A form is learned in few steps: train it longer, or force it by a constraint."
     else:
-        then = f"More rows that show {parts[most[0]]}, more steps on them, or a larger base would most likely help."
+        then = "More rows like those, more steps on them, or a larger base would most likely help."
     text = f"{best.side} is wrong by {said} of {found[most[0]].n} replies. {then}"
     return [Reason(text, found[most[0]].value, link("side", best.side, most[0]))]
 

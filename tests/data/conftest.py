@@ -95,7 +95,7 @@ class Words:
     chat_template = "its own"
 
     def apply_chat_template(self, messages: list[dict[str, str]], **options: Any) -> str:
-        if messages[0]["role"] == "system" and messages[0]["content"] == "refused":
+        if messages[0]["content"].startswith("refused"):  # also where it is joined to the first question
             raise TemplateError("System role not supported")
         text = "".join(f"{m['role']}: {m['content']} " + ("<e> " if m["role"] == "assistant" else "") for m in messages)
         return text + ("assistant: " if options["add_generation_prompt"] else "")

@@ -56,7 +56,8 @@ def test_nothing_usable_is_refused(tmp_path):
         ([pair(1, 30)], 12, "none of the 1 rows can be used. Row 1: the answer alone is 31 tokens"),
         ([pair(1, 1)], 1, "at least 2"),
     ):
-        refused(says, token_report, check_file(jsonl(tmp_path, *rows)), Words(), limit)
+        file = jsonl(tmp_path, *rows)
+        refused(says, lambda file, limit: token_report(check_file(file), Words(), limit), file, limit)
 
 
 def test_time_grows_with_the_file_only(tmp_path):

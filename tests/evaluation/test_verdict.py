@@ -210,7 +210,7 @@ FOUR = ["yes", "no", "perhaps", "never"]
 @pytest.mark.parametrize(
     ("unended", "tuned", "undertrained", "helps"),
     [
-        (0, True, False, "place in 30, name in 10 of 40 replies. More rows that show place"),
+        (0, True, False, "place in 30, name in 10 of 40 replies. More rows like those"),
         (0, True, True, "place in 30, name in 10 of 40 replies. Train it longer"),
         (0, False, False, "place in 30, name in 10 of 40 replies. Fine-tune on your rows"),
         (35, True, False, "the form in 35, place in 30, name in 10 of 40 replies. A form is learned"),
