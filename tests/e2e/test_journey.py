@@ -85,16 +85,17 @@ def fill(page: Any, file: Path, tokens: int, *, again: bool = False) -> None:
     if again:
         page.locator(".v-headline").wait_for()
         press(page, "A new verdict")
-    page.get_by_role("button", name="Measure (600 replies)").wait_for()
+    page.get_by_role("button", name="Measure (720 replies)").wait_for()
     page.locator(".verdict-form .drop input[type=file]").first.set_input_files(str(file))
     page.get_by_text("10 rows of ward.jsonl").wait_for()
     for of_the_set in ("Base + documents", "Base + prompt"):  # its documents and its prompt go with it
-        page.get_by_role("checkbox", name=of_the_set).wait_for(state="detached")
+        page.get_by_role("checkbox", name=of_the_set, exact=True).wait_for(state="detached")
     page.get_by_label("System prompt of the prompted sides").fill("Write the ward's report.")
     page.get_by_label("System prompt of the prompted sides").blur()
-    page.get_by_role("checkbox", name="Base + prompt").wait_for()
+    page.get_by_role("checkbox", name="Base + prompt", exact=True).wait_for()
     page.get_by_role("checkbox", name="Base", exact=True).uncheck()
-    page.get_by_role("checkbox", name="Base + 4 shots").uncheck()
+    for left_out in ("Base + prompt + form", "Base + 4 shots"):
+        page.get_by_role("checkbox", name=left_out).uncheck()
     page.get_by_text("Everything else: greedy").click()
     page.get_by_label("Longest reply").fill(str(tokens))
     for measured in ("Loss of the references", "What the adapter forgot"):

@@ -211,10 +211,11 @@ def test_a_verdict_by_stated_terms_is_read_filtered_and_looked_at_again(page, ro
     page.locator(".verdict-form .drop input[type=file]").first.set_input_files(str(rows))
     sees(page, "40 rows of numbers.jsonl")
     for of_the_set in ("Base + documents", "Base + prompt"):  # its documents and its prompt go with it
-        page.get_by_role("checkbox", name=of_the_set).wait_for(state="detached")
+        page.get_by_role("checkbox", name=of_the_set, exact=True).wait_for(state="detached")
     state(page.get_by_label("System prompt of the prompted sides"), "Say it in words.")
-    page.get_by_role("checkbox", name="Base + prompt").wait_for()
-    page.get_by_role("checkbox", name="Base + 4 shots").uncheck()
+    page.get_by_role("checkbox", name="Base + prompt", exact=True).wait_for()
+    for left_out in ("Base + prompt + form", "Base + 4 shots"):
+        page.get_by_role("checkbox", name=left_out).uncheck()
     right, marked = page.get_by_label("What is right"), page.locator(".terms tbody tr")
     state(right, "similarity:token_f1>=0.5")  # two words of three are the same in every answer
     sees(page, "token_f1 to the reference at least 0.5")
