@@ -49,7 +49,7 @@ class Labelling:
     def label(self, id: str, number: int, choice: str, owner: str = LOCAL) -> None:
         """choice: one of ``LABELS``. number: of its sheet, not answered before. Raises NotFoundError, InputError."""
         if choice not in LABELS:
-            raise InputError(f"{choice[:20]!r} is no label. There are: {', '.join(LABELS)}.")
+            raise InputError(f"That is no label. There are: {', '.join(LABELS)}.")
         rows = self._rows(id, owner)
 
         def make(there: list[Label]) -> Label | None:

@@ -77,7 +77,7 @@ class Voting:
     def vote(self, id: str, number: int, choice: str, owner: str = LOCAL) -> None:
         """choice: one of ``CHOICES``. number: of its ballot, not answered before. Raises NotFoundError, InputError."""
         if choice not in CHOICES:
-            raise InputError(f"{choice[:20]!r} is no vote. There are: {', '.join(CHOICES)}.")
+            raise InputError(f"That is no vote. There are: {', '.join(CHOICES)}.")
         poll = self.poll(id, owner)
 
         def make(cast: list[Cast]) -> Cast | None:

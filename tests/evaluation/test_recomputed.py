@@ -103,10 +103,18 @@ def same(said, wanted, least):
     return said.strip(" .,;:!\"'").casefold() == wanted.strip(" .,;:!\"'").casefold()
 
 
+def has_json(text):
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
 def holds(check, reply):
     kind, _, value = check.partition(":")
     if kind == "json":
-        return bool(fields(reply)) and reply.strip().startswith("{")
+        return has_json(reply)
     return reply.strip().endswith(value) if kind == "ends-with" else len(reply.split()) <= int(value)
 
 
