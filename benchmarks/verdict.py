@@ -287,8 +287,7 @@ def batching(services: Services, out: Path, examples: int = 3) -> None:
 
 PAGE = """# Verdicts from real runs
 
-The default base on a CPU, greedy, every side on the same held-out rows; most with one thread beside other work, so
-their times are rough (`threads` in each file says how many). In `benchmarks/results/verdicts/` lie figures as JSON and,
+The default base on a CPU, greedy, every side on the same held-out rows; beside other work, so their times are rough. In `benchmarks/results/verdicts/` lie figures as JSON and,
 for the sets that ship, the report as the page shows it; beside those by the protocol lie rows with their marks, from
 which a test recomputes all that decides, by other code. `python benchmarks/verdict.py NAME` makes them again; what is
 right, bar, margin and maximum are stated there first (`CASES`). Amounts of money rest on made-up example prices.

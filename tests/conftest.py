@@ -17,15 +17,15 @@ from playground.library.bases import resolve
 from playground.settings import Settings
 
 FIRST = ("tests/e2e/test_journey.py", "tests/services/", "tests/cli/")
-"""What takes longest, so that no process ends with it while the other has nothing left to do; the browser's other files
-come last, since each waits for the one before it."""
+"""What takes longest, so that no process ends with it while the other has nothing left to do; of the browser's files,
+of which each waits for the one before it, one comes first, one in the middle and one last."""
 
 TOKENS = 4096
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def order(item):
-        return [not item.nodeid.startswith(start) for start in FIRST], item.nodeid.startswith("tests/e2e/")
+        return [not item.nodeid.startswith(start) for start in FIRST], item.nodeid.startswith("tests/e2e/test_payloads.py")
 
     items.sort(key=order)
 

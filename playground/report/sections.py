@@ -145,7 +145,7 @@ def _timing_words(record: Record) -> str:
     timed = [side["metrics"]["seconds"]["n"] for side in record["sides"] if "seconds" in side["metrics"]]
     if not timed:
         return " Replies were not timed."
-    few = f" Not timed well enough: {min(timed)} replies of a side, {TIMED} are needed for a limit of seconds."
+    few = f" Not timed well enough: {min(timed)} of a side's replies, {TIMED} are needed for a limit of seconds."
     return few if min(timed) < TIMED else ""
 
 

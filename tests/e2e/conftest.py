@@ -144,6 +144,13 @@ def sees(page: Any, *texts: str, timeout: float | None = None) -> None:
         page.get_by_text(text).first.wait_for(timeout=timeout)
 
 
+def set_steps(page: Any, steps: int) -> None:
+    unfold(page, "Everything else")
+    box = page.get_by_role("spinbutton", name="Steps", exact=True)
+    box.fill(str(steps))
+    box.blur()
+
+
 def upload(page: Any, file: Path, *says: str) -> None:
     """Drops the file on the Train tab, and waits for what is said of it."""
     tab(page, "Train")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import SLOW, examples, press, sees, tab, unfold, upload, visit
+from tests.e2e.conftest import SLOW, examples, press, sees, set_steps, tab, unfold, upload, visit
 
 pytestmark = [pytest.mark.browser, pytest.mark.real]
 
@@ -31,6 +31,10 @@ def trained(app, browser, ward_csv):
     """Upload a file, train for real on the default base, refresh in the middle, wait for the adapter; its id."""
     with visit(browser, app) as page:
         upload(page, ward_csv, "161 rows", "1 row")
+        set_steps(page, 12)  # at twice the rate of the 20 that the form offers: enough for the last line
+        page.get_by_role("spinbutton", name="Learning rate").fill("0.002")
+        page.get_by_role("spinbutton", name="Learning rate").blur()
+        sees(page, "12 steps")
         press(page, "Start training")
         card = page.locator(".run-card")
         card.locator("[role=progressbar]").wait_for()

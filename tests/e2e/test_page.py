@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from playground.methods import all_methods
-from tests.e2e.conftest import SLOW, examples, launch, press, running, sees, tab, unfold, upload, visit
+from tests.e2e.conftest import SLOW, examples, launch, press, running, sees, set_steps, tab, unfold, upload, visit
 from tests.engine.conftest import make_lora
 
 __all__ = ["make_lora"]
@@ -65,13 +65,6 @@ def test_seven_bad_rows_are_named_and_the_rest_is_trained_on(app, page, ward_csv
     assert (record["rows_used"], record["rows_bad"], len(record["split"]["test"])) == (33, 7, 17)
     assert not set(record["split"]["test"]) & set(record["split"]["validation"])
     assert record["mapping"] == {"prompt": "Note B", "completion": "Note A"}
-
-
-def set_steps(page: Any, steps: int) -> None:
-    unfold(page, "Everything else")
-    box = page.get_by_role("spinbutton", name="Steps", exact=True)
-    box.fill(str(steps))
-    box.blur()
 
 
 def test_a_bad_row_is_mended_in_the_page(page, ward_csv):
