@@ -287,10 +287,11 @@ def batching(services: Services, out: Path, examples: int = 3) -> None:
 
 PAGE = """# Verdicts from real runs
 
-The default base on a CPU, greedy, every side on the same held-out rows; beside other work, so their times are rough. In `benchmarks/results/verdicts/` lie figures as JSON and,
-for the sets that ship, the report as the page shows it; beside those by the protocol lie rows with their marks, from
-which a test recomputes all that decides, by other code. `python benchmarks/verdict.py NAME` makes them again; what is
-right, bar, margin and maximum are stated there first (`CASES`). Amounts of money rest on made-up example prices.
+The default base on a CPU, greedy, every side on the same held-out rows; beside other work, so their times are rough. In
+`benchmarks/results/verdicts/` lie figures as JSON and, for the sets that ship, the report as the page shows it; beside
+those by the protocol lie rows with their marks, from which a test recomputes all that decides, by other code.
+`python benchmarks/verdict.py NAME` makes them again; what is right, bar, margin and maximum are stated there first
+(`CASES`). Amounts of money rest on made-up example prices.
 """
 EARLIER = """
 **The verdicts below that say “earlier rules” were measured before the [protocol](decision.md), and are measured anew

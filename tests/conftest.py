@@ -25,7 +25,9 @@ TOKENS = 4096
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def order(item):
-        return [not item.nodeid.startswith(start) for start in FIRST], item.nodeid.startswith("tests/e2e/test_payloads.py")
+        return [not item.nodeid.startswith(start) for start in FIRST], item.nodeid.startswith(
+            "tests/e2e/test_payloads.py"
+        )
 
     items.sort(key=order)
 
