@@ -294,10 +294,9 @@ those by the protocol lie rows with their marks, from which a test recomputes al
 (`CASES`). Amounts of money rest on made-up example prices.
 """
 EARLIER = """
-**The verdicts below that say “earlier rules” were measured before the [protocol](decision.md), and are measured anew
-next.** Their first check alone decided, and it looked at the form. Counted afterwards from the same replies:
-hospital_reports' vitals are right in 32 of 40 with shots and 40 tuned, its diagnosis line in 1 and 0; support_json's
-order_id in 16 and 40, all four facts in 3 and 13; of keep_the_prompt's winner none of 40 is like its reference.
+**The verdicts below that say “earlier rules” were measured before the [protocol](decision.md)**, when one figure
+decided alone; they are measured anew next. What ships was: by those rules support_json and hospital_reports were told
+“show it examples”, since four of them keep the form. By the protocol such replies are right in 0 and 4 of 120.
 """
 
 
