@@ -29,7 +29,7 @@ from playground.library.card import AdapterCard
 from playground.models.adapters import AdapterService, Residents
 from playground.models.bases import BaseService, kv_bytes_per_token, make_room
 from playground.models.endpoints import Endpoints
-from playground.models.remote import Client, Heard, Remote
+from playground.models.remote import Client, Remote, RemoteReply
 from playground.plain import plain_text
 from playground.runs.progress import ordinal
 from playground.settings import Settings
@@ -46,7 +46,7 @@ LOOK_S = 0.5
 """How often it looks, and reports how far the base is."""
 WAIT_S = 0.5
 """How often a waiting batch reports its place in the queue."""
-LISTEN_S = 0.1
+POLL_S = 0.1
 """How often replies of other servers are looked at."""
 READ_ERRORS = (
     *(OSError, EOFError, ImportError, RuntimeError, MemoryError, ValueError, TypeError, LookupError, AttributeError),
@@ -133,23 +133,23 @@ class Batches:
             with contextlib.closing(own):
                 while not over:
                     written = next(own, None)
-                    over = written is None and sending.wait(LISTEN_S)
+                    over = written is None and sending.wait(POLL_S)
                     for place, one in zip(here, written or (), strict=False):
                         found[place] = one
-                    for place, heard in zip(away, sending.heard, strict=True):
-                        found[place] = self._heard(heard)
+                    for place, reply in zip(away, sending.replies, strict=True):
+                        found[place] = self._written(reply)
                     yield list(found)
         finally:
             sending.close()
 
-    def _heard(self, heard: Heard) -> Written:
+    def _written(self, reply: RemoteReply) -> Written:
         """Tokens of a server that does not count them are estimated by this base's tokenizer."""
-        state = heard.state
-        if state.finish and not heard.reported and not state.prompt_tokens:
-            tokenizer, texts = self._bases.tokenizer(), [one.content for one in heard.remote.messages]
+        state = reply.state
+        if state.finish and not reply.reported and not state.prompt_tokens:
+            tokenizer, texts = self._bases.tokenizer(), [one.content for one in reply.remote.messages]
             state.prompt_tokens = sum(len(encode(tokenizer, text)) for text in texts)
             state.completion_tokens = len(encode(tokenizer, state.text))
-        return Written(replace(state), stamp=heard.stamp if heard.done else None, failure=heard.failure)
+        return Written(replace(state), stamp=reply.stamp if reply.done else None, failure=reply.failure)
 
     def _here(
         self, asked: Sequence[Asked], session: str, lane: str, apart: bool

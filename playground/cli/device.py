@@ -149,14 +149,14 @@ def endpoints(settings: Settings, options: Namespace) -> Outcome:
         wrong, said = "", "reachable"
         if options.action == "test":
             try:
-                heard = services.client.test(one)
+                reply = services.client.test(one)
             except EndpointError as error:
                 wrong = str(error)
             else:
-                about |= {"text": heard.state.text} | heard.stamp
-                said = f"answered in {heard.state.seconds:.1f} s: {heard.state.text!r}"
+                about |= {"text": reply.state.text} | reply.stamp
+                said = f"answered in {reply.state.seconds:.1f} s: {reply.state.text!r}"
         else:
-            wrong = services.client.look(one)
+            wrong = services.client.probe(one)
         found.append(about | {"reachable": not wrong} | ({"error": wrong} if wrong else {}))
         lines.append(f"{one.name:<20}  {one.label}, {_price_words(one)}: {wrong or said}")
     failed = options.action == "test" and not found[0]["reachable"]

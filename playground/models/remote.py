@@ -28,7 +28,7 @@ RETRIES = 3
 asks."""
 TRIES = 4
 """Of a reply that broke off, or of a request with a setting that the server does not know."""
-CONNECT_S, READ_S, LOOK_S = 10.0, 180.0, 5.0
+CONNECT_S, READ_S, PROBE_S = 10.0, 180.0, 5.0
 """READ_S: between two pieces of a reply; a server may load its model first."""
 NOT_REPLAYABLE = "not replayable: remote"
 _MAY_BE_UNKNOWN = ("max_tokens", "temperature", "top_p", "seed", "stop", "stream_options")
@@ -38,7 +38,7 @@ _OF_THE_ROW = (400, 413, 422)
 """Statuses that may be one request's fault; any other one is the server's."""
 
 
-class Purse:
+class Spending:
     """What one job pays for its requests. cap: where it ends, None = nowhere; it can be passed only by a server that
     reads more than it is sent, and then once. Used by the client's thread alone."""
 
@@ -46,7 +46,7 @@ class Purse:
         self.cap, self.spent, self.requests = cap, 0.0, 0
         self._held, self._dearer = 0.0, 1.0
 
-    def take(self, most: float) -> float:
+    def reserve(self, most: float) -> float:
         """Before a request that may cost so much; returns what is held for it. Raises EndpointError where the cap could
         be passed."""
         most *= self._dearer
@@ -69,7 +69,7 @@ class Remote:
 
     endpoint: Endpoint
     messages: tuple[Message, ...]
-    purse: Purse = field(default_factory=Purse, compare=False)
+    spending: Spending = field(default_factory=Spending, compare=False)
 
     @property
     def text(self) -> str:
@@ -82,7 +82,7 @@ def _sent(message: Message) -> dict[str, str]:
 
 
 @dataclass
-class Heard:
+class RemoteReply:
     """How far a reply has come; seconds count from the sending of its request. settings: what was sent beside the
     messages. model: as the server names it. reported: whether it said how many tokens these were."""
 
@@ -129,8 +129,10 @@ class Heard:
 class Sending:
     """Replies that were asked for together."""
 
-    def __init__(self, heard: Sequence[Heard], run: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> None:
-        self.heard, self._over = heard, threading.Event()
+    def __init__(
+        self, replies: Sequence[RemoteReply], run: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.replies, self._over = replies, threading.Event()
         self._future = asyncio.run_coroutine_threadsafe(run, loop)
         self._future.add_done_callback(lambda _: self._over.set())
 
@@ -172,10 +174,10 @@ class Client:
 
     def send(self, asked: Sequence[tuple[Remote, Sampling]]) -> Sending:
         """Ask for these; what goes wrong is each one's ``failure``."""
-        heard = [Heard(*one) for one in asked]
-        return Sending(heard, self._all(heard), self._running())
+        replies = [RemoteReply(*one) for one in asked]
+        return Sending(replies, self._all(replies), self._running())
 
-    def hear(self, endpoint: Endpoint, messages: Sequence[Message], max_tokens: int) -> Heard:
+    def ask(self, endpoint: Endpoint, messages: Sequence[Message], max_tokens: int) -> RemoteReply:
         """One whole reply, greedy. Raises EndpointError."""
         sending = self.send([(Remote(endpoint, tuple(messages)), Sampling(max_tokens=max_tokens))])
         try:
@@ -183,21 +185,21 @@ class Client:
                 pass
         finally:
             sending.close()
-        (heard,) = sending.heard
-        if heard.failure is not None:
-            raise heard.failure
-        return heard
+        (reply,) = sending.replies
+        if reply.failure is not None:
+            raise reply.failure
+        return reply
 
-    def test(self, endpoint: Endpoint) -> Heard:
+    def test(self, endpoint: Endpoint) -> RemoteReply:
         """What it says to two words. Raises EndpointError."""
-        return self.hear(endpoint, (Message("user", "Say yes."),), 16)
+        return self.ask(endpoint, (Message("user", "Say yes."),), 16)
 
-    def look(self, endpoint: Endpoint) -> str:
+    def probe(self, endpoint: Endpoint) -> str:
         """Why it cannot be asked, "" where it can; it is sent no row. Raises nothing."""
         try:
-            asyncio.run_coroutine_threadsafe(self._look(endpoint), self._running()).result()
+            asyncio.run_coroutine_threadsafe(self._probe(endpoint), self._running()).result()
         except Exception as error:
-            return str(_told(endpoint, error))
+            return str(_endpoint_error(endpoint, error))
         return ""
 
     # -- in the loop's thread ------------------------------------------------------------------------------------
@@ -209,11 +211,11 @@ class Client:
                 threading.Thread(target=self._loop.run_forever, name="endpoints", daemon=True).start()
             return self._loop
 
-    async def _all(self, heard: Sequence[Heard]) -> None:
+    async def _all(self, replies: Sequence[RemoteReply]) -> None:
         down: dict[Endpoint, EndpointError] = {}
-        await asyncio.gather(*(self._one(one, down) for one in heard))
+        await asyncio.gather(*(self._one(one, down) for one in replies))
 
-    async def _one(self, one: Heard, down: dict[Endpoint, EndpointError]) -> None:
+    async def _one(self, one: RemoteReply, down: dict[Endpoint, EndpointError]) -> None:
         """down: servers that answer nothing more; what still waits for them is not sent."""
         endpoint = one.remote.endpoint
         key = (endpoint.name, endpoint.concurrency, endpoint.requests_per_minute)
@@ -226,13 +228,13 @@ class Client:
                     raise down[endpoint]
                 await self._paid(one)
         except Exception as error:
-            one.failure = _told(endpoint, error)
+            one.failure = _endpoint_error(endpoint, error)
             if getattr(error, "status_code", None) not in _OF_THE_ROW and not isinstance(error, EndpointError):
                 down[endpoint] = one.failure
 
-    async def _paid(self, one: Heard) -> None:
-        purse = one.remote.purse
-        held = paid = purse.take(one.remote.endpoint.most(one.remote.messages, one.sampling.max_tokens))
+    async def _paid(self, one: RemoteReply) -> None:
+        spending = one.remote.spending
+        held = paid = spending.reserve(one.remote.endpoint.most(one.remote.messages, one.sampling.max_tokens))
         try:
             await self._reply(one)
             paid = held if one.price is None else one.price
@@ -240,9 +242,9 @@ class Client:
             paid = held if one.state.text else 0.0  # what broke off may be billed
             raise
         finally:
-            purse.settle(held, paid)
+            spending.settle(held, paid)
 
-    async def _reply(self, one: Heard) -> None:
+    async def _reply(self, one: RemoteReply) -> None:
         """Into ``one``. Raises what the package raises, and EndpointError for a reply without an end."""
         import openai
 
@@ -280,12 +282,12 @@ class Client:
         one.state.seconds = time.monotonic() - began_s
         one.state.finish = finish
 
-    async def _look(self, endpoint: Endpoint) -> None:
+    async def _probe(self, endpoint: Endpoint) -> None:
         import openai
 
         client = self._client(endpoint)
         try:
-            await client.with_options(max_retries=0, timeout=LOOK_S).models.list(extra_headers=_headers(endpoint))
+            await client.with_options(max_retries=0, timeout=PROBE_S).models.list(extra_headers=_headers(endpoint))
         except openai.NotFoundError:
             return  # it answers, and has no list of its models
 
@@ -325,7 +327,7 @@ def _settings(sampling: Sampling, unknown: set[str]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in unknown}
 
 
-def _take(one: Heard, chunk: Any, began_s: float) -> str:
+def _take(one: RemoteReply, chunk: Any, began_s: float) -> str:
     """Add a piece of a reply; returns why it ended, "" where it goes on."""
     state, finish = one.state, ""
     one.model = str(chunk.model or one.model)
@@ -344,7 +346,7 @@ def _take(one: Heard, chunk: Any, began_s: float) -> str:
     return finish
 
 
-def _told(endpoint: Endpoint, error: Exception) -> EndpointError:
+def _endpoint_error(endpoint: Endpoint, error: Exception) -> EndpointError:
     """What went wrong and what to do, never the key, nor what a server that refused it said."""
     import openai
 

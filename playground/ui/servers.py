@@ -63,6 +63,6 @@ def add(services: Services, visitor: Visitor, view: ServersView, *, server: Serv
     prices = server["prompt_per_million"], server["completion_per_million"]
     endpoint = Endpoint(name, url, model, key_env, *prices)
     services.endpoints.add(endpoint)
-    heard = services.client.test(endpoint)
-    said = f"{endpoint.name} answered in {heard.state.seconds:.1f} s. Choose it as the model of a side."
+    reply = services.client.test(endpoint)
+    said = f"{endpoint.name} answered in {reply.state.seconds:.1f} s. Choose it as the model of a side."
     return {view.said: slot(html.good(said))}

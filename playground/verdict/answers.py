@@ -27,7 +27,7 @@ from playground.library.card import AdapterCard
 from playground.models.adapters import AdapterService
 from playground.models.bases import BaseService
 from playground.models.endpoints import Endpoint
-from playground.models.remote import Purse, Remote
+from playground.models.remote import Remote, Spending
 from playground.verdict.files import VERDICT, State, VerdictFiles
 from playground.verdict.losses import ForgettingService, ScoringService, ToScore
 from playground.verdict.request import VerdictRequest
@@ -61,13 +61,13 @@ class Item(NamedTuple):
 
 class Asking(NamedTuple):
     """What a verdict asks, of whom. session: whose turn it is. failed: side -> why it fails and is asked no more.
-    purse: what pays other servers."""
+    spending: what pays other servers."""
 
     request: VerdictRequest
     items: Sequence[Item]
     session: str
     failed: dict[str, str]
-    purse: Purse | None = None
+    spending: Spending | None = None
 
 
 SHORTEST_REPLY, LONGEST_REPLY = 16, 1024
@@ -372,7 +372,7 @@ def _asked(
 
 
 def _remote(item: Item, asking: Asking) -> Remote | None:
-    return None if item.endpoint is None else Remote(item.endpoint, item.messages, asking.purse or Purse())
+    return None if item.endpoint is None else Remote(item.endpoint, item.messages, asking.spending or Spending())
 
 
 def _answered(item: Item, one: Written) -> Answered:
@@ -396,7 +396,7 @@ class Work:
     refusals: dict[str, Any] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     judges: list[dict[str, Any]] = field(default_factory=list)
-    purse: Purse = field(default_factory=Purse)
+    spending: Spending = field(default_factory=Spending)
 
     def drop_failed(self) -> None:
         """A side that cannot answer all is compared in nothing: what it wrote before goes."""
@@ -420,9 +420,9 @@ class Measuring:
         it is stopped; what was measured by then stays in ``work``."""
         work.began_s = time.monotonic()
         asker, judged, before = self._answering, request.purpose == VERDICT, {row for row, _ in work.answers}
-        work.purse = Purse(request.spend_cap)
+        work.spending = Spending(request.spend_cap)
         items = [item for item in asker.prepare(request) if item.example.row not in before]
-        asking = Asking(request, items, f"verdict {request.owner}", work.failed, work.purse)
+        asking = Asking(request, items, f"verdict {request.owner}", work.failed, work.spending)
         self._follow(work, job, "answers_s", asker.answers(asking))
         if judges := judges_in(request.right):
             self._follow(work, job, "judging_s", self._marking(judges, list(work.answers.values()), request.owner))

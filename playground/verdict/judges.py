@@ -119,8 +119,8 @@ class Judges:
             for messages in asked:
                 yield ""
                 turns = [Message(**one) for one in messages]
-                heard = self._batches.client.hear(elsewhere, turns, ENDPOINT_ANSWER_TOKENS)
-                said.append(heard.state.text)
+                reply = self._batches.client.ask(elsewhere, turns, ENDPOINT_ANSWER_TOKENS)
+                said.append(reply.state.text)
 
         return Judge(answered, elsewhere.label, _key(elsewhere.label, elsewhere.url))
 

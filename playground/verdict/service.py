@@ -323,7 +323,9 @@ class VerdictService:
         about |= {"timings": work.timings, "forgetting": work.forgotten, "refusals": work.refusals}
         seconds = round(time.monotonic() - work.began_s, 1) if work.began_s else 0.0
         about |= {"failed": dict(work.failed), "seconds": seconds, "judges": work.judges}
-        about |= {"spent": {"amount": work.purse.spent, "requests": work.purse.requests, "cap": request.spend_cap}}
+        about |= {
+            "spent": {"amount": work.spending.spent, "requests": work.spending.requests, "cap": request.spend_cap}
+        }
         try:
             used = self._used(request, work.state.id)
             self.files.save(work.state.id, *self._records.make(request, work.answers.values(), about, used))

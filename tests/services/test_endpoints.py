@@ -18,7 +18,7 @@ from playground.errors import EndpointError, NotFoundError
 from playground.evaluation.comparison import Questions
 from playground.evaluation.cost import Prices
 from playground.models.endpoints import Endpoint, Endpoints
-from playground.models.remote import Client, Purse, Remote
+from playground.models.remote import Client, Remote, Spending
 from playground.services import build_services
 from playground.settings import Settings
 from playground.ui import servers, side
@@ -41,10 +41,10 @@ def endpoint(server, monkeypatch):
     return Endpoint("deep", f"{server.url}/v1/", "deep", "DEEP_KEY", 2.0, 8.0, 0.5)
 
 
-def ask(client, *asked, sampling=Sampling(max_tokens=9), purse=None):  # noqa: B008
-    sending = client.send([(Remote(one, ASKED, purse or Purse()), sampling) for one in asked])
+def ask(client, *asked, sampling=Sampling(max_tokens=9), spending=None):  # noqa: B008
+    sending = client.send([(Remote(one, ASKED, spending or Spending()), sampling) for one in asked])
     assert sending.wait(30)
-    return sending.heard
+    return sending.replies
 
 
 def test_a_reply_comes_with_its_tokens_price_reason_and_time(server, endpoint, monkeypatch):
@@ -152,11 +152,11 @@ def test_no_more_requests_at_once_and_a_minute_than_the_server_takes(server, end
 def test_a_purse_never_pays_more_than_its_cap(server, endpoint):
     server.say = lambda path, body: (200, reply("It is A", prompt_tokens=30, completion_tokens=9))
     paid, most = (30 * 2.0 + 9 * 8.0) / 1e6, endpoint.most(ASKED, 9)
-    purse = Purse(2.1 * paid + most)
-    heard = ask(Client(), *[replace(endpoint, concurrency=1)] * 6, purse=purse)
+    spending = Spending(2.1 * paid + most)
+    heard = ask(Client(), *[replace(endpoint, concurrency=1)] * 6, spending=spending)
     assert [one.failure is None for one in heard] == [True] * 3 + [False] * 3
-    assert (len(server.asked), purse.requests) == (3, 3)
-    assert purse.spent == pytest.approx(3 * paid)
+    assert (len(server.asked), spending.requests) == (3, 3)
+    assert spending.spent == pytest.approx(3 * paid)
     assert "spend cap" in str(heard[-1].failure)
 
 
@@ -174,7 +174,7 @@ def test_a_stop_ends_the_requests(server, endpoint):
     sending.close()
     assert sending.wait(5)
     go.set()
-    assert not sending.heard[0].done
+    assert not sending.replies[0].done
 
 
 GOOD = '[deep]\nurl = "http://127.0.0.1:1/v1"\nmodel = "m"\n'
