@@ -45,7 +45,7 @@ class ServersView:
             }
             with gr.Row():
                 self.server["prompt_per_million"] = price(label="Price in", info="A million tokens.")
-                self.server["completion_per_million"] = price(label="Price out", info="Empty: not known.")
+                self.server["completion_per_million"] = price(label="Price out", info="Empty or 0: not known.")
             self.add = gr.Button("Add and ask it for a word", size="sm")
             self.error, self.said = hidden_slot(), hidden_slot()
 
@@ -60,7 +60,7 @@ def add(services: Services, visitor: Visitor, view: ServersView, *, server: Serv
         raise InputError("Endpoints are set by whoever runs this app.")
     texts = (server["name"], server["url"], server["model"], server["key_env"])
     name, url, model, key_env = ((text or "").strip() for text in texts)
-    prices = server["prompt_per_million"], server["completion_per_million"]
+    prices = server["prompt_per_million"] or None, server["completion_per_million"] or None  # empty reaches us as 0
     endpoint = Endpoint(name, url, model, key_env, *prices)
     services.endpoints.add(endpoint)
     reply = services.client.test(endpoint)

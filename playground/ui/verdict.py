@@ -143,7 +143,7 @@ class VerdictTab:
                     "max_tokens": whole(None, label="Longest reply", info="Tokens; empty: as answers are."),
                     "temperature": number(0, label="Temperature", info="0 is greedy.", step=0.1),
                     "seed": whole(7, label="Seed", info="Same seed, same replies."),
-                    "spend_cap": number(None, label="Endpoints may cost", info="At most; empty: no limit."),
+                    "spend_cap": number(None, label="Endpoints may cost", info="At most; empty or 0: no limit."),
                 }
             with gr.Row():
                 self.settings["losses"] = gr.Checkbox(True, label="Loss of the references", min_width=200)

@@ -418,9 +418,9 @@ def terms_of(said: TermValues) -> Terms:
 
 
 def questions(situation: SituationValues) -> tuple[Questions, Prices]:
-    """The answers and the price table. Raises InputError."""
-    volume = int(situation["volume"]) if situation["volume"] is not None else None
-    limits = situation["latency"], situation["budget"], situation["forgets"]
+    """The answers and the price table. An empty number field reaches us as 0, which is no limit. Raises InputError."""
+    volume = int(situation["volume"]) if situation["volume"] else None
+    limits = situation["latency"] or None, situation["budget"] or None, situation["forgets"] or None
     asked = Questions(volume, situation["changes"] or "never", *limits)
     return asked, prices_from_json(situation["prices"]) if (situation["prices"] or "").strip() else Prices()
 
@@ -479,7 +479,7 @@ def start(
         margin=stated.margin,
         maximum=stated.maximum,
         send=send,
-        spend_cap=settings.get("spend_cap"),
+        spend_cap=settings.get("spend_cap") or None,
     )
     leaves = services.verdicts.leaving(request) if any(one.is_remote for one in picked) else ""
     if leaves and not (send and leaves == leaving):

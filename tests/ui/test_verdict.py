@@ -406,3 +406,8 @@ def test_files_that_cannot_be_used_are_said(services, call, tab):
     gone = call(verdict_form.source_chosen, tab, where=where("set:x"), prompt=None)
     for drawn, said in ((unread, "&lt;img"), (broken, "&lt;img"), (gone, "no such example set")):
         says(drawn[tab.error], said)
+
+
+def test_an_empty_number_field_which_the_page_sends_as_0_is_no_limit():
+    asked, _ = verdict_form.questions({**SITUATION, "volume": 0, "latency": 0, "budget": 0, "forgets": 0})
+    assert (asked.volume, asked.latency_s, asked.budget, asked.forgets) == (None, None, None, None)
