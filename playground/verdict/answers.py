@@ -36,7 +36,7 @@ from playground.workspace.examples import DataService
 T = TypeVar("T")
 TIMING_S = 60.0
 """Timing ends after about so long: all sides then have the same number of timed replies, at least one."""
-SCORED = 40
+SCORED = 24
 """Rows of which the references are scored, the first ones: enough for a mean, and it decides nothing."""
 AFTER = 0.3
 """What comes after the answers, as a share of them: for the time left."""

@@ -177,6 +177,7 @@ def test_a_blind_vote_shows_no_name_until_it_is_asked_for(page):
     page.locator(".v-headline").wait_for()
     page.reload()
     tab(page, "Verdict")
+    page.locator(".v-headline").wait_for()  # the load event brings the verdict back
     unfold(page, "Blind vote")
     press(page, "Vote on the verdict above")
     sees(page, f"3 votes so far, {int(left.split()[4]) - 3} ")
