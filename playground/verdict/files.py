@@ -23,7 +23,7 @@ from typing import Any, Generic, Literal, TypeVar
 from playground.errors import InputError, NotFoundError, PlaygroundError
 from playground.evaluation.statistics import Measured
 from playground.evaluation.verdict import SCHEMA as RECORD_SCHEMA
-from playground.evaluation.verdict import Answered
+from playground.evaluation.verdict import VOLUME, Answered
 from playground.evaluation.votes import WINNERS, Vote
 from playground.library.files import write_json, write_text
 from playground.training import processes
@@ -188,26 +188,26 @@ def _jsonl(values: Iterable[object]) -> str:
 
 
 def _current(record: dict[str, Any]) -> dict[str, Any]:
-    """A record of an earlier version, with the kinds of sides as they are called now."""
+    """A record of an earlier version, with the kinds of sides and the items of their costs as they are now."""
+    if record["schema"] >= RECORD_SCHEMA:
+        return record
     renamed = {"tuned": "fine-tune", "tuned+documents": "fine-tune+documents"}
-    sides = [{**side, "kind": renamed.get(side["kind"], side["kind"])} for side in record["sides"]]
+    year, sides = 12 * (record["questions"]["volume"] or VOLUME), []
+    for side in record["sides"]:
+        items = {"training": side["cost"]["once"], "requests": year * (side["cost"]["per_request"] or 0.0)}
+        cost = {"items": {name: paid for name, paid in items.items() if paid}, "known": True, **side["cost"]}
+        sides.append({**side, "kind": renamed.get(side["kind"], side["kind"]), "cost": cost})
     empty: dict[str, Any] = {name: [] for name in ("ladder", "guards", "left_out")}
-    empty |= {"right": "", "right_words": "", "planned_rows": None}
-    return {**empty, **record, "sides": sides} if record["schema"] < RECORD_SCHEMA else record
-
-
-SHOWN = ("example", "side", "prompt", "reply", "reference")
-REST = ("stamp", "question", "passages", "repeats", "prompt_tokens", "completion_tokens", "seconds", "loss")
+    return {"right": "", "right_words": "", "planned_rows": None, **empty, **record, "sides": sides}
 
 
 def row_of(answer: Answered, measured: Mapping[str, Measured]) -> dict[str, Any]:
-    """One answer as a line of the rows file: the public part first, then what it takes to judge it again."""
+    """One answer as a line of the rows file: with its figures, and what it takes to judge it again."""
+    row = {**vars(answer), "metrics": {}, "passages": list(answer.passages), "repeats": list(answer.repeats)}
+    row["finish_reason"], marks = row.pop("finish"), dict(row.pop("marks"))
     of_row = {name: one.by_example.get(answer.example) for name, one in measured.items()}
-    values = {name: value for name, value in of_row.items() if value is not None}
-    row = {name: getattr(answer, name) for name in SHOWN} | {"metrics": values}
-    row |= {name: getattr(answer, name) for name in REST}
-    row |= {"marks": dict(answer.marks)} if answer.marks else {}
-    return row | {"passages": list(answer.passages), "repeats": list(answer.repeats), "finish_reason": answer.finish}
+    row["metrics"] = {name: value for name, value in of_row.items() if value is not None}
+    return row | ({"marks": marks} if marks else {})
 
 
 def answer_of(row: Mapping[str, Any]) -> Answered:
@@ -228,7 +228,8 @@ LINES_MAX = 20_000
 
 @dataclass(frozen=True)
 class Cast:
-    """One vote. winner: ``skip`` = passed by, ``tie`` = as good. judge: which model, "" = none. when: since 1970."""
+    """One vote. winner: ``skip`` = passed by, ``tie`` = as good. judge: which model, "" = none; key: what tells it from
+    others of that name. when: since 1970."""
 
     example: int
     a: str
@@ -237,6 +238,7 @@ class Cast:
     owner: str
     when: float
     judge: str = ""
+    key: str = ""
 
     @property
     def place(self) -> Place:
@@ -304,19 +306,13 @@ class LineFiles(Generic[Line]):
 
     def add(self, id: str, make: Callable[[list[Line]], Line | None]) -> None:
         """Append what ``make`` says to the entries there are; None = nothing. Raises PlaygroundError."""
-        with self._lock:
-            there = self.read(id)
-            new = make(there)
-            if new is None:
-                return
-            if len(there) >= LINES_MAX:
+
+        def grown(there: list[Line]) -> list[Line]:
+            if (new := make(there)) is not None and len(there) >= LINES_MAX:
                 raise PlaygroundError(f"This verdict has {len(there):,} {self._name}s, as many as it may have.")
-            try:
-                with self._file(id).open("a", encoding="utf-8") as out:
-                    out.write(_as_lines([new]))
-            except OSError as error:
-                why = error.strerror or error
-                raise PlaygroundError(f"The {self._name} was not kept: {why}. Try again.") from error
+            return there if new is None else there + [new]  # noqa: RUF005  which mypy takes for lists of either kind
+
+        self.change(id, grown)
 
     def change(self, id: str, make: Callable[[list[Line]], list[Line]]) -> None:
         """Put what ``make`` makes of the entries in their place, in one step. Raises PlaygroundError."""
@@ -360,4 +356,4 @@ def label_files(files: VerdictFiles) -> LineFiles[Label]:
 
 def _as_lines(entries: Sequence[Cast] | Sequence[Label]) -> str:
     said = (asdict(one) for one in entries)
-    return _jsonl({name: value for name, value in one.items() if name != "judge" or value} for one in said)
+    return _jsonl({name: value for name, value in one.items() if name not in ("judge", "key") or value} for one in said)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -138,16 +139,18 @@ class Judges:
         """How far this judge's marks go with the labels that this person gave in their verdicts: in those on this file
         where there are any, else in all. Raises NotFoundError, InputError."""
         one, labels = self.get(judge, owner), label_files(files)
-        found: dict[str, list[tuple[bool, bool | None]]] = {}
+        found: dict[str, list[tuple[float, bool, bool | None]]] = {}
         for state in files.all():
             if state.owner != owner or not (there := labels.read(state.id)):
                 continue
             marks = {mark.place: mark.label == "right" for mark in there if mark.judge == one.key}
-            said = {mark.place: mark.label == "right" for mark in there if mark.owner == owner and mark.is_said}
+            said = {mark.place: mark for mark in there if mark.owner == owner and mark.is_said}
             of = str((files.record(state.id) or {}).get("file", state.name))
-            found.setdefault(of, []).extend((right, marks.get(place)) for place, right in said.items())
+            found.setdefault(of, []).extend(
+                (mark.when, mark.label == "right", marks.get(place)) for place, mark in said.items()
+            )
         chosen = {file: found[file]} if found.get(file) else {of: pairs for of, pairs in found.items() if pairs}
-        pairs = [pair for each in chosen.values() for pair in each]
+        pairs = [(right, mark) for _, right, mark in sorted(itertools.chain(*chosen.values()), key=lambda one: one[0])]
         both = [(right, mark) for right, mark in pairs if mark is not None]
         reached = agreed([mark for _, mark in both], [right for right, _ in both])
         return Trust(judge, one.name, reached, len(pairs) - len(both), tuple(chosen), bool(file) and file not in chosen)

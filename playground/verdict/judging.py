@@ -47,7 +47,8 @@ class _Work:
 
 
 class JudgingService:
-    """One judging of a kind and verdict at a time, in the background; what was judged before it was stopped is kept."""
+    """One judging of a kind and verdict at a time, in the background; what was judged is kept as it comes, and the next
+    one goes on from there."""
 
     def __init__(self, voting: Voting, labelling: Labelling, judges: Judges, quota: Quota, jobs: Jobs) -> None:
         self._voting, self._labelling, self._judges = voting, labelling, judges
@@ -60,17 +61,26 @@ class JudgingService:
         return self._judges.known(owner)
 
     def start(self, id: str, judge: str, owner: str = LOCAL, limit: int = MOST) -> None:
-        """Vote on pairs in the background, in the place of earlier judgements. Raises NotFoundError, InputError."""
+        """Vote in the background on pairs that this judge has not read, in the place of another judge's votes. Raises
+        NotFoundError, and InputError where there is none."""
         poll, one = self._voting.poll(id, owner), self._judges.get(judge, owner)
-        places = self._places(id, owner, poll)[:limit]
+        mine = {had.place: had.winner for had in self._voting.files.read(id) if had.key == one.key}
+        left = [place for place in self._places(id, owner, poll) if mine.get(place, "skip") == "skip"]
+        places = sorted(left, key=lambda place: place in mine)[:limit]  # those that it could not tell come last
+        if not places:
+            raise InputError(f"{one.name} has judged all {len(mine)} comparisons. Choose another judge.")
 
-        def keep(said: Sequence[Sequence[str]]) -> int:
-            found = []
-            for (example, a, b), (straight, swapped) in zip(places, said, strict=False):
-                winner = combined(parse_answer(straight), parse_answer(swapped))
-                found.append(Cast(example, a, b, winner or "skip", JUDGE, time.time(), one.name))
-            self._voting.files.change(id, lambda cast: [*(had for had in cast if had.owner != JUDGE), *found])
-            return sum(cast.winner == "skip" for cast in found)
+        def keep(at: int, said: Sequence[str]) -> bool:
+            winner = combined(*map(parse_answer, said))
+            made = Cast(*places[at], winner or "skip", JUDGE, time.time(), one.name, one.key)
+            self._voting.files.change(
+                id,
+                lambda cast: [
+                    *(had for had in cast if had.owner != JUDGE or (had.key == one.key and had.place != made.place)),
+                    made,
+                ],
+            )
+            return winner is not None
 
         self._begin(VOTES, id, owner, one, [_orders(poll, place) for place in places], keep)
 
@@ -86,16 +96,14 @@ class JudgingService:
             )
             raise InputError(f"{why}. Label replies first: right or wrong.")
 
-        def keep(said: Sequence[Sequence[str]]) -> int:
-            found = []
-            for row, (text,) in zip(rows, said, strict=False):
-                label = "right" if parse_yes(text) else "wrong"
-                found.append(Label(row["example"], row["side"], label, JUDGE, time.time(), one.key))
-            places = {mark.place for mark in found}
+        def keep(at: int, said: Sequence[str]) -> bool:
+            row, yes = rows[at], parse_yes(*said)
+            label = "right" if yes else "wrong"
+            made = Label(row["example"], row["side"], label, JUDGE, time.time(), one.key)
             self._labelling.files.change(
-                id, lambda had: [*(mark for mark in had if mark.judge != one.key or mark.place not in places), *found]
+                id, lambda had: [*(mark for mark in had if (mark.judge, mark.place) != (one.key, made.place)), made]
             )
-            return sum(parse_yes(text) is None for (text,) in said)
+            return yes is not None
 
         asked = [(rubric(row["question"], row["reply"], row["reference"]),) for row in rows]
         self._begin(LABELS, id, owner, one, asked, keep)
@@ -126,25 +134,24 @@ class JudgingService:
         owner: str,
         judge: Judge,
         asked: Sequence[Sequence[Messages]],
-        keep: Callable[[Sequence[Sequence[str]]], int],
+        keep: Callable[[int, Sequence[str]], bool],
     ) -> None:
-        """keep: puts answers to the first items away, and returns how many cannot be read."""
+        """keep: puts the answers to one item away as they come, and returns whether they can be read."""
         key, replies = f"{kind} {id}", sum(map(len, asked))
         work = _Work(JudgingView(id, judge.name, of=len(asked)))
 
         def judged(job: Job) -> None:
-            said: Sequence[Sequence[str]] = ()
             try:
                 with contextlib.closing(in_batches(judge.ask, asked)) as steps:
                     for waiting, said in steps:
+                        for at in range(work.view.done, len(said)):
+                            unread = work.view.unread + (not keep(at, said[at]))
+                            work.view = replace(work.view, done=at + 1, unread=unread)
                         if job.stopping:
                             return
                         job.report("Judging", waiting=waiting)
-                        work.view = replace(work.view, done=len(said))
             finally:
                 self._quota.give_back_replies(owner, replies)
-                if said:
-                    work.view = replace(work.view, done=len(said), unread=keep(said))
 
         with self._lock:
             if self._jobs.get(key) is not None:

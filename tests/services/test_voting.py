@@ -158,9 +158,10 @@ def test_it_judges_in_both_orders_and_agreement_shows(services, ended, judge):
     assert (found.judge.agreement.share.value, found.judge.agreement.share.n) == (1.0, 17)
     assert [one.side for one in found.judge.standings] == list(SIDES)
     assert KEY not in (services.verdicts.files.folder(ended) / "votes.jsonl").read_text()
-    judged(services, ended, limit=3)
+    refused("has judged all 17 comparisons", services.judging.start, ended, ENDPOINT)
+    judged(services, ended, BASE, limit=3)
     cast = [one for one in services.voting.files.read(ended) if one.owner == JUDGE]
-    assert len(cast) == 3, "a new judging takes the place of the old one"
+    assert len(cast) == 3, "another judge takes the place of the first"
 
 
 def test_no_answer_is_no_vote_and_a_failure_keeps_votes(services, ended, judge):
@@ -172,7 +173,12 @@ def test_no_answer_is_no_vote_and_a_failure_keeps_votes(services, ended, judge):
     judge.say = lambda path, body: first_with_end(path, body) if len(judge.asked) <= 10 else (500, {})
     view = judged(services, ended)
     assert "answered 500" in view.error
-    assert view.done == sum(one.owner == JUDGE for one in services.voting.files.read(ended)) == 4
+    assert (view.done, services.voting.reveal(ended).judge.votes) == (4, 4)
+    judge.say = first_with_end
+    asked = len(judge.asked)
+    view = judged(services, ended)
+    assert (view.done, view.of, len(judge.asked) - asked) == (13, 13, 26), "it goes on from there"
+    assert services.voting.reveal(ended).judge.votes == 17
 
 
 def test_it_can_be_stopped_and_runs_once_at_a_time(services, ended, judge):
@@ -315,7 +321,7 @@ def test_its_marks_are_in_the_rows_and_the_record_says_how_far_it_goes(services,
     assert all(row["marks"].keys() == {ENDPOINT} for row in rows)
     assert all(row["metrics"]["content"] == float(row["marks"][ENDPOINT]) for row in rows)
     (one,) = record["judges"]
-    assert (one["judge"], one["kappa"], one["labels"], one["files"]) == (ENDPOINT, 1.0, 71, ["ward"])
+    assert (one["judge"], one["kappa"], one["labels"], one["files"]) == (ENDPOINT, 1.0, 50, ["ward"])
     assert 0.6 < one["low"] < 1
     assert record["right"] == f"judge:{ENDPOINT}"
     guard = next(guard for guard in record["guards"] if guard["name"] == "judge")
