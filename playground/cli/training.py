@@ -183,7 +183,7 @@ def race(settings: Settings, options: Namespace) -> Outcome:
     services, progress = services_for(settings, options.base), Progress()
     methods = tuple(name.strip() for name in options.methods.split(",") if name.strip())
     asked = {name: getattr(options, name) for name in SHARED}
-    request = RaceRequest(Path(options.file), methods, mapping=mapping_of(options.map), **asked)
+    request = RaceRequest(Path(options.file), methods=methods, mapping=mapping_of(options.map), **asked)
     services.data.check(request.file, request.mapping, request.owner)  # a bad file is refused before a base is fetched
     services.bases.resolve(progress.base)
     progress.end()

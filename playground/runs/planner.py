@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import random
 import shutil
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from playground.data.example import Checked, Judged, Passage, Preference, Row
@@ -287,6 +288,12 @@ class Planner:
         by = SplitBy(request.group_column, request.time_column)
         seed = request.seed if request.split_seed is None else request.split_seed
         parts = self._data.split(request.file, usable, seed, validation, request.test, by, request.owner)
+        if request.rows is not None and request.rows > len(parts.train):
+            raise InputError(f"{request.rows} rows are asked for; there are {len(parts.train)} to learn from.")
+        if request.rows is not None:  # nested: the first of one order
+            random.Random(seed).shuffle(order := list(parts.train))
+            parts = replace(parts, train=tuple(sorted(order[: request.rows])))
+            left_out |= set(order[request.rows :])
         return Resolved(
             request=request,
             method=method.sized(self._bases.weights()),

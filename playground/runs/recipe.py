@@ -26,7 +26,10 @@ ROWS = "good-rows.jsonl"
 KINDS = {"command": "command.txt", "settings": "settings.json", "axolotl": "axolotl.yaml", "trl": "train.py"}
 """The forms, and what a file of each is called."""
 _CARRIED = [name for name, one in SETTINGS.items() if one.carried]
-_ELSEWHERE = ("early_stop", "start", "docs", "limit_memory_bytes", "layers", "init_text", "group_column", "time_column")
+_ELSEWHERE = (
+    *("early_stop", "start", "docs", "rows", "limit_memory_bytes", "layers", "init_text"),
+    *("group_column", "time_column"),
+)
 """What other trainers' forms mostly have no place for."""
 _BLANK = TrainRequest(Path())
 _TRL = {"sft": "SFT", "pretrain": "SFT", "dpo": "DPO", "kto": "KTO", "reward": "Reward"}

@@ -10,7 +10,7 @@ from pathlib import Path
 from playground.data.example import WARNINGS
 from playground.errors import InputError
 from playground.methods.method import NO_OPTIONS, Options
-from playground.training.spec import RunSettings, setting, settings_of, share
+from playground.training.spec import RunSettings, setting, settings_of, share, whole
 
 _EPOCHS = setting(
     float,
@@ -20,6 +20,8 @@ _EPOCHS = setting(
     allowed=lambda value: 0 < value <= 10_000,
     carried=False,
 )
+_ROWS_HELP = "learn from so many rows, drawn by the seed: more hold fewer, for a learning curve; default: all"
+_ROWS = whole(1, 10_000_000, _ROWS_HELP, flag="--rows", metavar="N")
 _VALIDATION = share("held back to choose by; default 0.1", flag="--validation", label="the validation share")
 _TEST_HELP = "held back for the verdict; default: what it needs (68 rows), but 0.15 to 0.3, from 20 rows on"
 _TEST = share(_TEST_HELP, flag="--test", label="the test share")
@@ -44,8 +46,9 @@ class _Job:
 @dataclass(frozen=True)
 class TrainRequest(RunSettings, _Job):
     """A run as a person asks for it; None = the method's default. file: the examples. mapping: role -> column, where
-    corrected. validation, test: shares held back; None = a tenth, and for the verdict ``share_for_test`` (none where
-    the file has a test part of its own). group_column, time_column: what the parts follow (``SplitBy``), "" = chance.
+    corrected. rows: of the training part, None = all. validation, test: shares held back; None = a tenth, and for the
+    verdict ``share_for_test`` (none where the file has a test part of its own). group_column, time_column: what the
+    parts follow (``SplitBy``), "" = chance.
     turns: which assistant turns of a chat are learned, ``all`` or ``last``.
     leave_out: kinds of warnings whose rows are not trained on. options: the method's own, beyond rank and learning
     rate. rewards: for grpo, checks and ``model=ID``. start: id of an adapter whose weights the run begins with, "" = a
@@ -57,6 +60,7 @@ class TrainRequest(RunSettings, _Job):
     owner: str = "local"
     options: Options = NO_OPTIONS
     epochs: float | None = field(default=None, metadata=_EPOCHS)
+    rows: int | None = field(default=None, metadata=_ROWS)
     validation: float | None = field(default=None, metadata=_VALIDATION)
     test: float | None = field(default=None, metadata=_TEST)
     group_column: str = field(default="", metadata=_GROUP)

@@ -97,7 +97,7 @@ def start(
     budget = float(amount or 0)
     request = RaceRequest(
         source.path,
-        tuple(methods or ("",)),
+        methods=tuple(methods or ("",)),
         steps=int(budget) if kind == "steps" else None,
         minutes=budget if kind == "minutes" else None,
         check=check or "",

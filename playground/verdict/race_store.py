@@ -8,46 +8,30 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from playground.data.render import ALL
 from playground.db import RaceTable
 from playground.errors import InputError, PlaygroundError
 from playground.methods import all_methods, get_method
 from playground.report import charts
 from playground.runs.planner import Plan
 from playground.runs.request import TrainRequest
-from playground.training.spec import MAX_TOKENS
 
 RACERS = ("sft", "pretrain", "dpo", "kto", "orpo")
 """Objectives whose results write replies and need no reward beside the rows."""
-SHARED = ("batch_size", "max_tokens", "seed", "mapping", "owner", "validation", "test", "turns", "leave_out")
-"""What all runs of a race have in common."""
 
 
 @dataclass(frozen=True)
-class RaceRequest:
-    """methods: names, () = all. steps: of each method; or minutes: what each method may take, by its own estimate;
-    neither = 20 steps. check: how replies are judged, as in ``evaluation.checks``; "" = that of the shipped set, if the
-    file is one. name: of the race, "" = the file's. The others are shared by all runs and as in ``TrainRequest``;
-    learning rate and rank are each method's own. Raises InputError."""
+class RaceRequest(TrainRequest):
+    """What all runs of a race have in common, and: methods: names, () = all. minutes: what each method may take, by its
+    own estimate, in place of ``steps``; neither = 20 steps. check: how replies are judged, as in ``evaluation.checks``;
+    "" = that of the shipped set, if the file is one. name: of the race, "" = the file's. Learning rate and rank are
+    each method's own. Raises InputError."""
 
-    file: Path
     methods: tuple[str, ...] = ()
-    steps: int | None = None
     minutes: float | None = None
     check: str = ""
-    name: str = ""
-    objective: str = ""
-    batch_size: int = 8
-    max_tokens: int = MAX_TOKENS
-    seed: int = 7
-    mapping: dict[str, str] | None = None
-    owner: str = "local"
-    validation: float | None = None
-    test: float | None = None
-    turns: str = ALL
-    leave_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.steps is not None and self.minutes is not None:
             raise InputError("A race has one budget: steps or minutes, not both.")
         if self.minutes is not None and not 0 < self.minutes <= 24 * 60:
@@ -58,9 +42,9 @@ class RaceRequest:
 
     def run_of(self, method: str, steps: int | None) -> TrainRequest:
         """One method's run. It is scored once, at its end: what a race spends goes into training."""
-        about = (self.file, f"{self.name.strip() or Path(self.file).stem} {label(method)}"[:80], method, self.objective)
-        shared = {one: getattr(self, one) for one in SHARED}
-        return TrainRequest(*about, steps=steps, save_steps=max(1, steps or 1), **shared)
+        values = {one.name: getattr(self, one.name) for one in fields(TrainRequest)}
+        values["name"] = f"{self.name.strip() or Path(self.file).stem} {label(method)}"[:80]
+        return TrainRequest(**values | {"method": method, "steps": steps, "save_steps": max(1, steps or 1)})
 
 
 class Lane(NamedTuple):

@@ -75,6 +75,10 @@ def test_several_seeds_are_runs_on_the_same_rows_and_names_tell_them_apart(call,
     first, second = (json.loads(file.read_text()) for file in made)
     assert (first["seed"], second["seed"]) == (3, 4)
     assert (first["split"], first["row_hashes"]) == (second["split"], second["row_hashes"])
+    assert done("train", rows_file, *words[:-4], "--name", "few", "--seed", 3, "--rows", 5)["rows_used"] == 5
+    fewer = json.loads((settings.adapters_dir / "few" / "run.json").read_text())
+    assert set(fewer["row_hashes"]) < set(first["row_hashes"]), "nested, and the same parts are held back"
+    assert fewer["split"] | {"train": 0} == first["split"] | {"train": 0}
     code, _, said = call("train", rows_file, "--seeds", 0)
     assert (code, "from 1 to 20" in said) == (2, True)
 

@@ -38,7 +38,9 @@ def plan_of(request: TrainRequest, blocked: str = "", fixed_s: float = 12.0, ste
 
 
 def test_two_methods_from_start_to_table(racing, rows_file):
-    request = RaceRequest(rows_file, ("ia3", "lora"), steps=2, check="ends-with:gladly.", name="Two", batch_size=4)
+    request = RaceRequest(
+        rows_file, methods=("ia3", "lora"), steps=2, check="ends-with:gladly.", name="Two", batch_size=4
+    )
     race = racing.race.start(request)
     first = racing.race.show(race)
     assert first.live
@@ -65,7 +67,7 @@ def test_two_methods_from_start_to_table(racing, rows_file):
 
 def test_a_race_survives_a_restart_and_a_failed_run(forking, rows_file):
     """Nobody measures here until another process, as it were, owns the home."""
-    race = forking.race.start(RaceRequest(rows_file, ("lora", "ia3"), steps=2, batch_size=4))
+    race = forking.race.start(RaceRequest(rows_file, methods=("lora", "ia3"), steps=2, batch_size=4))
     forking.training.cancel(forking.race.show(race).race.entries[1].run)
     wait_for(lambda: all(entry.state in ENDED for entry in forking.race.show(race).race.entries), "trained")
     assert forking.race.show(race).race.state == "RUNNING"
@@ -82,7 +84,7 @@ def test_a_race_survives_a_restart_and_a_failed_run(forking, rows_file):
 
 
 def test_cancel_ends_what_has_not_ended_and_keeps_the_rows(racing, rows_file):
-    race = racing.race.start(RaceRequest(rows_file, ("lora", "ia3", "dora"), steps=3000, batch_size=4))
+    race = racing.race.start(RaceRequest(rows_file, methods=("lora", "ia3", "dora"), steps=3000, batch_size=4))
     refused("has not ended", racing.race.remove, race)
     wait_for(lambda: racing.race.show(race).race.entries[0].loss, "training")
     assert "LoRA, 1 of 3" in racing.race.show(race).race.message
@@ -111,7 +113,7 @@ def test_the_check_of_a_shipped_set_is_its_own(settings):
     waiting = build_services(settings)  # nobody trains
     shipped = waiting.data.shipped("hospital_reports")
     for given, kept in (("", shipped.check), ("json", "json")):
-        race = waiting.race.start(RaceRequest(shipped.file, ("lora", "ia3"), steps=1, check=given))
+        race = waiting.race.start(RaceRequest(shipped.file, methods=("lora", "ia3"), steps=1, check=given))
         assert waiting.race.show(race).race.check == kept
 
 
@@ -122,19 +124,24 @@ def test_one_message_names_every_method_that_cannot_run_and_a_fault_of_the_file_
         return plan_of(request, "Full needs 9.0 GB." if request.method == "full" else "")
 
     words = r"2 of 3 .* IA³: This base has no keys\. Full: Full needs 9\.0 GB\."
-    assert "LoRA" not in refused(words, lanes, RaceRequest(Path("x"), ("lora", "ia3", "full")), plan)
-    two = RaceRequest(Path("x"), ("lora", "ia3"))
+    assert "LoRA" not in refused(words, lanes, RaceRequest(Path("x"), methods=("lora", "ia3", "full")), plan)
+    two = RaceRequest(Path("x"), methods=("lora", "ia3"))
     refused(r"^There is no file x\.$", lanes, two, lambda request: plan_of(request, "There is no file x."))
 
 
 def test_minutes_become_as_many_steps_as_fit_each():
     seconds = {"lora": 3.0, "dora": 6.0}
-    asked = RaceRequest(Path("x"), ("lora", "dora"), minutes=2)
+    asked = RaceRequest(Path("x"), methods=("lora", "dora"), minutes=2)
     found = lanes(asked, lambda request: plan_of(request, step_s=seconds[request.method]))
     assert [lane.plan.steps for lane in found] == [36, 18]
     assert all(lane.plan.seconds <= 120 for lane in found)
     assert [lane.request.save_steps for lane in found] == [36, 18], "scored once, at the end"
-    refused(r"one step takes about 0\.2 minutes", lanes, RaceRequest(Path("x"), ("lora", "ia3"), minutes=0.1), plan_of)
+    refused(
+        r"one step takes about 0\.2 minutes",
+        lanes,
+        RaceRequest(Path("x"), methods=("lora", "ia3"), minutes=0.1),
+        plan_of,
+    )
 
 
 def test_the_record_is_read_back_and_knows_its_schema(tmp_path):

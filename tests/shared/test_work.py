@@ -133,7 +133,7 @@ def test_a_run_of_more_steps_or_minutes_than_one_may_have_is_refused_at_every_do
     words = r"has 100,000 steps; one visitor's run may have 1,000 here\. Choose fewer"
     refused(words, services.training.start, TrainRequest(file, "r", **much))
     refused(words, services.training.start, settings)
-    refused(words, services.race.start, RaceRequest(file, ("ia3", "lora"), **much))
+    refused(words, services.race.start, RaceRequest(file, methods=("ia3", "lora"), **much))
     epochs = TrainRequest(file, "r", epochs=10_000, batch_size=2, owner=ANNA)
     refused("one visitor's run may have 1,000 here", services.training.start, epochs)
     run, resume = ended_run(services, ANNA), limited(services, session_steps=9).training.resume
