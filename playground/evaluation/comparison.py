@@ -29,9 +29,7 @@ class About:
 @dataclass(frozen=True)
 class Pair:
     """Side a against side b on the examples that both answered. difference: a's figure less b's; low, high: its 95 %
-    interval, not adjusted. p_adjusted: by Holm over all pairs of this metric. enough: p_adjusted is at most 0.05.
-    rows_needed: where it is not enough, how many examples would show this difference in four cases of five, at the
-    level that the strictest step of Holm asks; None = no difference, or more examples than anybody writes."""
+    interval, not adjusted. p_adjusted: by Holm over all pairs of this metric. enough: p_adjusted is at most 0.05."""
 
     a: str
     b: str
@@ -42,7 +40,6 @@ class Pair:
     p_value: float
     p_adjusted: float
     enough: bool
-    rows_needed: int | None
     n: int
 
 
@@ -72,11 +69,9 @@ def compare_sides(measured: Mapping[str, Mapping[str, Measured]]) -> Table:
     for name in about:
         having = [side for side in measured if name in measured[side]]
         found = [_pair(a, b, measured[a][name], measured[b][name]) for a, b in itertools.combinations(having, 2)]
-        common = [(pair, spread) for pair, spread in found if pair.n]
-        for (pair, spread), adjusted in zip(common, st.holm([pair.p_value for pair, _ in common]), strict=True):
-            enough = adjusted <= ALPHA
-            rows = None if enough else _rows_needed(pair, spread, ALPHA / len(common))
-            pairs.append(replace(pair, p_adjusted=adjusted, enough=enough, rows_needed=rows))
+        common = [pair for pair in found if pair.n]
+        for pair, adjusted in zip(common, st.holm([pair.p_value for pair in common]), strict=True):
+            pairs.append(replace(pair, p_adjusted=adjusted, enough=adjusted <= ALPHA))
     return Table(sides, tuple(pairs), about)
 
 
@@ -84,7 +79,7 @@ def _interval(one: Measured) -> Interval:
     """A side's figure with its interval, over the examples that have a value."""
     known = [value for value in one.values if value is not None]
     if one.draws is not None:
-        found = st.hierarchical_bootstrap(one.draws)
+        found = st.hierarchical_bootstrap(one.draws[:, ~np.isnan(one.draws[0])])
         if one.kind != "yes-no":
             return found
         found = st.widest(found, st.wilson(math.floor(sum(known) + 1e-9), len(known)))
@@ -94,49 +89,30 @@ def _interval(one: Measured) -> Interval:
     return replace(st.bootstrap(one.tally or st.tally_of(known)), value=one.pooled)
 
 
-Spread = float | tuple[float, float]
-"""Of a pair: the differences' standard deviation; for yes/no the shares of examples that hold for a only, b only."""
-
-
-def _pair(a: str, b: str, first: Measured, second: Measured) -> tuple[Pair, Spread]:
+def _pair(a: str, b: str, first: Measured, second: Measured) -> Pair:
     """One metric of two sides on their common examples, not adjusted; n is 0 where there are none."""
     here, there = _places(first), _places(second)
     common = [number for number in here if number in there]
     mine, theirs = [here[number] for number in common], [there[number] for number in common]
     x = np.array([first.values[at] or 0 for at in mine], dtype=float)
     y = np.array([second.values[at] or 0 for at in theirs], dtype=float)
-    spread: Spread = 0.0
     if not common:
         interval, p = Interval(0, 0, 0, 0), 1.0
     elif first.draws is not None or second.draws is not None:
         many, others = _draws(first, mine, x), _draws(second, theirs, y)
         interval = st.paired_draws(many, others) if first.kind == "yes-no" else st.hierarchical_bootstrap(many, others)
         p = st.hierarchical_paired_p(many, others)
-        spread = float(np.std(x - y, ddof=1)) if len(common) > 1 else 0.0
     elif first.kind == "yes-no":
         interval, p = st.newcombe_paired(x > 0, y > 0), st.mcnemar_exact(x > 0, y > 0)
-        spread = float(np.mean(x > y)), float(np.mean(x < y))
     else:
         one, other = _part(first, mine, x), _part(second, theirs, y)
         interval, p = st.bootstrap(one, other), st.paired_p(one, other)
-        if first.kind == "corpus":  # no differences to take the spread of: the interval's width gives it
-            spread = (interval.high - interval.low) / (2 * st.normal_quantile(0.975)) * math.sqrt(len(common))
-        elif len(common) > 1:
-            spread = float(np.std(x - y, ddof=1))
     figures = interval.value, interval.low, interval.high, p, p
-    return Pair(a, b, first.name, *figures, False, None, len(common)), spread
+    return Pair(a, b, first.name, *figures, enough=False, n=len(common))
 
 
 def _draws(one: Measured, places: list[int], values: np.ndarray) -> np.ndarray:
     return values[None] if one.draws is None else one.draws[:, places]
-
-
-def _rows_needed(pair: Pair, spread: Spread, alpha: float) -> int | None:
-    if isinstance(spread, tuple):
-        wanted = st.mcnemar_rows(*spread, alpha)
-    else:
-        wanted = st.mean_rows(pair.difference, spread, alpha)
-    return None if wanted is None else max(wanted, pair.n + 1)
 
 
 def _places(one: Measured) -> dict[int, int]:
@@ -200,20 +176,21 @@ class Facts:
     of the test examples that it may know, None = nobody knows what it was trained on. overlaps: tuned side -> how many
     it may know, each by the first that holds: the same row (``rows``), the same prompt (``prompts``), nearly the same
     one (``near``); None = its record is older and does not tell. used_before: test examples that an earlier verdict of
-    this person measured. currency: of the costs. judge: how far the judge that says what is right goes with the person,
+    this person measured. judge: how far the judge that says what is right goes with the person,
     in words; "" = there is none. forgotten: tuned side -> (points of general questions lost, the 95 % interval's two
-    ends), where it was measured. undertrained: tuned side -> why it may have been trained too little."""
+    ends), where it was measured. undertrained: tuned side -> why it may have been trained too little. grown: tuned side
+    -> (another that learned a part of its rows by the same settings, how many, how many it learned itself)."""
 
     rows_trained: int | None = None
     poor_share: float = 0.0
     overlap: int = 0
-    currency: str = "USD"
     leaked: Mapping[str, float | None] = field(default_factory=dict)
     used_before: int = 0
     judge: str = ""
     overlaps: Mapping[str, Mapping[str, int | None]] = field(default_factory=dict)
     forgotten: Mapping[str, Sequence[float]] = field(default_factory=dict)
     undertrained: Mapping[str, str] = field(default_factory=dict)
+    grown: Mapping[str, tuple[str, int, int]] = field(default_factory=dict)
 
 
 _OVERLAPS = {"rows": "the same row", "prompts": "the same prompt", "near": "nearly the same prompt"}

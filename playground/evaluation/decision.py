@@ -4,18 +4,20 @@ reply.
 A *rung* is an approach (``LADDER``, cheapest to own first). A row passes where its reply has the form AND the content
 asked for. Family of tests: one side a rung, by Holm at 5 % (1 % a rung where there are five).
 
-The decision tree; the numbers stand in the code, and each leaf has a sentence and a test:
+The decision tree; its numbers stand in the code and in docs/decision.md, and each leaf has a sentence and a test:
 
 1. **Limits.** Sides that break what the person stated before (latency, budget, forgetting, "must run here") are taken
    out; they are listed and decide nothing.
-2. **Guards.** Leakage above 5 % sets tuned sides aside; more than 5 % of replies cut off by the token limit, that side.
-   A side set aside cannot be chosen, and is not counted as "not good enough" either.
+2. **Guards.** Leakage above 5 % sets a tuned side aside; more than 5 % of replies cut off by the token limit, any side.
+   A side set aside cannot be chosen, and is not counted as "not good enough" either. 5a where no side is left.
 3. **Good enough**: the pass rate is at or above the bar, and its exact one-sided lower bound (Clopper and Pearson 1934)
-   at or above bar - margin. The first such rung is the answer: leaf 3a, or 3b where no untuned side passes half of the
-   rows (the answer holds for this base only).
-4. **Nothing is good enough**: every rung's exact one-sided upper bound, 5 % shared over the rungs, is below the bar.
-5. **Not enough evidence**: 5a nothing is left to judge; 5b too few rows for anything to be shown; 5c neither 3 nor 4 is
-   shown. It comes with the number of rows planned from bar and margin, never from the observed effect.
+   at or above bar - margin. The first such rung is the answer: 3a where an untuned side passes half of the rows or
+   there is none, 3b where there are some and none does (the answer holds for this base only).
+4. **Nothing is good enough**: every rung's exact one-sided upper bound, 5 % shared over the rungs, is below the bar,
+   also of a side set aside, whose replies that were cut off count as right.
+5. **Not enough evidence**: 5a nothing is left to judge; 5b too few rows, or too little of the 5 % left at this look,
+   for anything to be shown; 5c neither 3 nor 4 is shown. It comes with the number of rows planned from bar and margin,
+   never from the observed effect.
 
 Beside an answer: what each other rung would add, and whether the chosen side is *as good as the best* (the upper bound
 of every paired difference, other - chosen, is at most the margin: non-inferiority, Newcombe 1998; no difference shown
@@ -251,8 +253,8 @@ def decide(
     aside = {side: one.name for one in reversed(guards) if one.name in ("leakage", "cut-off") for side in one.sides}
     standings = [replace(one, set_aside=aside.get(one.side, "")) for one in _judged(tested, terms, alpha)]
     made = Decision(tuple(standings), tuple(guards), planned, alpha, len(looks) + 1, left_out, by_cost)
-    able = [one for one in standings if not one.set_aside]
-    if not able:
+    able = [one for one in standings if not one.set_aside]  # 2
+    if not able:  # 5a
         text = "Nothing is left to judge: every side was set aside, breaks a limit of yours, or was not measured."
         return replace(made, sentence=text)
     good = next((one for one in able if one.good_enough), None)
@@ -329,10 +331,9 @@ def _guards(tested: Sequence[Candidate], *, aside: bool = False) -> list[Guard]:
     if unknown and not aside:
         text = f"What {', '.join(unknown)} was trained on is unknown, so these rows may be among it."
         found.append(Guard("unknown-training", text, unknown))
-    for one in tested:
-        if one.cut_off > MOST_CUT_OFF:
-            text = f"{one.cut_off:.0%} of the replies of {one.name} were cut off by the token limit. Raise it."
-            found.append(Guard("cut-off", text, (one.name,)))
+    if cut := {one.name: f"{one.cut_off:.0%} of {one.name}" for one in tested if one.cut_off > MOST_CUT_OFF}:
+        text = f"The token limit cut replies off ({', '.join(cut.values())}). Raise it."
+        found.append(Guard("cut-off", text, tuple(cut)))
     untuned = [one for one in tested if one.rung not in TUNED and len(one.passed)]
     if not aside and untuned and all(one.passed.mean() < HALF for one in untuned):
         text = "No untuned side is right in half of the rows: this holds for this base only. "

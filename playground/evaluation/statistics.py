@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
@@ -27,7 +26,6 @@ FLIPS, SIGNIFICANCE_SEED = 10_000, 20_261
 EXACT_ROWS = 13  # up to so many examples all 2^n flips are gone through
 MOST_ROWS = 20_000  # more examples are not worth naming: nobody writes them
 AT_ONCE = 2_000_000  # drawn examples in memory together, over all resamples of a batch
-normal_quantile = NormalDist().inv_cdf
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,48 +115,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     for place, at in enumerate(sorted(range(len(p_values)), key=lambda at: p_values[at])):
         adjusted[at] = worst = max(worst, min(1.0, (len(p_values) - place) * p_values[at]))
     return adjusted
-
-
-def mean_rows(difference: float, spread: float, alpha: float = ALPHA) -> int | None:
-    """Examples with which a paired t-test shows a mean difference of this standard deviation in four cases of five, by
-    the normal approximation; None for no difference or more than 20,000."""
-    if difference == 0:
-        return None
-    z = normal_quantile(1 - alpha / 2)
-    rows = ((z + normal_quantile(POWER)) * spread / difference) ** 2 + z * z / 2
-    return math.ceil(rows) if rows <= MOST_ROWS else None
-
-
-def mcnemar_rows(only_a: float, only_b: float, alpha: float = ALPHA) -> int | None:
-    """Examples with which exact McNemar shows the difference in four cases of five, where these shares hold for one
-    side only; None for no difference or more than 20,000. Searched for from Connor's approximation (1987) on."""
-    differing, difference = only_a + only_b, abs(only_a - only_b)
-    if difference == 0:
-        return None
-    za, zb = normal_quantile(1 - alpha / 2), normal_quantile(POWER)
-    start = ((za * math.sqrt(differing) + zb * math.sqrt(max(0.0, differing - difference**2))) / difference) ** 2
-    if start > MOST_ROWS:
-        return None
-    low = high = max(1, math.floor(start) - 1)
-    while mcnemar_power(high, only_a, only_b, alpha) < POWER:
-        low, high = high, math.ceil(high * 1.1) + 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if mcnemar_power(middle, only_a, only_b, alpha) >= POWER else (middle, high)
-    return high
-
-
-def mcnemar_power(n: int, only_a: float, only_b: float, alpha: float = ALPHA) -> float:
-    """How often exact McNemar finds a difference in n examples, of which these shares hold for one side only."""
-    from scipy import stats
-
-    differing = np.arange(n + 1)
-    # the most that the rarer side may have for p <= alpha; -1 = it cannot be shown with so few
-    most = stats.binom.ppf(alpha / 2, differing, 0.5)
-    most = np.where(stats.binom.cdf(most, differing, 0.5) > alpha / 2, most - 1, most)
-    share = only_a / (only_a + only_b)
-    found = stats.binom.cdf(most, differing, share) + stats.binom.sf(differing - most - 1, differing, share)
-    return float(np.sum(stats.binom.pmf(differing, n, only_a + only_b) * np.where(most >= 0, found, 0.0)))
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from playground.evaluation.cost import Prices, SideCost, SideFigures, TokenPrice
 from playground.evaluation.criterion import Criterion
 from playground.evaluation.decision import (
     FEWEST_DRAWS,
+    GUARDS,
     NONE,
     TUNED,
     UNSURE,
@@ -48,6 +49,8 @@ PASS = "pass"
 VALIDATION_SEED = 16
 TIMED = 20
 """Replies of a side that are timed one by one; with fewer, no limit of seconds is applied."""
+EFFORT = ("seconds", "prompt_tokens", "completion_tokens")
+"""Metrics of what a reply takes."""
 VOLUME = 10_000
 """Requests a month where no volume is given: for the year that costs are shown of."""
 
@@ -160,7 +163,7 @@ def conclude(
     candidates = []
     for side in there:
         passes, priced = pooled[side.name][PASS], costs[side.name]
-        limit = _limit(table, side, priced, questions, prices, facts)
+        limit = _limit(table, draws[side.name], priced, questions, prices, facts)
         candidates.append(_candidate(table, side, passes, limit, priced.total(12 * (volume or 0)), facts))
     validation = _validation(there, sorted(common))
     decision = decide(candidates, terms, validation=validation, looks=looks, by_cost=bool(volume))
@@ -203,7 +206,7 @@ def conclude(
         ],
         "about": {name: asdict(about) for name, about in table.about.items()},
         "pairs": [asdict(pair) for pair in table.pairs],
-        **_decided(decision, guards, volume, prices, _what_helps(decision, table, facts)),
+        **_decided(decision, guards, volume, prices, _what_helps(decision, table, facts, terms)),
         "overlap": facts.overlap,
         "facts": asdict(facts),
         "questions": asdict(questions),
@@ -216,15 +219,18 @@ def conclude(
 
 
 def _pooled(draws: Sequence[Mapping[str, Measured]]) -> dict[str, Measured]:
-    """Metrics of one side: from five draws on the means over these, an example at a time, where a mean says something;
-    else those of the first draw."""
-    found = dict(draws[0])
-    for name, one in found.items() if len(draws) >= FEWEST_DRAWS else ():
-        many = [draw[name].values for draw in draws if name in draw and draw[name].tally is None]
-        if len(many) == len(draws) and not any(value is None for values in many for value in values):
-            by_draw = np.array(many, dtype=float)
-            means = tuple(by_draw.mean(axis=0).tolist())
-            found[name] = replace(one, values=means, pooled=float(by_draw.mean()), draws=by_draw)
+    """Metrics of one side: what it takes (seconds, tokens) as the mean over its draws, an example at a time; from five
+    draws on every figure so where a mean says something, with its draws for the interval; else those of the first."""
+    found, counted = dict(draws[0]), len(draws) >= FEWEST_DRAWS
+    for name, one in found.items() if len(draws) > 1 else ():
+        there = [draw[name] for draw in draws if name in draw and draw[name].tally is None]
+        many = [draw.values for draw in there if draw.numbers == one.numbers]
+        by_draw = np.array(many, dtype=float)  # NaN where a draw has no value
+        same = len(many) == len(draws) and bool((np.isnan(by_draw) == np.isnan(by_draw[0])).all())
+        if same and (counted or name in EFFORT):
+            means = tuple(None if math.isnan(value) else value for value in by_draw.mean(axis=0).tolist())
+            pooled = float(np.nanmean(by_draw))
+            found[name] = replace(one, values=means, pooled=pooled, draws=by_draw if counted else None)
     return found
 
 
@@ -262,9 +268,11 @@ def _cost(side: SideFacts, figures: SideFigures, timed: bool, questions: Questio
     return SideCost(each, cost.beside(side.is_tuned, training, side.rows_trained, changes, prices), known)
 
 
-def _limit(table: Table, side: SideFacts, priced: SideCost, questions: Questions, prices: Prices, facts: Facts) -> str:
-    """The person's limits that a side breaks, "" = none."""
-    seconds, most, limits = table.sides[side.name].get("seconds"), questions.latency_s, []
+def _limit(
+    table: Table, draws: Sequence[SideFacts], priced: SideCost, questions: Questions, prices: Prices, facts: Facts
+) -> str:
+    """The person's limits that a side with these draws breaks, "" = none; of several, what the worst one forgot."""
+    seconds, most, limits = table.sides[draws[0].name].get("seconds"), questions.latency_s, []
     if most is not None and seconds is not None and seconds.n >= TIMED and seconds.value > most:
         took = f"takes {seconds.value:.1f} s a reply ({seconds.low:.1f} to {seconds.high:.1f})"
         limits.append(f"{took}, above your limit of {most:g} s")
@@ -272,9 +280,12 @@ def _limit(table: Table, side: SideFacts, priced: SideCost, questions: Questions
         limits.append(
             f"training costs {money(priced.once, prices.unit)}, above your {money(questions.budget, prices.currency)}"
         )
-    if questions.forgets is not None and (lost := facts.forgotten.get(side.name)) and lost[2] > questions.forgets:
+    forgot = [facts.forgotten[one.name] for one in draws if one.name in facts.forgotten]
+    lost = max(forgot, key=lambda one: one[2], default=None)
+    if questions.forgets is not None and lost is not None and lost[2] > questions.forgets:
         limits.append(
-            f"may have lost up to {lost[2]:.0f} points of the general questions ({lost[0]:.0f} were measured), "
+            f"may have lost up to {lost[2]:.0f} points of the general questions ({lost[0]:.0f} were measured"
+            f"{f', of the worst of {len(forgot)} {draws[-1].drawn}' * (len(forgot) > 1)}), "
             f"above your limit of {questions.forgets:g}"
         )
     return "; ".join(limits)
@@ -343,7 +354,7 @@ def _guards(
     return guards
 
 
-def _what_helps(decision: Decision, table: Table, facts: Facts) -> list[Reason]:
+def _what_helps(decision: Decision, table: Table, facts: Facts, terms: Terms) -> list[Reason]:
     """Where nothing is chosen: what most wrong replies of the best side lack, and what would most likely help it."""
     best = next((one for one in decision.standings if one.side == decision.best and one.side != decision.side), None)
     if best is None or decision.choice not in (NONE, UNSURE):
@@ -365,9 +376,23 @@ def _what_helps(decision: Decision, table: Table, facts: Facts) -> list[Reason]:
     elif most[0] == "format":
         then = "A form is learned in few steps: train it longer, or force it by a constraint."
     else:
-        then = "More rows like those, more steps on them, or a larger base would most likely help."
+        then = _by_rows(best.side, table, facts, terms)
     text = f"{best.side} is wrong by {said} of {found[most[0]].n} replies. {then}"
     return [Reason(text, found[most[0]].value, link("side", best.side, most[0]))]
+
+
+def _by_rows(best: str, table: Table, facts: Facts, terms: Terms) -> str:
+    """What more training rows would do, by a side that learned a part of another's."""
+    for many, (few, fewer, rows) in facts.grown.items():
+        pairs = (one for one in table.pairs if one.metric == PASS and {one.a, one.b} == {many, few})
+        if best in (many, few) and (pair := next(pairs, None)) is not None:
+            ends = pair.difference, pair.low, pair.high
+            added, low, high = (100 * end for end in (ends if pair.a == many else (-ends[0], -ends[2], -ends[1])))
+            likely = "more rows still help" if low > 0 else "whether more rows help is not shown"
+            likely = "as many more would hardly help; try a larger base" if high <= 100 * terms.margin else likely
+            return f"From {fewer} to {rows} training rows: {added:+.0f} points ({low:+.0f} to {high:+.0f}); {likely}."
+    show = "Whether rows do, a side shows that learned half of them (train --rows)."
+    return f"More rows like those, more steps on them, or a larger base may help. {show}"
 
 
 def _decided(
@@ -412,7 +437,7 @@ def _decided(
 def _standing_words(one: Standing, decision: Decision) -> str:
     text = f"{one.side}: {one.passed} of {one.n} right, in the long run {one.low:.0%} to {one.high:.0%}"
     if one.set_aside:
-        return f"{text}. Set aside ({one.set_aside})."
+        return f"{text}. Set aside ({GUARDS[one.set_aside].lower()})."
     word = "shown good enough" if one.good_enough else "shown below the bar" if one.below_the_bar else "neither shown"
     return f"{text}: {word}."
 

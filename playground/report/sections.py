@@ -7,10 +7,11 @@ import datetime
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from statistics import fmean
 from typing import Any
 
 from playground.evaluation.comparison import link, overlap_words, p_words
-from playground.evaluation.cost import CHANGES_A_YEAR, Prices, break_even, is_training_known
+from playground.evaluation.cost import CHANGES_A_YEAR, Prices, break_even
 from playground.evaluation.criterion import FIELD
 from playground.evaluation.decision import GUARDS, LADDER, WORDS
 from playground.evaluation.verdict import TIMED, VOLUME
@@ -28,6 +29,8 @@ TIMINGS = {
     "refusals_s": "unanswerable questions",
     "judging_s": "the judge",
 }
+NOTES = ("words", "no_divergence")
+"""What is said of each model's forgetting."""
 IN_TABLE = ("prompt_tokens", "seconds")
 """Beside the main metric, what the first table holds; the ids of these figures are there."""
 MOST_AXES = 12
@@ -44,7 +47,6 @@ COSTS = {
 OF_TRAINING = ("training", "labels", "retraining", "relabelling")
 PARTS = {"format": "Form", "content": "Content", "cut_off": "Cut off"}
 """Metrics that the first table shows beside the one that decides."""
-NO_BREAK = "\u00a0"
 _ENDED = {"STOPPED": "was stopped early", "FAILED": "failed before its end"}
 
 
@@ -58,7 +60,7 @@ def answer(record: Record) -> Context:
         "sentence": str(record["reason"]).removeprefix(f"{WORDS[record['choice']]}: ").strip(),
         "after": f"Next best: {second[:1].lower()}{second[1:]}." if second else "",
         "state": "" if state == "DONE" else incomplete,
-        "reasons": [(reason["link"], _number(record, reason), reason["text"]) for reason in record["reasons"]],
+        "reasons": [(reason["link"], _number(record, reason["link"]), reason["text"]) for reason in record["reasons"]],
     }
 
 
@@ -70,36 +72,13 @@ def headline(record: Record) -> str:
     return f"{WORDS[record['choice']]}."
 
 
-def _number(record: Record, reason: Mapping[str, Any]) -> str:
-    """A reason's figure in a few words."""
-    where, value = reason["link"], reason["number"]
-    for pair in record["pairs"]:
-        if where == link("pair", pair["a"], pair["b"], pair["metric"]):
-            size = signed(record, pair["metric"], abs(pair["difference"])).lstrip("+")
-            return f"{size} apart, {p_words(pair['p_adjusted'])}".replace(" ", NO_BREAK).replace(f",{NO_BREAK}", ", ")
-    for side in sides_of(record):
-        for metric, one in side.said["metrics"].items():
-            if where == link("side", side.name, metric):
-                return figure(record, metric, one["value"]) + (" s" if metric == "seconds" else "")
-        if where == link("cost", side.name):
-            return _paid(record, side, value)
-    if where.startswith("fact|"):
-        if (guard := where.removeprefix("fact|")) in GUARDS:
-            return GUARDS[guard]
-        if isinstance(value, float) and value < 1:
-            return f"{100 * value:.0f} %"
-        return f"{value:,} examples" if value is not None else "The data"
-    words = {"changes": "The task changes", "volume": "Your volume", "latency_s": "Your limit"}
-    return words.get(where.removeprefix("question|"), "Your budget")
-
-
-def _paid(record: Record, tuned: Seen, value: float | None) -> str:
-    if value is None:
-        return "Never paid back"
-    prices = Prices(**record["prices"])
-    if value in [_pays_after(tuned, side) for side in sides_of(record) if not side.is_tuned]:
-        return f"Pays after {value:,.0f} requests" + " at example prices" * prices.made_up
-    return f"{amount(value, prices.unit)} a year"
+def _number(record: Record, where: str) -> str:
+    """A reason's figure in a few words, by its link."""
+    for side in record["sides"]:
+        for metric, one in side["metrics"].items():
+            if where == link("side", side["side"], metric):
+                return figure(record, metric, one["value"])
+    return GUARDS.get(where.removeprefix("fact|"), "Your volume" if where.startswith("question|") else "The data")
 
 
 def table(record: Record) -> Context:
@@ -213,8 +192,6 @@ def _metric(record: Record, metric: str) -> Context:
 
 def _pair(record: Record, metric: str, pair: Mapping[str, Any], sides: Mapping[str, Seen]) -> Context:
     enough = "Yes" if pair["enough"] else "No" if pair["difference"] else "No difference"
-    if enough == "No" and pair["rows_needed"]:
-        enough = f"No; about {pair['rows_needed']:,} examples would do"
     ends = (signed(record, metric, pair[end]).removesuffix(" points") for end in ("low", "high"))
     cells = [(signed(record, metric, pair["difference"]), "n"), (" to ".join(ends), "n")]
     cells += [(p_words(pair["p_adjusted"]), "n"), (enough, "")]
@@ -251,7 +228,9 @@ def cost(record: Record) -> Context:
     prices, sides = Prices(**record["prices"]), sides_of(record)
     year, times = 12 * (record["questions"]["volume"] or VOLUME), CHANGES_A_YEAR[record["questions"]["changes"]]
     tuned, untuned = ([side for side in sides if side.is_tuned is which] for which in (True, False))
-    there = {"training"} | ({"labels"} if prices.label_each else set()).union(*(_items(side, year) for side in sides))
+    there = {"training"} | ({"labels"} if prices.label_each else set()).union(
+        *(side.said["cost"]["items"] for side in sides)
+    )
     named = [name for name in COSTS if name in there]
     priced = _priced(record)
     columns = [("Side", ""), (f"1,000 requests{priced}", "n"), *((COSTS[name], "n opt") for name in named)]
@@ -264,10 +243,10 @@ def cost(record: Record) -> Context:
     ]
     return {
         "columns": [*columns, (f"A year, {year:,} requests{priced}", "n")],
-        "rows": [(side, link("cost", side.name), False, _cost_cells(prices, side, named, year)) for side in sides],
+        "rows": [(side, link("cost", side.name), False, _cost_cells(prices, side, named)) for side in sides],
         "notes": [text for text in notes if text],
-        "paid_back": [(one, other, _paid_back(prices, one, other, year)) for one in tuned for other in untuned],
-        "curve": _curve(record, prices, sides, year),
+        "paid_back": [(one, other, _paid_back(prices, one, other)) for one in tuned for other in untuned],
+        "curve": _curve(record, prices, sides),
         "lengths": record.get("prompt_length"),
         "lengths_picture": _lengths(record, prices.unit, sides),
         "questions": {"forgets": None, **record["questions"]},
@@ -282,37 +261,22 @@ def _a_thousand(side: Seen, currency: str) -> str:
     return "not timed" if cost is None else amount(1000 * cost, currency)
 
 
-def _items(side: Seen, year: int) -> Mapping[str, float]:
-    """What a year costs, by what it is for; an earlier record has the training alone."""
-    cost, each = side.said["cost"], side.per_request
-    requests = {} if each is None else {"requests": year * each}
-    return cost.get("items") or requests | ({"training": cost["once"]} if cost["once"] else {})
-
-
-def _beside(side: Seen, year: int) -> float:
+def _beside(side: Seen) -> float:
     """What a year costs beside its requests."""
-    return sum(amount for name, amount in _items(side, year).items() if name != "requests")
+    return float(sum(amount for name, amount in side.said["cost"]["items"].items() if name != "requests"))
 
 
-def _pays_after(tuned: Seen, untuned: Seen, year: int = 0) -> int | None:
+def _pays_after(tuned: Seen, untuned: Seen) -> int | None:
     """Requests of a year from which a tuned side, its training included, is no dearer than an untuned one. None =
     never, or not known."""
     dear, cheap = untuned.per_request, tuned.per_request
     if dear is None or cheap is None:
         return None
-    return break_even(dear, cheap, _beside(tuned, year) - _beside(untuned, year))
+    return break_even(dear, cheap, _beside(tuned) - _beside(untuned))
 
 
-def _is_known(prices: Prices, side: Seen) -> bool:
-    """Whether a side's training, and what its labels cost, is known."""
-    known: bool = side.said["cost"].get(
-        "known", not side.is_tuned or is_training_known(side.said["training_s"], prices)
-    )
-    return known
-
-
-def _cost_cells(prices: Prices, side: Seen, named: Sequence[str], year: int) -> list[tuple[object, str]]:
-    items, known = _items(side, year), _is_known(prices, side)
+def _cost_cells(prices: Prices, side: Seen, named: Sequence[str]) -> list[tuple[object, str]]:
+    items, known = side.said["cost"]["items"], side.said["cost"]["known"]
     absent = dict.fromkeys(OF_TRAINING, "none" if known else "not known") | {"requests": "not timed"}
     cells = [amount(items[name], prices.currency) if name in items else absent.get(name, "none") for name in named]
     total = amount(sum(items.values()), prices.currency) + " and its training" * (not known)
@@ -322,13 +286,13 @@ def _cost_cells(prices: Prices, side: Seen, named: Sequence[str], year: int) -> 
     ]
 
 
-def _paid_back(prices: Prices, tuned: Seen, untuned: Seen, year: int) -> str:
+def _paid_back(prices: Prices, tuned: Seen, untuned: Seen) -> str:
     dear, cheap, at = untuned.per_request, tuned.per_request, ", at example prices" * prices.made_up
     if dear is None or cheap is None:
         return "not known, since not both were timed."
-    if not _is_known(prices, tuned):
+    if not tuned.said["cost"]["known"]:
         return "not known, since there is no record of what its training cost."
-    requests, more = _pays_after(tuned, untuned, year), _beside(tuned, year) - _beside(untuned, year)
+    requests, more = _pays_after(tuned, untuned), _beside(tuned) - _beside(untuned)
     if requests is None and more < 0:
         return f"cheaper up to {math.floor(-more / (cheap - dear)):,} requests a year{at}."
     if requests is None:
@@ -338,13 +302,13 @@ def _paid_back(prices: Prices, tuned: Seen, untuned: Seen, year: int) -> str:
     return f"paid back after {requests:,} request{'s' * (requests != 1)}{at}."
 
 
-def _curve(record: Record, prices: Prices, sides: Sequence[Seen], year: int) -> str:
+def _curve(record: Record, prices: Prices, sides: Sequence[Seen]) -> str:
     points, drawn = record["cost_curve"], []
     for side in sides:
         marks = []
         for other in sides if side.is_tuned else ():
-            if not other.is_tuned and (requests := _pays_after(side, other, year)):
-                marks.append((float(requests), _beside(side, year) + requests * (side.per_request or 0.0)))
+            if not other.is_tuned and (requests := _pays_after(side, other)):
+                marks.append((float(requests), _beside(side) + requests * (side.per_request or 0.0)))
         totals = [
             (float(point["at"]), float(point["totals"][side.name])) for point in points if side.name in point["totals"]
         ]
@@ -352,7 +316,7 @@ def _curve(record: Record, prices: Prices, sides: Sequence[Seen], year: int) -> 
     volume = "your volume" if record["questions"]["volume"] else "10,000 requests a month, since no volume was given"
     caption = f"Total cost in {prices.unit}, all of the table included: a year at {volume}. "
     caption += "A ring marks where training is paid back."
-    unknown = [side.name for side in sides if not _is_known(prices, side)]
+    unknown = [side.name for side in sides if not side.said["cost"]["known"]]
     caption += f" What training {', '.join(unknown)} cost is not known, and not in it." if unknown else ""
     return curves(drawn, "requests", _tick, caption)
 
@@ -379,17 +343,29 @@ def _tick(value: float) -> str:
 
 
 def forgetting(record: Record) -> Context | None:
-    """Loss on general text and questions answered rightly, before and after; None where it was not measured."""
-    found = [(side, one) for side in sides_of(record) if (one := (record.get("forgetting") or {}).get(side.name))]
-    rows = []
-    for side, one in found:
-        moved = f"{one['divergence']:.2f}" if one.get("divergence") is not None else "–"
-        loss = f"{one['loss_before']:.2f} → {one['loss_after']:.2f}{_ends(one.get('harder'), '+.2f')}"
-        right = f"{one['right_before']} → {one['right_after']} of {one['questions']}"
+    """Loss on general text and questions answered rightly, before and after; of several training seeds the mean, and
+    from which to which they go. None where it was not measured."""
+    found, rows, notes = record.get("forgetting") or {}, [], []
+    for side in sides_of(record):
+        draws = [draw["side"] for draw in side.said.get("draws") or ()] or [side.name]
+        if not (ones := [found[name] for name in draws if name in found]):
+            continue
+        one, moved = ones[0], [known["divergence"] for known in ones if known.get("divergence") is not None]
+        after, right = [known["loss_after"] for known in ones], [known["right_after"] for known in ones]
         value, low, high = one.get("lost") or (0.0, 0.0, 0.0)
-        right += _ends((-value, -high, -low), "+.0f", " points") if one.get("lost") else ""
-        rows.append((side, "", False, [(loss, ""), (right, ""), (moved, "")]))
-    notes = [f"{side.name}: {one[key]}" for key in ("words", "no_divergence") for side, one in found if one.get(key)]
+        ends = _ends(one.get("harder"), "+.2f"), _ends((-value, -high, -low), "+.0f", " points") * bool(one.get("lost"))
+        if len(ones) > 1:
+            ends = (
+                _ends((0, min(after), max(after)), ".2f", " by seed"),
+                _ends((0, min(right), max(right)), ".0f", " by seed"),
+            )
+        cells = (
+            f"{one['loss_before']:.2f} → {fmean(after):.2f}{ends[0]}",
+            f"{one['right_before']} → {fmean(right):.3g} of {one['questions']}{ends[1]}",
+            f"{fmean(moved):.2f}" if moved else "–",
+        )
+        rows.append((side, "", False, [(text, "") for text in cells]))
+        notes += [f"{name}: {found[name][key]}" for key in NOTES for name in draws if found.get(name, {}).get(key)]
     if (most := record["questions"].get("forgets")) is not None:
         notes.append(f"Your limit: {most:g} points of the questions lost at most, by the worse end of the interval.")
     return {"rows": rows, "notes": notes} if rows else None

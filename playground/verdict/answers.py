@@ -145,7 +145,7 @@ class Answering:
             asked = [one for one in items if one.endpoint == endpoint]
             sides = {one.side.label: one.side for one in asked}.values()
             rows, each = {one.example.row for one in asked}, request.replies_each
-            each_side = len(rows) * each + (min(TIMED, max(1, len(rows) - 1)) if request.purpose == VERDICT else 0)
+            each_side = len(rows) * each + _timed(len(rows)) * (request.purpose == VERDICT)
             many = len(sides) * each_side
             many += len(questions()) * sum(side.docs is not None for side in sides) if request.refusals else 0
             cost = "what they cost is not known (no prices in endpoints.toml)"
@@ -216,23 +216,27 @@ class Answering:
 
         As in use: the prefix that all requests of a side share (its prompt, its shots) is cached from the one before,
         the rest is not. So the prefix cache is cleared first, under the lease, and each side's first ask is not
-        counted; with one example there is no other. Another server has a cache of its own, and that ask costs money.
+        counted: where that leaves one too few of ``TIMED``, that row is timed last, with an empty cache before another.
+        With one example there is no other. Another server has a cache of its own, and that ask costs money.
         """
         by_row: dict[int, list[Item]] = {}
         for item in asking.items:
             by_row.setdefault(item.example.row, []).append(item)
-        rows, began = list(by_row)[: TIMED + 1], time.monotonic()
-        done, of = 0, sum(len(by_row[row]) for row in rows)
-        for at, row in enumerate(rows):
+        first, rest, began = [*by_row][:1], [*by_row][1 : TIMED + 1], time.monotonic()
+        steps = [(row, True) for row in first] + [(row, False) for row in rest]
+        if len(rest) == TIMED - 1:
+            steps += [(rest[0], True), (first[0], False)]
+        done, of = 0, sum(len(by_row[row]) for row, _ in steps)
+        for row, cold in steps:
             started = time.monotonic()
             able = [(item, asking.request.sampling()) for item in by_row[row] if item.side.label not in asking.failed]
-            able = able if at or len(rows) == 1 else [one for one in able if one[0].endpoint is None]
-            # one reply a lease, so that nobody else waits for all of them; the first ones, that find no cache, together
-            for chunk in [[one] for one in able] if at else [able]:
+            able = [one for one in able if one[0].endpoint is None] if cold and rest else able
+            # one reply a lease, so that nobody else waits for all of them; those that find no cache, together
+            for chunk in [able] if cold else [[one] for one in able]:
                 now = Progress("Timing", done, of)
-                yield from self._write(asking, chunk, now, timed=set(rows[1:] or rows), apart=at == 0)
+                yield from self._write(asking, chunk, now, timed=() if cold and rest else (row,), apart=cold)
                 done += len(chunk)
-            if at and time.monotonic() - began + (time.monotonic() - started) > TIMING_S:
+            if not cold and time.monotonic() - began + (time.monotonic() - started) > TIMING_S:
                 break
         # what waited for a side that has failed is known now
         yield Progress("Timing", of, of, what="seconds")
@@ -369,6 +373,11 @@ def _asked(
     passages = passages_for(side, question, documents)
     prompted = side if side.system_prompt.strip() or not own else replace(side, system_prompt=own)
     return conversation(prompted, history, question, pool, seed, passages), passages
+
+
+def _timed(rows: int) -> int:
+    """Replies of a side that are timed, of so many rows: all, but the first where they are too few for a limit."""
+    return TIMED if rows >= TIMED else max(1, rows - 1)
 
 
 def _remote(item: Item, asking: Asking) -> Remote | None:

@@ -245,7 +245,7 @@ class RecordMaker:
     def again(self, kept: Kept, request: VerdictRequest) -> Kept:
         """Costs and choice by the request's answers and prices; the figures stay as they were."""
         record = kept.record
-        facts = Facts(**{**record["facts"], "currency": request.prices.unit})
+        facts = Facts(**{name: one for name, one in record["facts"].items() if name in Facts.__dataclass_fields__})
         sides = []
         for one in record["sides"]:
             said = {name: one[name] for name in DESCRIBED if name in one}
@@ -332,7 +332,8 @@ class RecordMaker:
         known = {label: known for label, (_, known) in found.items()}
         few = {label: why for label, (run, _) in found.items() if (why := undertrained(run))}
         few = {label: f"{label} may have been trained too little: {why}." for label, why in few.items()}
-        return Facts(rows, poor, overlap, request.prices.unit, leaked, overlaps=known, undertrained=few)
+        grown = _grown({label: run for label, (run, _) in found.items()})
+        return Facts(rows, poor, overlap, leaked, overlaps=known, undertrained=few, grown=grown)
 
 
 def _judged_ones(request: VerdictRequest, answers: Collection[Answered]) -> list[Answered]:
@@ -411,8 +412,7 @@ def _with_draws(sides: Sequence[Side], cards: Sequence[AdapterCard | None]) -> l
         key: object = replace(side, draw=0)
         which, drawn = (side.draw, "shot draws") if side.draw else (run.get("seed"), "training seeds")
         if not side.draw and run.get("row_hashes") and "seed" in run:
-            same = {name: run.get(name) for name in SAME_RUN}
-            key = replace(side, model="", name=""), json.dumps(same, sort_keys=True)
+            key = replace(side, model="", name=""), _settings(run), json.dumps([run.get("steps"), run["row_hashes"]])
         elif not side.draw:
             key = side
         head, draw = first.setdefault(key, (side.label, which))
@@ -420,11 +420,20 @@ def _with_draws(sides: Sequence[Side], cards: Sequence[AdapterCard | None]) -> l
     return found
 
 
-SAME_RUN = (
-    *(name for name in settings_of(RunSettings) if name not in ("seed", "limit_memory_bytes")),
-    *("base_fingerprint", "mapping", "options", "rewards", "docs", "row_hashes"),
-)
-"""What two runs that differ in their seed alone have in common."""
+def _settings(run: Mapping[str, Any]) -> str:
+    """What two runs have in common that differ in their seed, or in their rows and steps, alone."""
+    mine = {*settings_of(RunSettings), "base_fingerprint", "mapping", "options", "rewards", "docs"}
+    return json.dumps({name: run.get(name) for name in mine - {"seed", "steps", "limit_memory_bytes"}}, sort_keys=True)
+
+
+def _grown(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, int, int]]:
+    """Side -> (the one that learned the largest part of its rows by the same settings, its rows, own rows)."""
+    rows = {side: set(run.get("row_hashes") or ()) for side, run in runs.items()}
+    found = {}
+    for many, few in sorted(itertools.permutations(runs, 2), key=lambda pair: len(rows[pair[1]])):
+        if rows[few] and rows[few] < rows[many] and _settings(runs[few]) == _settings(runs[many]):
+            found[many] = (few, len(rows[few]), len(rows[many]))
+    return found
 
 
 def _run(card: AdapterCard | None) -> dict[str, Any]:

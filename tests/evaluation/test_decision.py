@@ -1,5 +1,6 @@
 """The decision protocol: every leaf of its tree, the counts that can pass, planning, looks, and guards."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from playground.evaluation import decision
 from playground.evaluation.decision import Candidate, Decision, Terms, decide, least_passes
+from playground.settings import PROJECT_ROOT
 from tests.refused import refused
 
 TERMS = Terms()
@@ -25,28 +27,35 @@ CUT = side("prompt", 97, cut_off=0.2)
 """Replies that were cut off: it cannot be chosen, the others can."""
 
 
-@pytest.mark.parametrize(
-    ("leaf", "choice", "sides"),
-    [
-        ("3a", "prompt", [side("prompt", 96), side("fine-tune", 99)]),
-        ("3a", "prompt", [side("base", 97), side("fine-tune", 99)]),
-        ("3a", "few-shot", [side("prompt", 60), side("few-shot", 97), side("fine-tune", 99)]),
-        ("3a", "constraint", [side("constraint", 97), side("few-shot", 97)]),
-        ("3a", "larger-model", [side("prompt", 55), side("larger-model", 97)]),
-        ("3b", "fine-tune", [side("prompt", 3), side("fine-tune", 97)]),
-        ("3b", "fine-tune+documents", [side("documents", 3), side("fine-tune", 60), side("fine-tune+documents", 97)]),
-        ("4", "none-good-enough", [side("prompt", 60), side("fine-tune", 75)]),
-        ("5a", "not-enough-evidence", []),
-        ("5a", "not-enough-evidence", [side("fine-tune", 99, leaked=0.5)]),
-        ("5b", "not-enough-evidence", [side("prompt", 12, 12), side("fine-tune", 12, 12)]),
-        ("5c", "not-enough-evidence", [side("prompt", 60), side("fine-tune", 90)]),
-        ("4", "none-good-enough", [side("prompt", 0), side("fine-tune", 0)]),
-        ("3a", "fine-tune", [CUT, side("fine-tune", 97)]),
-        ("5c", "not-enough-evidence", [CUT, side("fine-tune", 50)]),
-        ("4", "none-good-enough", [side("prompt", 0, cut_off=0.4), side("fine-tune", 50)]),  # even if all of it passed
-        ("5c", "not-enough-evidence", [side("prompt", 0, cut_off=0.9), side("fine-tune", 50)]),
-    ],
-)
+LEAVES = [
+    ("3a", "prompt", [side("prompt", 96), side("fine-tune", 99)]),
+    ("3a", "prompt", [side("base", 97), side("fine-tune", 99)]),
+    ("3a", "few-shot", [side("prompt", 60), side("few-shot", 97), side("fine-tune", 99)]),
+    ("3a", "constraint", [side("constraint", 97), side("few-shot", 97)]),
+    ("3a", "larger-model", [side("prompt", 55), side("larger-model", 97)]),
+    ("3b", "fine-tune", [side("prompt", 3), side("fine-tune", 97)]),
+    ("3b", "fine-tune+documents", [side("documents", 3), side("fine-tune", 60), side("fine-tune+documents", 97)]),
+    ("4", "none-good-enough", [side("prompt", 60), side("fine-tune", 75)]),
+    ("5a", "not-enough-evidence", []),
+    ("5a", "not-enough-evidence", [side("fine-tune", 99, leaked=0.5)]),
+    ("5b", "not-enough-evidence", [side("prompt", 12, 12), side("fine-tune", 12, 12)]),
+    ("5c", "not-enough-evidence", [side("prompt", 60), side("fine-tune", 90)]),
+    ("4", "none-good-enough", [side("prompt", 0), side("fine-tune", 0)]),
+    ("3a", "fine-tune", [CUT, side("fine-tune", 97)]),
+    ("5c", "not-enough-evidence", [CUT, side("fine-tune", 50)]),
+    ("4", "none-good-enough", [side("prompt", 0, cut_off=0.4), side("fine-tune", 50)]),  # even if all of it passed
+    ("5c", "not-enough-evidence", [side("prompt", 0, cut_off=0.9), side("fine-tune", 50)]),
+]
+
+
+def test_the_docs_and_the_docstring_name_every_leaf():
+    table = (PROJECT_ROOT / "docs" / "decision.md").read_text()
+    leaves = {leaf for leaf, *_ in LEAVES}
+    assert set(re.findall(r"^\| (\d[a-z]?) \|", table, re.MULTILINE)) == leaves
+    assert all(re.search(rf"\b{leaf}\b", str(decision.__doc__)) for leaf in leaves)
+
+
+@pytest.mark.parametrize(("leaf", "choice", "sides"), LEAVES)
 def test_each_leaf(leaf, choice, sides):
     made = answer(*sides)
     assert (made.leaf, made.choice) == (leaf, choice)
@@ -76,6 +85,12 @@ def test_a_leak_stops_tuned_sides_alone_and_what_may_be_unknown_is_said():
         made = answer(side("prompt", 60), side("fine-tune", 99, leaked=leaked))
         assert (made.choice, [one.name for one in made.guards]) == (choice, [guard])
     assert answer(side("prompt", 97), side("fine-tune", 99, leaked=0.2)).choice == "prompt"
+
+
+def test_one_guard_names_every_side_that_was_cut_off_with_its_share():
+    (guard,) = answer(CUT, side("few-shot", 97), side("fine-tune", 97, cut_off=0.08)).guards
+    assert (guard.name, guard.sides) == ("cut-off", ("prompt", "fine-tune"))
+    assert "20% of prompt, 8% of fine-tune" in guard.sentence
 
 
 def test_a_limit_of_the_person_takes_a_side_out_and_lists_it_and_the_order_follows_cost_where_it_is_asked_for():

@@ -126,26 +126,6 @@ def test_corpus_figures_swap_sentences():
     assert paired_p(good, good) == 1
 
 
-def test_the_power_of_mcnemar_is_what_simulation_finds_and_so_many_examples_would_do_also_for_a_mean():
-    counts = np.random.default_rng(6).multinomial(60, [0.25, 0.07, 0.68], size=1_500)
-    known, times = np.unique(counts[:, :2], axis=0, return_counts=True)
-    shown = [statistics.mcnemar_exact(*pairs(0, a, b, 1)) <= 0.05 for a, b in known.tolist()]
-    assert statistics.mcnemar_power(60, 0.25, 0.07) == pytest.approx(np.average(shown, weights=times), abs=0.04)
-    needed = statistics.mcnemar_rows(5 / 40, 1 / 40)
-    assert needed is not None
-    assert (
-        statistics.mcnemar_power(needed, 5 / 40, 1 / 40) >= 0.8 > statistics.mcnemar_power(needed - 8, 5 / 40, 1 / 40)
-    )
-    assert statistics.mcnemar_rows(0.2, 0.2) is None
-    assert statistics.mcnemar_rows(0.0501, 0.05) is None  # more than anybody writes
-    needed = statistics.mean_rows(0.4, 1.0)
-    assert needed is not None
-    power = stats.nct.sf(stats.t.ppf(0.975, needed - 1), needed - 1, 0.4 * np.sqrt(needed))
-    assert power == pytest.approx(0.8, abs=0.01)
-    assert statistics.mean_rows(0.0, 1.0) is None
-    assert statistics.mean_rows(1e-6, 1.0) is None
-
-
 def test_draws_and_examples_by_hand():
     """Draws that agree add nothing; examples that agree leave Student's interval of the draws."""
     row = np.array([[1.0, 1, 1, 0, 1, 0, 1, 1, 1, 1] * 3])

@@ -55,7 +55,7 @@ def test_every_side_and_every_pair_of_every_metric(measured, found):
         assert pair.low <= pair.difference <= pair.high
         assert pair.p_value <= pair.p_adjusted <= 1
         assert pair.enough == (pair.p_adjusted <= 0.05)
-        assert pair.rows_needed is None or (not pair.enough and pair.rows_needed > pair.n == 24)
+        assert pair.n == 24
     one = next(pair for pair in found.pairs if {pair.a, pair.b, pair.metric} == {"base", "tuned", DONE})
     tuned, base = (np.array(measured[side][DONE].values) for side in ("tuned", "base"))
     won, lost = int(np.sum(tuned > base)), int(np.sum(tuned < base))
@@ -68,7 +68,6 @@ def test_holm_is_over_the_pairs_of_one_metric():
     assert (p["a", "b"].p_value, p["a", "c"].p_value) == (2 / 2**7, 2 / 2**8)
     assert (p["a", "b"].p_adjusted, p["a", "c"].p_adjusted) == (2 * 2 / 2**7, 3 * 2 / 2**8)
     assert p["b", "c"].p_adjusted == 1
-    assert p["b", "c"].rows_needed is not None
 
 
 def test_what_only_one_side_has_makes_no_pair():
@@ -230,6 +229,26 @@ def test_where_nothing_is_good_enough_it_is_said_what_is_wrong_and_what_would_he
 
 
 @pytest.mark.parametrize(
+    ("few", "many", "helps"),
+    [
+        (20, 50, "more rows still help"),
+        (40, 40, "as many more would hardly help"),
+        (40, 42, "is not shown"),
+    ],
+)
+def test_a_side_that_learned_half_of_anothers_rows_tells_whether_more_rows_help(few, many, helps):
+    wanted = [f"name: n{at}" for at in range(100)]
+    said = {side: wanted[:right] + ["name: x"] * (100 - right) for side, right in (("few", few), ("many", many))}
+    answers = {side: rows(texts, wanted, side) for side, texts in said.items()}
+    sides, criterion = [SideFacts(side, "fine-tune") for side in said], parse_criterion("fields:name", wanted)
+    facts = Facts(100, grown={"many": ("few", 100, 200)})
+    record = conclude(answers, sides, [], facts=facts, criterion=criterion).record
+    (reason,) = [one["text"] for one in record["reasons"] if "wrong by" in one["text"]]
+    assert "From 100 to 200 training rows: " in reason
+    assert helps in reason
+
+
+@pytest.mark.parametrize(
     ("asked", "all_of_them", "labels"),
     [
         (["yes", "no"] * 3, None, ["no", "yes"]),
@@ -247,17 +266,23 @@ def test_labels_are_found_in_all_references(asked, all_of_them, labels):
 
 
 def test_draws_of_a_side_are_one_side_with_their_spread_and_count_from_five_on():
-    def judged(many, turned=False):
+    def judged(many, turned=False, **asked):
         names = ["shown", *(f"shown, draw {at}" for at in range(2, many + 1))]
         replies = {name: ["yes"] * (20 - at) + ["no"] * at for at, name in enumerate(names)}
-        answers = {name: rows(said, ["yes"] * 20, name) for name, said in replies.items()}
+        answers = {
+            name: [
+                replace(row, seconds=1.0 + at if row.example < 8 else None) for row in rows(said, ["yes"] * 20, name)
+            ]
+            for at, (name, said) in enumerate(replies.items())
+        }
         if turned:
             answers = {name: said[::-1] for name, said in answers.items()}
         sides = [
             SideFacts(name, "few-shot", draw_of="shown" * (at > 0), drawn="shot draws" * (at > 0))
             for at, name in enumerate(names)
         ]
-        return conclude(answers, sides, [parse_check("contains:yes")])
+        facts = Facts(forgotten={"shown": (1, 0, 5), names[-1]: (4, 0, 9)})
+        return conclude(answers, sides, [parse_check("contains:yes")], Questions(**asked), facts=facts)
 
     one, few, many = (judged(draws).record["sides"] for draws in (1, 3, 5))
     assert [len(found) for found in (one, few, many)] == [1, 1, 1]
@@ -269,4 +294,8 @@ def test_draws_of_a_side_are_one_side_with_their_spread_and_count_from_five_on()
     figure = many[0]["metrics"]["pass"]
     assert figure["value"] == pytest.approx(0.9)
     assert figure["low"] < 0.9 < figure["high"]
+    assert [found[0]["seconds_mean"] for found in (one, few, many)] == [1.0, 2.0, 3.0], "of all draws"
+    assert few[0]["timed"] == many[0]["timed"] == one[0]["timed"]
+    (left,) = judged(3, forgets=8).record["left_out"]
+    assert "up to 9 points of the general questions (4 were measured, of the worst of 2 shot draws)" in left
     assert judged(5, turned=True).record == judged(5).record, "in whatever order the replies came"

@@ -75,6 +75,13 @@ def test_timing_ends_with_its_time_and_the_same_count_for_all_sides(services, as
     assert [(row["example"], row["side"]) for row in timed] == [(2, "Base"), (2, "Base + prompt")]
 
 
+def test_of_twenty_rows_twenty_are_timed(services, asked, tmp_path):
+    many = replace(asked, file=put_rows(tmp_path / "many.jsonl", 20), limit=20, max_tokens=1, losses=False)
+    record = last(services.verdicts.run(replace(many, questions=Questions(latency_s=60.0)))).record
+    assert [side["timed"] for side in record["sides"]] == [20, 20]
+    assert "timing" not in {one["name"] for one in record["guards"]}
+
+
 def test_a_side_that_is_held_to_a_form_stands_on_its_rung_and_the_form_of_the_references_is_written_down(
     services, tmp_path
 ):
@@ -390,7 +397,12 @@ def test_draws_of_shots_are_asked_and_counted_each_and_told_as_one_side(services
 
 
 def test_adapters_of_runs_that_differ_in_the_seed_alone_are_draws_of_one_side(services, asked, tmp_path):
-    runs = {"a": {"seed": 7}, "a-s2": {"seed": 8}, "other": {"seed": 7, "lr": 0.5}, "more": {"row_hashes": ["1"]}}
+    runs = {
+        "a": {"seed": 7},
+        "a-s2": {"seed": 8},
+        "other": {"seed": 7, "lr": 0.5},
+        "more": {"row_hashes": ["1"], "steps": 5},
+    }
     for name, run in runs.items():
         (tmp_path / name).mkdir()
         said = {"method": "lora", "lr": 0.1, "seed": 9, "row_hashes": ["1", "2"], "seconds": 3.0} | run
@@ -407,3 +419,4 @@ def test_adapters_of_runs_that_differ_in_the_seed_alone_are_draws_of_one_side(se
     found = [(side["side"], [draw["adapter_sha256"] for draw in side["draws"]]) for side in record["sides"]]
     assert found == [("a", ["a", "a-s2"]), ("other", []), ("more", [])]
     assert record["sides"][0]["interval_over"] == "rows, of the first of 2 training seeds"
+    assert record["facts"]["grown"] == {"a": ["more", 1, 2], "a-s2": ["more", 1, 2]}, "other steps, fewer of its rows"
