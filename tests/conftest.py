@@ -75,6 +75,17 @@ def tiny_base(real_base, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def qwen(tmp_path_factory):
+    """Another base: a random Qwen2 that reads bytes, with a chat template of its own."""
+    from tests.engine.models import save_base
+
+    template = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}<eos>{% endfor %}[assistant]"
+    folder = save_base("qwen2", tmp_path_factory.mktemp("others") / "qwen")
+    (folder / "chat_template.jinja").write_text(template)
+    return folder
+
+
 @pytest.fixture
 def settings(tmp_path, tiny_base):
     """A fresh home on the tiny base."""

@@ -36,6 +36,15 @@ def test_check(done, rows_file):
     assert done("check", rows_file, "--map", "prompt=answer", "completion=question")["good"] == 24
 
 
+def test_another_base_is_a_side_of_a_comparison_and_of_a_verdict(done, rows_file, qwen):
+    sides = ("--side", "model=base", "--side", f"model=base:{qwen},name=Other")
+    plain, other = done("compare", *sides, "--ask", "Say 3", "--max-tokens", 5)["replies"]
+    assert (plain["side"], other["side"], other["stamp"]["base_name"]) == ("base", "Other", "qwen")
+    options = ("--limit", 3, "--max-tokens", 5, "--no-forgetting", "--no-losses")
+    found = done("verdict", rows_file, *sides, *options)
+    assert [one["kind"] for one in found["sides"]] == ["base", "larger-model"]
+
+
 def test_train_list_compare_export_import_remove(call, done, rows_file, tmp_path):
     words = ("--steps", 4, "--batch-size", 4, "--name", "First one", "--rank", 2)
     code, trained, progress = call("train", rows_file, *words)

@@ -22,7 +22,7 @@ from playground.gpu import device
 from playground.gpu.device import CpuDevice, Lanes, usable_cores
 from playground.gpu.manager import DeviceManager
 from playground.gpu.policy import threads_of
-from playground.models.bases import retried
+from playground.models.memory import retried
 from playground.runs.service import TrainRequest
 from playground.services import Services, build_services
 from playground.verdict.losses import ToScore
