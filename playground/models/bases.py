@@ -53,8 +53,8 @@ class BaseState:
 
 @dataclass(frozen=True)
 class BaseChoice:
-    """A base one may choose. bytes: in memory, 0 = unknown until fetched. fits: whether it does; reason: why not. note:
-    what else is to be known."""
+    """A base one may choose. bytes: in memory, 0 = unknown until fetched. fits: whether it does; reason: why not, a
+    sentence that begins with its name. note: what else is to be known."""
 
     spec: str
     label: str
@@ -301,8 +301,8 @@ class BaseService:
             return self._offered(spec)
         size = self._weight_bytes(found)
         needs, free = int(size * LOADED_FACTOR), self._manager.budget_bytes
-        reason = "" if needs <= free else f"needs {needs / 1e9:.1f} GB, the budget is {free / 1e9:.1f} GB"
-        reason = unusable(found.path) or reason
+        much = f"needs {needs / 1e9:.1f} GB, the budget is {free / 1e9:.1f} GB. Choose a smaller base."
+        reason = unusable(found.path) or much * (needs > free)
         note = "" if has_template(found.path) else "It ships no chat template: its turns are written plainly."
         return BaseChoice(spec, label_of(spec), found.licence, size, not reason, reason, note)
 
@@ -315,13 +315,14 @@ class BaseService:
         if known.gated:
             note += " It is gated: accept its terms on the hub, and have HF_TOKEN set to a token of that account."
         size = int(offer.chat_bytes / LOADED_FACTOR)
-        return BaseChoice(spec, label_of(spec), known.licence, size, offer.fits, offer.reason, note)
+        reason = f"{offer.reason}." if offer.reason else ""
+        return BaseChoice(spec, label_of(spec), known.licence, size, offer.fits, reason, note)
 
     def choose(self, spec: str) -> None:
         """Make ``spec`` the base, in the background. Raises InputError when it is none, does not fit, or is shared."""
         choice = self.inspect(spec)
         if not choice.fits:
-            raise InputError(f"{choice.label} {choice.reason}. Choose a smaller base.")
+            raise InputError(f"{choice.label} {choice.reason}")
         self._start(choice.spec, busy="A base is being prepared already. Wait until it is there.")
 
     def fingerprint_check(self) -> Fingerprint:

@@ -42,7 +42,7 @@ def test_another_base_is_a_side_of_a_comparison_and_of_a_verdict(done, rows_file
     assert (plain["side"], other["side"], other["stamp"]["base_name"]) == ("base", "Other", "qwen")
     options = ("--limit", 3, "--max-tokens", 5, "--no-forgetting", "--no-losses")
     found = done("verdict", rows_file, *sides, *options)
-    assert [one["kind"] for one in found["sides"]] == ["base", "larger-model"]
+    assert {one["side"]: one["rung"] for one in found["ladder"]} == {"base": "base", "Other": "larger-model"}
 
 
 def test_train_list_compare_export_import_remove(call, done, rows_file, tmp_path):

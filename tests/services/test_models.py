@@ -112,7 +112,8 @@ def test_another_base_replaces_the_first_and_one_that_fails_leaves_it_or_lets_it
     services = request.getfixturevalue(room)
     services.bases.engine()
     spec, fingerprint = services.bases.spec, services.bases.resolve().fingerprint
-    state = chosen(services, copied(tiny_base, tmp_path / "broken", '{"model_type": "nonsense"}'))
+    wider = json.loads((tiny_base / "config.json").read_text()) | {"hidden_size": 128}
+    state = chosen(services, copied(tiny_base, tmp_path / "broken", json.dumps(wider)))
     assert (state.phase, state.spec, state.fingerprint, services.bases.spec) == ("ready", spec, fingerprint, spec)
     assert words in state.message
     assert (services.bases.loaded is None) == (room == "tight")
