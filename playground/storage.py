@@ -226,6 +226,9 @@ class StorageService:
         for folder, spec in library_bases.folders(self.settings):
             stays = "it is in use" if folder in used else ""
             yield _item(BASE, folder.name, library_bases.label_of(spec), folder, stays)
+        fetching = "it is being fetched" if self.bases.fetching else ""
+        for folder, name in library_bases.unfinished(self.settings):
+            yield _item(BASE, folder.name, f"{name}, fetched in part", folder, fetching)
 
     def _adapter_items(self, owner: str) -> Iterator[Item]:
         library = self.adapters.library

@@ -1,13 +1,11 @@
 """What every test may use: a home folder of its own, and a tiny random model that carries the first tokens of the
 default base's tokenizer."""
 
-import gc
 import json
 import os
 from pathlib import Path
 
 import pytest
-from xdist.scheduler import LoadFileScheduling
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -18,30 +16,20 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: more thre
 from playground.library.bases import resolve
 from playground.settings import Settings
 
-FIRST = ("tests/e2e/", "tests/services/", "tests/training/", "tests/cli/", "tests/engine/")
-"""What takes longest, so that no process ends with it while the other has nothing left to do."""
+FIRST = ("tests/e2e/test_journey.py", "tests/services/", "tests/cli/")
+"""What takes longest, so that no process ends with it while the other has nothing left to do; of the browser's files,
+of which each waits for the one before it, one comes first, one in the middle and one last."""
+
 TOKENS = 4096
 
 
-class Scheduling(LoadFileScheduling):
-    """A file to a process; the browser's files all to one: an app and a browser take more than a core already."""
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def order(item):
+        return [not item.nodeid.startswith(start) for start in FIRST], item.nodeid.startswith(
+            "tests/e2e/test_payloads.py"
+        )
 
-    def _split_scope(self, nodeid):
-        return "tests/e2e" if nodeid.startswith("tests/e2e/") else super()._split_scope(nodeid)
-
-
-def pytest_xdist_make_scheduler(config, log):
-    return Scheduling(config, log)
-
-
-def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: [not item.nodeid.startswith(start) for start in FIRST])
-
-
-def pytest_collection_finish(session):
-    """What is imported by now stays: an engine that is closed collects garbage, half a second each time otherwise."""
-    gc.collect()
-    gc.freeze()
+    items.sort(key=order)
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -84,6 +72,17 @@ def tiny_base(real_base, tmp_path_factory):
     tokens = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     config = LlamaConfig(**sizes, **tokens, tie_word_embeddings=True, initializer_range=0.2)
     LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def qwen(tmp_path_factory):
+    """Another base: a random Qwen2 that reads bytes, with a chat template of its own."""
+    from tests.engine.models import save_base
+
+    template = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}<eos>{% endfor %}[assistant]"
+    folder = save_base("qwen2", tmp_path_factory.mktemp("others") / "qwen")
+    (folder / "chat_template.jinja").write_text(template)
     return folder
 
 

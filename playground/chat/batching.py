@@ -27,8 +27,9 @@ from playground.gpu.manager import DeviceManager, Request
 from playground.library.bases import label_of
 from playground.library.card import AdapterCard
 from playground.models.adapters import AdapterService, Residents
-from playground.models.bases import BaseService, kv_bytes_per_token, make_room
+from playground.models.bases import BASE, BaseService
 from playground.models.endpoints import Endpoints
+from playground.models.memory import kv_bytes_per_token, make_room
 from playground.models.remote import Client, Remote, RemoteReply
 from playground.plain import plain_text
 from playground.runs.progress import ordinal
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from playground.engine.engine import Engine
 
 
-BASE = "base"
 REPLIES_MAX = 4
 PATIENCE_S = 120.0
 """How long a question waits for a base that is being prepared, where the caller does not leave before."""
@@ -57,8 +57,8 @@ READ_ERRORS = (
 
 @dataclass(frozen=True)
 class Asked:
-    """card: whose weights answer, None = the base. prompt: rendered text. logprobs: as in ``Row``. remote: the server
-    that answers in their place."""
+    """card: whose weights answer, None = the base in use. prompt: rendered text. logprobs: as in ``Row``. remote: the
+    server that answers in their place."""
 
     card: AdapterCard | None
     prompt: str
@@ -215,7 +215,7 @@ class Batches:
                 engine, adapter = self._residents.ready(one.card, base)
             except PlaygroundError as error:
                 # A whole model that cannot be loaded fails its own side, a base that cannot fails all of them.
-                own = isinstance(error, BaseUnavailableError) and one.card is not None and one.card.kind == "full"
+                own = isinstance(error, BaseUnavailableError) and one.card is not None and one.card.is_whole
                 found[place] = Written(failure=AdapterError(str(error)) if own else error)
                 continue
             except READ_ERRORS as error:
@@ -293,10 +293,12 @@ class Batches:
         dtype, device = self._decoder.where(engine)
         drawn = asdict(one.sampling) | {"stop": list(one.sampling.stop)}
         seed = drawn.pop("seed")
-        return {
+        adapter = None if one.card is None or one.card.is_base else one.card
+        named = {"base_name": one.card.name} if one.card is not None and one.card.is_base else {}
+        return named | {
             "base": base_of(one.card, self._bases),
-            "adapter": one.card.id if one.card else None,
-            "adapter_sha256": one.card.sha256 if one.card else None,
+            "adapter": adapter.id if adapter else None,
+            "adapter_sha256": adapter.sha256 if adapter else None,
             "prompt": {"text": one.prompt, "sha256": hashlib.sha256(one.prompt.encode()).hexdigest()},
             "sampling": drawn,
             "seed": seed,
@@ -306,17 +308,24 @@ class Batches:
         }
 
     def _needs(self, asked: Sequence[Asked]) -> int:
-        """Bytes of the KV cache of the rows decoded at once, as long as the longest may become; grows in steps."""
+        """Bytes of the KV cache of the rows decoded at once, as long as the longest may become; grows in steps. Each
+        model in memory has a cache of its own."""
         from playground.engine.llama_memory import STEP
 
-        base = self._bases.resolve()
-        tokenizer = self._bases.tokenizer()
-        tokens = max(
-            len(encode(tokenizer, one.prompt)) + one.sampling.max_tokens + (one.card.virtual_tokens if one.card else 0)
-            for one in asked
-        )
-        tokens = min(tokens, self._bases.context() or tokens)  # what is longer is refused row by row
-        return min(len(asked), ROWS_MAX) * -(-tokens // STEP) * STEP * kv_bytes_per_token(base.path, 4)
+        needed = 0
+        for rows in ([asked[place] for place in places] for places in _by_model(asked)):
+            card = rows[0].card if rows[0].card is not None and rows[0].card.is_base else None
+            tokenizer = self._bases.tokenizer(card)
+            tokens = max(
+                len(encode(tokenizer, one.prompt))
+                + one.sampling.max_tokens
+                + (one.card.virtual_tokens if one.card else 0)
+                for one in rows
+            )
+            tokens = min(tokens, self._bases.context(card) or tokens)  # what is longer is refused row by row
+            folder = card.path if card is not None else self._bases.resolve().path
+            needed += min(len(rows), ROWS_MAX) * -(-tokens // STEP) * STEP * kv_bytes_per_token(folder, 4)
+        return needed
 
 
 def _stopped(error: Exception) -> RunFailedError:
@@ -324,16 +333,16 @@ def _stopped(error: Exception) -> RunFailedError:
 
 
 def _by_model(asked: Sequence[Asked]) -> list[list[int]]:
-    """Places of the rows of each model in memory: the base with all its adapters, then each full fine-tune."""
+    """Places of the rows of each model in memory: the base with all its adapters, then each whole model."""
     found: dict[str, list[int]] = {"": []}
     for place, one in enumerate(asked):
-        found.setdefault(one.card.id if one.card is not None and one.card.kind == "full" else "", []).append(place)
+        found.setdefault(one.card.id if one.card is not None and one.card.is_whole else "", []).append(place)
     return [places for places in found.values() if places]
 
 
 def base_of(card: AdapterCard | None, bases: BaseService) -> str:
-    """The fingerprint a stamp names: of the base's weights, or of a full fine-tune's own."""
-    return card.sha256[:16] if card is not None and card.kind == "full" else bases.resolve().fingerprint
+    """The fingerprint a stamp names: of the base's weights, or of a whole model's own."""
+    return card.sha256[:16] if card is not None and card.is_whole else bases.resolve().fingerprint
 
 
 def _smaller(rows: Sequence[Row]) -> str:
@@ -352,9 +361,9 @@ def place_in_line(request: Request) -> str:
 
 @dataclass(frozen=True)
 class Chat:
-    """What a program asks. model: ``base`` or an adapter's id. replies: how many, in one batch; each takes the next
-    seed. logprobs: as in ``Row``. fit: shorten ``sampling.max_tokens`` to what the base still holds, and to what may be
-    asked for here, in place of refusing."""
+    """What a program asks. model: ``base``, an adapter's id or ``base:ID``. replies: how many, in one batch; each takes
+    the next seed. logprobs: as in ``Row``. fit: shorten ``sampling.max_tokens`` to what the base still holds, and to
+    what may be asked for here, in place of refusing."""
 
     model: str
     messages: tuple[Message, ...]
@@ -392,18 +401,16 @@ class CompletionService:
         """The base's own id; where the app is shared, without the folder it lies in."""
         return label_of(self._bases.spec) if self._shared else self._bases.spec
 
-    def adapters(self) -> list[AdapterCard]:
-        """Every adapter that may be asked on the base in use."""
-        return [row.card for row in self._adapters.list(self._owner) if row.usable]
+    def models(self) -> list[AdapterCard]:
+        """Every adapter that may be asked on the base in use, and every other base."""
+        return [*(row.card for row in self._adapters.list(self._owner) if row.usable), *self._bases.others()]
 
     def card(self, model: str) -> AdapterCard | None:
         """None for the base. Raises NotFoundError (says what there is)."""
-        if model == BASE:
-            return None
         try:
-            return self._adapters.get(model, self._owner)
+            return self._adapters.model(model, self._owner)
         except NotFoundError as error:
-            there = ", ".join([BASE, *[card.id for card in self.adapters()]])
+            there = ", ".join([BASE, *[card.id for card in self.models()]])
             raise NotFoundError(f"There is no model {plain_text(model, 80)!r}. There is: {there}.") from error
 
     def complete(self, chat: Chat, session: str) -> Generator[list[Written]]:
@@ -411,10 +418,10 @@ class CompletionService:
         that is being prepared is waited for. Raises NotFoundError, InputError, BaseUnavailableError when there is none
         after PATIENCE_S or will be none, BusyError when the queue is full, OutOfMemoryError."""
         card = self.card(chat.model)
-        for waiting in self._until_there_is_a_base():
+        for waiting in () if card is not None and card.is_base else self._until_there_is_a_base():
             yield [Written(waiting=waiting) for _ in range(chat.replies)]
-        prompt = render_prompt(self._bases.tokenizer(), chat.messages)
-        sampling = self._fitting(prompt, chat, card.virtual_tokens if card else 0)
+        prompt = render_prompt(self._bases.tokenizer(card), chat.messages)
+        sampling = self._fitting(prompt, chat, card)
         asked = [
             Asked(card, prompt, replace(sampling, seed=seed % (SEED_MAX + 1)), chat.logprobs)
             for seed in range(sampling.seed, sampling.seed + chat.replies)
@@ -441,12 +448,12 @@ class CompletionService:
             yield state.message
             self._pause(LOOK_S)
 
-    def _fitting(self, prompt: str, chat: Chat, before: int) -> Sampling:
-        """With a longest reply that the context holds beside the prompt and ``before`` tokens of the adapter."""
-        context, most = self._bases.context(), self._batches.longest
+    def _fitting(self, prompt: str, chat: Chat, card: AdapterCard | None) -> Sampling:
+        """With a longest reply that the context holds beside the prompt and the virtual tokens of the adapter."""
+        context, most, before = self._bases.context(card), self._batches.longest, card.virtual_tokens if card else 0
         if chat.fit and most is not None and chat.sampling.min_tokens <= most < chat.sampling.max_tokens:
             chat = replace(chat, sampling=replace(chat.sampling, max_tokens=most))
-        length = before + len(encode(self._bases.tokenizer(), prompt))
+        length = before + len(encode(self._bases.tokenizer(card), prompt))
         longest = chat.sampling.max_tokens
         if context is None or length + longest <= context:
             return chat.sampling

@@ -18,26 +18,28 @@ from playground.engine.request import Sampling, stamp_hash
 from playground.errors import InputError, PlaygroundError, RunFailedError
 from playground.evaluation.checks import parse_check
 from playground.evaluation.form import REFERENCES, grammar, read_form, shared_form
+from playground.library.bases import label_of
 from playground.library.card import AdapterCard
 from playground.models.adapters import AdapterService, Residents
-from playground.models.bases import BaseService
+from playground.models.bases import BASE, BaseService
+from playground.models.bases import PREFIX as BASE_PREFIX
 from playground.models.endpoints import PREFIX
 from playground.models.remote import Remote
 from playground.workspace.examples import DataService
 
-MODELS = "model=base, model=ADAPTER or model=endpoint:NAME"
+MODELS = "model=base, model=ADAPTER, model=base:ID or model=endpoint:NAME"
 SHOTS_MAX = 16
 DRAWS_MAX = 20
 
 
 @dataclass(frozen=True)
 class Side:
-    """model: ``base``, an adapter's id, or ``endpoint:NAME``. system_prompt: "" = the model's own default. shots:
-    answered examples put before the question, drawn from ``shots_from`` by the seed, or the nearest to the question.
-    docs: a text whose nearest passages are put into the question. format: what its replies are held to
-    (``evaluation.form``), "" = free; ``references`` is the form of the answers in ``shots_from``. name: for a person.
-    draws: of its shots, each a side of its own in ``drawn``; draw: which of these this one is, from 1, 0 = not one of
-    them."""
+    """model: ``base``, an adapter's id, ``base:ID`` (another base) or ``endpoint:NAME``. system_prompt: "" = the
+    model's own default. shots: answered examples put before the question, drawn from ``shots_from`` by the seed, or the
+    nearest to the question. docs: a text whose nearest passages are put into the question. format: what its replies are
+    held to (``evaluation.form``), "" = free; ``references`` is the form of the answers in ``shots_from``. name: for a
+    person. draws: of its shots, each a side of its own in ``drawn``; draw: which of these this one is, from 1, 0 = not
+    one of them."""
 
     model: str = "base"
     system_prompt: str = ""
@@ -70,9 +72,14 @@ class Side:
         return self.model.startswith(PREFIX)
 
     @property
+    def is_other_base(self) -> bool:
+        """Whether a base of this machine answers that is named by its id."""
+        return self.model.startswith(BASE_PREFIX)
+
+    @property
     def adapter(self) -> str:
         """The id of its adapter, "" = it has none."""
-        return "" if self.model == "base" or self.is_remote else self.model
+        return "" if self.model == BASE or self.is_remote or self.is_other_base else self.model
 
     @property
     def label(self) -> str:
@@ -85,7 +92,10 @@ class Side:
         extra += [f"{self.shots} {'nearest ' if self.nearest else ''}shots"] if self.shots else []
         extra += ["documents"] if self.docs else []
         extra += ["form"] if self.format else []
-        return self.name or " + ".join([self.model, *extra])
+        model = self.model
+        if self.is_other_base:
+            model = BASE_PREFIX + label_of(model.removeprefix(BASE_PREFIX))
+        return self.name or " + ".join([model, *extra])
 
     @property
     def drawn(self) -> tuple[Side, ...]:
@@ -104,7 +114,7 @@ class Turn:
 
 
 def parse_side(spec: str, examples: Path | None = None) -> Side:
-    """``model=base``, ``model=ADAPTER`` or ``model=endpoint:NAME``, then ``,prompt=FILE`` ``,shots=K`` ``,draws=K``
+    """``model=base``, ``=ADAPTER``, ``=base:ID`` or ``=endpoint:NAME``, then ``,prompt=FILE`` ``,shots=K`` ``,draws=K``
     ``,pick=seed|nearest`` ``,docs=FILE`` ``,format=json|json-schema:FILE|regex:PATTERN|references``
     ``,name=LABEL``; patterns may hold commas. examples: where shots and the form of the references come from. Raises
     InputError."""
@@ -141,7 +151,10 @@ def parse_side(spec: str, examples: Path | None = None) -> Side:
     if form == REFERENCES and examples is None:
         raise InputError("format=references takes the form from answered examples; name a file with --examples FILE.")
     shots_from = examples if int(shots) or form == REFERENCES else None
-    made = values["model"], prompt, int(shots), shots_from, name, docs, pick == "nearest", int(draws)
+    model = values["model"]
+    if model.startswith(BASE_PREFIX) and (folder := Path(model.removeprefix(BASE_PREFIX)).expanduser()).is_dir():
+        model = f"{BASE_PREFIX}{folder.resolve()}"  # an app that serves this home has a working folder of its own
+    made = model, prompt, int(shots), shots_from, name, docs, pick == "nearest", int(draws)
     return Side(*made, format=form)
 
 
@@ -275,7 +288,7 @@ class CompareService:
         yield from self._run(asked, [Reply() for _ in questions], session, lane)
 
     def _asked(self, side: Side, history: Sequence[Turn], question: str, sampling: Sampling, owner: str) -> Asked:
-        card = self._adapters.get(side.adapter, owner) if side.adapter else None
+        card = None if side.is_remote else self._adapters.model(side.model, owner)
         endpoint = self._batches.endpoints.get(side.model) if side.is_remote else None
         passages = passages_for(side, question, self._data.documents(side.docs, owner) if side.docs else None)
         pool = self._pool(side, sampling.seed, owner)
@@ -283,15 +296,16 @@ class CompareService:
         if endpoint is not None:
             return Asked(None, "", sampling, remote=Remote(endpoint, tuple(messages)))
         form = side.format if side.format != REFERENCES else form_like([one.completion for one in pool])
-        return Asked(card, render_prompt(self._bases.tokenizer(), messages), replace(sampling, format=form))
+        return Asked(card, render_prompt(self._bases.tokenizer(card), messages), replace(sampling, format=form))
 
     def passes(self, check: str, text: str) -> bool:
         """Whether a reply passes a check, written as in ``evaluation.checks``. Raises InputError when it is not one."""
         return parse_check(check, files=False).passes(text)
 
-    def prompt_tokens(self, text: str) -> int:
-        """How many tokens ``text`` is for the base in use."""
-        return len(encode(self._bases.tokenizer(), text)) if text.strip() else 0
+    def prompt_tokens(self, text: str, model: str = BASE) -> int:
+        """How many tokens ``text`` is for the base that a side's model stands on. Raises NotFoundError."""
+        card = self._adapters.model(model) if model.startswith(BASE_PREFIX) else None
+        return len(encode(self._bases.tokenizer(card), text)) if text.strip() else 0
 
     def _run(
         self, asked: dict[int, Asked], replies: list[Reply], session: str, lane: str = "chat"

@@ -50,9 +50,12 @@ class ReplayService:
             raise InputError(f"The stamp's rows are {rows}; a batch has 1 to {ROWS_MAX}.")
         card = None if stamp.get("adapter") is None else self._same_adapter(stamp, owner)
         here = base_of(card, self._bases)
+        if card is None and stamp.get("base") != here and (card := self._bases.of_fingerprint(stamp.get("base"))):
+            here = card.sha256
         if stamp.get("base") != here:
             made, base = _short(stamp.get("base")), label_of(self._bases.spec)
-            why = f"with the fingerprint {made}; {base}, the base here, has {_short(here)}"
+            named = f"{plain_text(stamp.get('base_name'), 80)} " if stamp.get("base_name") else ""
+            why = f"{named}with the fingerprint {made}; {base}, the base here, has {_short(here)}"
             raise InputError(f"This reply was made on a base {why}. Choose the base it was made on.")
         return Asked(card, prompt, _sampling(stamp)), rows
 

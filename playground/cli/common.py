@@ -64,13 +64,10 @@ class Progress:
 
 
 def services_for(settings: Settings, base: str | None = None, sides: Sequence[Side] = ()) -> Services:
-    """All services, on ``base`` if one is named. Raises NotFoundError for a side without its adapter or endpoint."""
+    """All services, on ``base`` if one is named. Raises NotFoundError for a side without its model."""
     services = build_services(replace(settings, base=base) if base else settings)
     for side in sides:
-        if side.adapter:
-            services.adapters.get(side.adapter)
-        elif side.is_remote:
-            services.endpoints.get(side.model)
+        services.endpoints.get(side.model) if side.is_remote else services.adapters.model(side.model)
     return services
 
 

@@ -31,7 +31,7 @@ def compare(settings: Settings, options: Namespace) -> Outcome:
             asked = {"sides": [side_as_json(side) for side in sides], "questions": options.ask}
             replies = call(settings, "/internal/compare", {**asked, "sampling": asdict(sampling)})["replies"]
         else:
-            if not all(side.is_remote for side in sides):
+            if not all(side.is_remote or side.is_other_base for side in sides):
                 services.bases.engine(progress.base)
             progress.end()
             told = partial(_written, progress, "Turn", len(options.ask))

@@ -179,7 +179,8 @@ class Facts:
     this person measured. judge: how far the judge that says what is right goes with the person,
     in words; "" = there is none. forgotten: tuned side -> (points of general questions lost, the 95 % interval's two
     ends), where it was measured. undertrained: tuned side -> why it may have been trained too little. grown: tuned side
-    -> (another that learned a part of its rows by the same settings, how many, how many it learned itself)."""
+    -> (another that learned a part of its rows by the same settings, how many, how many it learned itself). larger:
+    what to try where no untuned side is right in half of the rows, a sentence."""
 
     rows_trained: int | None = None
     poor_share: float = 0.0
@@ -191,6 +192,7 @@ class Facts:
     forgotten: Mapping[str, Sequence[float]] = field(default_factory=dict)
     undertrained: Mapping[str, str] = field(default_factory=dict)
     grown: Mapping[str, tuple[str, int, int]] = field(default_factory=dict)
+    larger: str = "Try a larger base or an endpoint."
 
 
 _OVERLAPS = {"rows": "the same row", "prompts": "the same prompt", "near": "nearly the same prompt"}

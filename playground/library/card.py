@@ -41,8 +41,9 @@ class AdapterCard:
     """One adapter. name: what a person reads. method: such as ``lora``. base: what it was trained on. base_fingerprint:
     of that base's weights, '' = unknown. rank: of LoRA and DoRA. bytes: of the weights on disk. rows: training rows, 0
     = unknown. created_s: seconds since 1970. shipped: came with the app. kind: ``peft`` for a PEFT folder, ``full`` for
-    a whole model. trained_on: the data file's name. objective: such as ``sft``; ``reward`` is never a side of a
-    comparison. virtual_tokens: how many it puts before a text. notes: what its import changed and left out."""
+    a whole model trained from the base, ``base`` for another base, which has a tokenizer of its own. trained_on: the
+    data file's name. objective: such as ``sft``; ``reward`` is never a side of a comparison. virtual_tokens: how many
+    it puts before a text. notes: what its import changed and left out."""
 
     id: str
     name: str
@@ -55,13 +56,23 @@ class AdapterCard:
     rows: int
     created_s: float
     shipped: bool
-    kind: Literal["peft", "full"]
+    kind: Literal["peft", "full", "base"]
     path: Path
     owner: str
     trained_on: str
     objective: str = ""
     virtual_tokens: int = 0
     notes: tuple[str, ...] = ()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is a model of its own in memory, beside the base in use."""
+        return self.kind != "peft"
+
+    @property
+    def is_base(self) -> bool:
+        """Whether it is another base."""
+        return self.kind == "base"
 
 
 def read_card(folder: Path, *, shipped: bool = False) -> AdapterCard:

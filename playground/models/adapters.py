@@ -18,9 +18,12 @@ from playground.gpu.policy import Wanted
 from playground.library.adapters import NAME_LIMIT, AdapterLibrary
 from playground.library.card import CONFIG, WEIGHTS, AdapterCard, read_card
 from playground.library.exporting import blend
+from playground.library.fetching import unusable
 from playground.library.safety import unfit
 from playground.methods import get_method
-from playground.models.bases import LOADED_FACTOR, BaseService, Load, load_engine, loaded_bytes, retried
+from playground.models.bases import BASE, BaseService, Load, load_engine
+from playground.models.bases import PREFIX as BASE_PREFIX
+from playground.models.memory import LOADED_FACTOR, loaded_bytes, retried
 from playground.settings import Settings
 from playground.training.checkpoint import marked_step, newest_complete, step_of
 from playground.training.spec import RunSpec
@@ -78,20 +81,20 @@ class Residents:
         self._manager, self.bases, self._load_engine = manager, bases, load
         self._lock = threading.Lock()  # guards the table; never held while a model is loaded or unloaded
         self._loading = threading.Lock()
-        self._full: dict[str, Engine] = {}
+        self._whole: dict[str, Engine] = {}
         self._misfits: dict[tuple[object, ...], str] = {}
 
     def wanted(self, cards: Sequence[AdapterCard | None]) -> Wanted:
         """The models that rows with these cards (None = the base) need in memory, with their bytes."""
-        full = {f"full {card.id}": self._size(card) for card in cards if card is not None and card.kind == "full"}
-        base = (self.bases.resident(),) if any(card is None or card.kind != "full" for card in cards) else ()
-        return (*base, *full.items())
+        whole = {_resident(card.id): self._size(card) for card in cards if card is not None and card.is_whole}
+        base = (self.bases.resident(),) if any(card is None or not card.is_whole for card in cards) else ()
+        return (*base, *whole.items())
 
     def ready(self, card: AdapterCard | None, base: str = "") -> tuple[Engine, str | None]:
         """(engine, adapter id in it) for a card, or for the base itself. base: as ``BaseService.engine`` expects it.
         Raises AdapterError, OutOfMemoryError or BaseUnavailableError."""
-        if card is not None and card.kind == "full":
-            return self._full_engine(card), None
+        if card is not None and card.is_whole:
+            return self._whole_engine(card), None
         engine = self.bases.engine(expected=base)
         if card is None:
             return engine, None
@@ -112,7 +115,7 @@ class Residents:
     def no_effect(self, card: AdapterCard | None) -> bool:
         """Whether an adapter in memory changes nothing at all; measured at the first call for each version of it."""
         engine = self.bases.loaded
-        if card is None or card.kind == "full" or engine is None:
+        if card is None or card.is_whole or engine is None:
             return False
         try:
             return engine.has_no_effect(card.id)
@@ -123,23 +126,23 @@ class Residents:
         if (loaded := self.bases.loaded) is not None:
             loaded.detach(adapter_id)
             self.bases.account()
-        self._drop_full(adapter_id)
+        self._drop_whole(adapter_id)
 
     def attached(self) -> set[str]:
         loaded = self.bases.loaded
-        return {*(loaded.attached() if loaded is not None else ()), *self._full}
+        return {*(loaded.attached() if loaded is not None else ()), *self._whole}
 
     def account(self, cards: Sequence[AdapterCard | None]) -> None:
         """Report to the device what the models of these cards take now. Under the lease."""
         self.bases.account()
         for card in cards:
-            if card is not None and card.kind == "full":
+            if card is not None and card.is_whole:
                 self._account(card)
 
     def forget(self) -> None:
         """Clear the prefix cache of every model in memory."""
         with self._lock:
-            engines = [self.bases.loaded, *self._full.values()]
+            engines = [self.bases.loaded, *self._whole.values()]
         for engine in engines:
             if engine is not None:
                 engine.clear_prefix_cache()
@@ -171,16 +174,17 @@ class Residents:
             self.bases.account()
         return took
 
-    def _full_engine(self, card: AdapterCard) -> Engine:
+    def _whole_engine(self, card: AdapterCard) -> Engine:
         with self._loading:
-            engine = self._full.get(card.id)
+            engine = self._whole.get(card.id)
             if engine is None:
+                if card.is_base and (why := unusable(card.path)):
+                    raise AdapterError(f"{card.name} {why}")
                 failed = f"{card.name} is a whole model and does not fit into memory ({self._size(card) / 1e9:.1f} GB)"
-                engine = retried(
-                    lambda: self._load_engine(card.path, None), self._manager, failed, "Compare a LoRA in its place"
-                )
+                instead = "Choose a smaller base" if card.is_base else "Compare a LoRA in its place"
+                engine = retried(lambda: self._load_engine(card.path, None), self._manager, failed, instead)
                 with self._lock:
-                    self._full[card.id] = engine
+                    self._whole[card.id] = engine
                 self._account(card)
             return engine
 
@@ -189,18 +193,23 @@ class Residents:
         return int(loaded_bytes(card.path, card.bytes, self._manager.device) * LOADED_FACTOR)
 
     def _account(self, card: AdapterCard) -> None:
-        if (engine := self._full.get(card.id)) is not None:
+        if (engine := self._whole.get(card.id)) is not None:
             held = int(engine.loaded.bytes * LOADED_FACTOR) + engine.cache_bytes
-            self._manager.set_resident(f"full {card.id}", held, lambda: self._drop_full(card.id, by_device=True))
+            self._manager.set_resident(_resident(card.id), held, lambda: self._drop_whole(card.id, by_device=True))
 
-    def _drop_full(self, adapter_id: str, *, by_device: bool = False) -> None:
+    def _drop_whole(self, adapter_id: str, *, by_device: bool = False) -> None:
         """by_device: the device asked for it, and does its own accounting."""
         with self._lock:
-            engine = self._full.pop(adapter_id, None)
+            engine = self._whole.pop(adapter_id, None)
         if engine is not None:
             engine.close()
             if not by_device:
-                self._manager.set_resident(f"full {adapter_id}", 0)
+                self._manager.set_resident(_resident(adapter_id), 0)
+
+
+def _resident(model: str) -> str:
+    """What a whole model is called among the device's residents."""
+    return model if model.startswith(BASE_PREFIX) else f"full {model}"
 
 
 @dataclass(frozen=True)
@@ -252,6 +261,13 @@ class AdapterService:
         row = self._run_behind(adapter_id, owner)
         ended = row is not None and row.state not in ("RUNNING", "STOPPING")
         return (row.adapter if row is not None and ended else None) or adapter_id
+
+    def model(self, name: str, owner: str = "local") -> AdapterCard | None:
+        """Whose weights answer as a side's model on this machine: an adapter's, another base's (``base:ID``); None =
+        those of the base in use. Raises NotFoundError."""
+        if name.startswith(BASE_PREFIX):
+            return self._bases.card(name.removeprefix(BASE_PREFIX))
+        return None if name == BASE else self.get(name, owner)
 
     def get(self, adapter_id: str, owner: str = "local") -> AdapterCard:
         """Of the library, or of a run that still trains. Raises NotFoundError."""

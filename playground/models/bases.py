@@ -1,86 +1,40 @@
-"""The base that adapters are attached to: fetched and loaded in the background, chosen; the memory of models."""
+"""The base that adapters are attached to: fetched and loaded in the background, chosen; and the others there are."""
 
 from __future__ import annotations
 
 import contextlib
-import gc
-import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from playground.errors import BaseUnavailableError, InputError, OutOfMemoryError, PlaygroundError, is_out_of_memory
-from playground.gpu.device import CudaDevice, Device, Lanes, use_share
+from playground.errors import BaseUnavailableError, InputError, NotFoundError, PlaygroundError
+from playground.gpu.device import CudaDevice, Lanes, use_share
 from playground.gpu.manager import DeviceManager
-from playground.jobs import Jobs
+from playground.jobs import Job, Jobs
 from playground.library import bases
 from playground.library.bases import Base, BaseShapes, label_of
+from playground.library.card import AdapterCard
+from playground.library.fetching import has_template, unusable
 from playground.methods.method import weights_in
+from playground.models.catalogue import Offer, next_larger, offers
+from playground.models.memory import LOADED_FACTOR, loaded_bytes, own_weights, retried
 from playground.settings import DEFAULT_BASE, Settings
 
 if TYPE_CHECKING:
     from playground.engine.engine import Engine
 
-T = TypeVar("T")
-LOADED_FACTOR = 1.15  # memory of a loaded model per byte of its weights: buffers and working space come on top
 JOB = "base"  # key of the job that loads a base
+BASE = "base"
+"""The base in use, as a side's model."""
+PREFIX = "base:"
+"""Begins the name of a side's model that is another base of this machine."""
 ADAPTERS_SHARE = 8
 """Attached adapters may take one part in so many of the budget; past it the least recently used leave memory."""
 ONE_BASE = "Everybody here uses the same base; whoever runs this app chooses it. Try others on a machine of your own."
 Load = Callable[[Path, int | None], "Engine"]  # (folder, bytes that attached adapters may take) -> the engine
-
-
-def own_weights(shapes: BaseShapes) -> dict[str, tuple[int, ...]]:
-    """Shapes of a model's weights; a head tied to the embeddings is counted once."""
-    tied = shapes.config.get("tie_word_embeddings", True)
-    return {name: shape for name, shape in shapes.shapes.items() if not (tied and name == "lm_head.weight")}
-
-
-def loaded_bytes(folder: Path, file_bytes: int, device: Device) -> int:
-    """Bytes of a model's weights in memory, from its files' headers: a processor computes in fp32 and a GPU in half
-    precision. file_bytes: of the files; what cannot be read, or is packed, is taken to stay as large."""
-    try:
-        shapes = BaseShapes.from_folder(folder)
-    except PlaygroundError:
-        return file_bytes
-    packed = file_bytes if shapes.config.get("quantization_config") else 0
-    return weights_in(own_weights(shapes)) * (2 if isinstance(device, CudaDevice) else 4) + packed
-
-
-def make_room(manager: DeviceManager) -> list[str]:
-    """Unload the models that idle and wait until they have gone; returns their names."""
-    freed = manager.unload_idle()
-    gc.collect()  # what failed for want of memory hangs on the frames of its error
-    return freed
-
-
-def retried(work: Callable[[], T], manager: DeviceManager, failed: str, hint: str = "Choose a smaller base") -> T:
-    """``work()``; when memory runs out, once more after idle models have been unloaded. failed: what did not work,
-    for a person; hint: what to do. Raises OutOfMemoryError."""
-    freed: list[str] | None = None
-    while True:
-        try:
-            return work()
-        except Exception as error:  # every library has a class of its own for it
-            if not is_out_of_memory(error):
-                raise
-            if freed is not None:
-                also = f", not even after {', '.join(freed)} had made room" if freed else ""
-                raise OutOfMemoryError(f"{failed}{also}. {hint}, or close other programs.") from error
-        freed = make_room(manager)
-
-
-def kv_bytes_per_token(folder: Path, weight_bytes: int) -> int:
-    """Bytes that one token takes in the KV cache, from the base's config."""
-    config = json.loads((folder / "config.json").read_text())
-    heads = config.get("num_attention_heads") or config.get("n_head") or 1
-    hidden = config.get("hidden_size") or config.get("n_embd") or 1
-    size = config.get("head_dim") or hidden // heads
-    layers = int(config.get("num_hidden_layers") or config.get("n_layer") or 1)
-    return 2 * layers * int(config.get("num_key_value_heads") or heads) * int(size) * weight_bytes
 
 
 @dataclass(frozen=True)
@@ -99,7 +53,8 @@ class BaseState:
 
 @dataclass(frozen=True)
 class BaseChoice:
-    """A base one may choose. bytes: in memory, 0 = unknown until fetched. fits: whether it does; reason: why not."""
+    """A base one may choose. bytes: in memory, 0 = unknown until fetched. fits: whether it does; reason: why not, a
+    sentence that begins with its name. note: what else is to be known."""
 
     spec: str
     label: str
@@ -107,6 +62,7 @@ class BaseChoice:
     bytes: int
     fits: bool
     reason: str = ""
+    note: str = ""
 
 
 class Tokenizer(Protocol):
@@ -148,15 +104,25 @@ class BaseService:
         self.spec = settings.base
         self._base: Base | None = None
         self.loaded: Engine | None = None  # the engine, if there is one already
-        self._tokenizer: Tokenizer | None = None
-        self._shapes: BaseShapes | None = None
+        self._tokenizers: dict[tuple[Path, str], Tokenizer] = {}  # by folder and fingerprint
+        self._shapes: dict[tuple[Path, str], BaseShapes] = {}
 
     def start(self) -> None:
         """Prepare and load the chosen base in the background; ``state`` says how far it is."""
         self._start(self.spec, busy="")
 
     def _start(self, spec: str, busy: str) -> None:
-        self._jobs.start(JOB, lambda job: self._prepare(spec), "The base", busy=busy, interruptible=False)
+        self._jobs.start(JOB, lambda job: self._prepare(spec, job), "The base", busy=busy, interruptible=False)
+
+    @property
+    def fetching(self) -> bool:
+        """Whether a base is on its way from elsewhere, which ``stop`` ends."""
+        return (job := self._jobs.get(JOB)) is not None and job.progress.phase == "fetching" and not job.stopping
+
+    def stop(self) -> None:
+        """End what is being fetched; what has arrived is kept, and choosing it again goes on from there."""
+        if (job := self._jobs.get(JOB)) is not None:
+            job.stop()
 
     def resident(self) -> tuple[str, int]:
         """The base's name among the device's residents, and the bytes it takes there."""
@@ -217,42 +183,97 @@ class BaseService:
         if expected and expected != self.spec:
             raise BaseUnavailableError(f"{label_of(self.spec)} was chosen meanwhile. Ask again.")
 
-    def tokenizer(self) -> Tokenizer:
-        """The base's tokenizer, as ``data.render.load_tokenizer`` reads it; does not need the model in memory."""
+    def _key(self, card: AdapterCard | None) -> tuple[Path, str]:
+        """(folder, fingerprint) of the base that a card stands on: another one's own, else that of the base in use."""
+        if card is not None and card.is_base:
+            return card.path, card.sha256
+        base = self.resolve()
+        return base.path, base.fingerprint
+
+    def tokenizer(self, card: AdapterCard | None = None) -> Tokenizer:
+        """The tokenizer of a card's base, as ``data.render.load_tokenizer`` reads it; needs no model in memory."""
         from playground.data.render import load_tokenizer
 
-        base = self.resolve()
+        key = self._key(card)
         with self._lock:
-            if self._tokenizer is None:
-                self._tokenizer = load_tokenizer(base.path)
-            return self._tokenizer
+            if key not in self._tokenizers:
+                self._tokenizers[key] = load_tokenizer(key[0])
+            return self._tokenizers[key]
 
-    def shapes(self) -> BaseShapes:
-        base = self.resolve()
+    def shapes(self, card: AdapterCard | None = None) -> BaseShapes:
+        key = self._key(card)
         with self._lock:
-            if self._shapes is None:
-                self._shapes = BaseShapes.from_folder(base.path, base.fingerprint)
-            return self._shapes
+            if key not in self._shapes:
+                self._shapes[key] = BaseShapes.from_folder(*key)
+            return self._shapes[key]
 
     def weights(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the weights there are to train: a head tied to the embeddings is counted once."""
         return own_weights(self.shapes())
 
-    def context(self) -> int | None:
+    def context(self, card: AdapterCard | None = None) -> int | None:
         """Tokens that a prompt and its reply may take together; None = the base names no limit."""
-        return self.shapes().context
+        return self.shapes(card).context
+
+    def card(self, spec: str) -> AdapterCard | None:
+        """Another base of this machine, as a whole model that a side may ask; None = it is the one in use. Raises
+        NotFoundError (says what there is), InputError where the app is shared."""
+        if self._settings.shared:
+            raise InputError(ONE_BASE)
+        if spec == self.spec:
+            return None
+        try:
+            return self._card(bases.resolve(spec, self._settings, offline=True))
+        except (InputError, BaseUnavailableError) as error:
+            there = ", ".join([BASE, *(card.id for card in self.others())])
+            raise NotFoundError(f"There is no base {spec[:200]!r} to ask. There is: {there}. {error}") from error
+
+    def _card(self, base: Base) -> AdapterCard | None:
+        if base.id == self.spec or base.path == self.folder():
+            return None
+        return AdapterCard(
+            id=f"{PREFIX}{base.id}",
+            name=label_of(base.id),
+            method="base",
+            base=base.id,
+            base_fingerprint=base.fingerprint,
+            rank=None,
+            bytes=base.bytes,
+            sha256=base.fingerprint,
+            rows=0,
+            created_s=base.path.stat().st_mtime,
+            shipped=False,
+            kind="base",
+            path=base.path,
+            owner="local",
+            trained_on="",
+        )
+
+    def others(self) -> list[AdapterCard]:
+        """Every base of this machine but the one in use; none where the app is shared."""
+        found = []
+        for spec in self._specs():
+            with contextlib.suppress(PlaygroundError):
+                found.append(self._card(bases.resolve(spec, self._settings, offline=True)))
+        return [card for card in found if card is not None]
+
+    def of_fingerprint(self, fingerprint: object) -> AdapterCard | None:
+        """The base of this machine with these weights, as ``card`` gives it; None = the one in use, or none."""
+        return next((card for card in self.others() if card.sha256 == fingerprint), None)
 
     def choices(self) -> list[BaseChoice]:
         """The default base, the one in use, every other on disk; where the app is shared, only the one in use."""
-        specs = [self.spec]
-        if not self._settings.shared:
-            on_disk = (spec for _, spec in bases.folders(self._settings))
-            specs = list(dict.fromkeys([DEFAULT_BASE, self.spec, *on_disk]))
         found = []
-        for spec in specs:
+        for spec in self._specs():
             with contextlib.suppress(PlaygroundError):
                 found.append(self._described(spec))
         return found
+
+    def _specs(self) -> list[str]:
+        if self._settings.shared:
+            return [self.spec]
+        on_disk = [spec for _, spec in bases.folders(self._settings)]
+        return list(dict.fromkeys([DEFAULT_BASE, self.spec, *on_disk, *bases.local_folders(self._settings)]))
 
     def inspect(self, spec: str) -> BaseChoice:
         """Look at a base without loading it. Raises InputError when it is none, and where the app is shared whatever
@@ -261,35 +282,61 @@ class BaseService:
             raise InputError(ONE_BASE)
         return self._described(spec.strip())
 
+    def offers(self) -> tuple[Offer, ...]:
+        """The known bases with what each takes here; none where the app is shared."""
+        if self._settings.shared:
+            return ()
+        return offers(self._manager.budget_bytes, cuda=isinstance(self._manager.device, CudaDevice))
+
+    def larger(self, cards: Sequence[AdapterCard | None] = ()) -> Offer | None:
+        """What to try where the base in use, and the other bases among these cards, are too weak for a task; None =
+        nothing that is larger fits here."""
+        tried = [None, *(card for card in cards if card is not None and card.is_base)]
+        return next_larger(self.offers(), max(weights_in(own_weights(self.shapes(card))) for card in tried))
+
     def _described(self, spec: str) -> BaseChoice:
         try:
             found = bases.resolve(spec, self._settings, offline=True)
         except BaseUnavailableError:
-            known = ("Apache-2.0", 538_090_408) if spec == DEFAULT_BASE else ("shown once it is fetched", 0)
-            return BaseChoice(spec, label_of(spec), *known, fits=True)
+            return self._offered(spec)
         size = self._weight_bytes(found)
         needs, free = int(size * LOADED_FACTOR), self._manager.budget_bytes
-        reason = "" if needs <= free else f"needs {needs / 1e9:.1f} GB, the budget is {free / 1e9:.1f} GB"
-        return BaseChoice(spec, label_of(spec), found.licence, size, not reason, reason)
+        much = f"needs {needs / 1e9:.1f} GB, the budget is {free / 1e9:.1f} GB. Choose a smaller base."
+        reason = unusable(found.path) or much * (needs > free)
+        note = "" if has_template(found.path) else "It ships no chat template: its turns are written plainly."
+        return BaseChoice(spec, label_of(spec), found.licence, size, not reason, reason, note)
+
+    def _offered(self, spec: str) -> BaseChoice:
+        """A base that is not on this machine: what is known of it."""
+        offer = next((one for one in self.offers() if one.known.id == spec), None)
+        if offer is None:
+            return BaseChoice(spec, label_of(spec), "shown once it is fetched", 0, fits=True)
+        known, note = offer.known, f"Fetches {offer.known.download_bytes / 1e9:.1f} GB."
+        if known.gated:
+            note += " It is gated: accept its terms on the hub, and have HF_TOKEN set to a token of that account."
+        size = int(offer.chat_bytes / LOADED_FACTOR)
+        reason = f"{offer.reason}." if offer.reason else ""
+        return BaseChoice(spec, label_of(spec), known.licence, size, offer.fits, reason, note)
 
     def choose(self, spec: str) -> None:
         """Make ``spec`` the base, in the background. Raises InputError when it is none, does not fit, or is shared."""
         choice = self.inspect(spec)
         if not choice.fits:
-            raise InputError(f"{choice.label} {choice.reason}. Choose a smaller base.")
+            raise InputError(f"{choice.label} {choice.reason}")
         self._start(choice.spec, busy="A base is being prepared already. Wait until it is there.")
 
     def fingerprint_check(self) -> Fingerprint:
         """Hash the weights in memory again."""
         return Fingerprint(*self.engine().check_fingerprint())
 
-    def _prepare(self, spec: str) -> None:
+    def _prepare(self, spec: str, job: Job) -> None:
         """Fetch a base, wait for the memory that it needs and load it; ``state`` says how that goes."""
         if self.loaded is not None and spec == self.spec:
             return
         with self._noting(spec):
-            base = bases.resolve(spec, self._settings, self._teller(spec))
-            self._state = BaseState("loading", f"Waiting for memory to load {label_of(spec)}", spec)
+            base = bases.resolve(spec, self._settings, self._teller(spec, job=job))
+            job.report("loading")
+            self._say("loading", f"Waiting for memory to load {label_of(spec)}", spec)
             wanted = ((spec, int(self._weight_bytes(base) * LOADED_FACTOR)),)
             request = self._manager.request("chat", "", f"Loading {label_of(spec)}", 0, wanted)
             try:
@@ -306,6 +353,8 @@ class BaseService:
         """Load a base in place of the one that is there. The caller has a lease for it, and holds ``_loading``."""
         tell = self._teller(spec, progress)
         base = bases.resolve(spec, self._settings, tell)
+        if why := unusable(base.path):
+            raise BaseUnavailableError(f"{label_of(spec)} {why}")
         tell("loading", 0, base.bytes)
         needs = self._weight_bytes(base) * LOADED_FACTOR
         engine = retried(
@@ -316,7 +365,7 @@ class BaseService:
         with self._lock:
             before, old = self.spec, self.loaded
             self.spec, self._base, self.loaded, self._proven = spec, base, engine, True
-            self._tokenizer, self._shapes = engine.loaded.tokenizer, None
+            self._tokenizers.setdefault((base.path, base.fingerprint), engine.loaded.tokenizer)
         if old is not None:  # the new base replaces the old one with all that was attached to it
             old.close()
             self._manager.set_resident(before, 0)
@@ -325,18 +374,35 @@ class BaseService:
         self._jobs.start(f"fingerprint {id(engine)}", lambda job: _hash(engine), "The fingerprint", interruptible=False)
         return engine
 
-    def _teller(self, spec: str, progress: bases.Progress = bases.no_progress) -> bases.Progress:
+    def _teller(
+        self, spec: str, progress: bases.Progress = bases.no_progress, job: Job | None = None
+    ) -> bases.Progress:
+        """job: that this is part of; it may be stopped while it fetches."""
+
         def tell(phase: str, done: int, total: int) -> None:
             so_far = f", {done // 1_000_000} of {total // 1_000_000} MB" if total else ""
+            if job is not None and phase == "fetching":
+                job.check("Stopped. What has arrived is kept: choose it again, and it goes on from there.")
+                job.report(phase if total else "", done, total)
+                left = job.seconds_left if total else None
+                so_far += f", about {max(1, round(left))} s left" if left is not None and left < 90 else ""
+                so_far += f", about {left / 60:.0f} min left" if left is not None and left >= 90 else ""
             words = {
                 "fetching": f"Fetching the base{so_far}",
                 "converting": "Converting the base, about 50 s, once",
                 "checking": "Checking the base",
             }
-            self._state = BaseState(phase, words.get(phase, "Loading the base"), spec)
+            self._say(phase, words.get(phase, "Loading the base"), spec)
             progress(phase, done, total)
 
         return tell
+
+    def _say(self, phase: str, words: str, spec: str) -> None:
+        """How far a base is; while another one answers, beside that one's name."""
+        if self._proven and spec != self.spec:
+            self._say_ready(f"{label_of(self.spec)} answers meanwhile. {label_of(spec)}: {words}")
+        else:
+            self._state = BaseState(phase, words, spec)
 
     @contextlib.contextmanager
     def _noting(self, spec: str) -> Iterator[None]:

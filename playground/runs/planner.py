@@ -24,7 +24,8 @@ from playground.library.card import AdapterCard
 from playground.library.safety import unfit
 from playground.methods import all_methods, get_method
 from playground.methods.method import Method
-from playground.models.bases import BaseService, own_weights
+from playground.models.bases import BaseService
+from playground.models.memory import own_weights
 from playground.runs.request import QUICK_STEPS, TrainRequest
 from playground.runs.runner import Workers
 from playground.settings import Settings

@@ -17,7 +17,7 @@ from playground.library.adapters import AdapterLibrary
 from playground.library.bases import label_of
 from playground.methods.method import Method
 from playground.models.adapters import live_id
-from playground.models.bases import BaseService
+from playground.models.bases import PREFIX, BaseService
 from playground.runs import recipe
 from playground.runs.planner import Plan, Planner
 from playground.runs.progress import RunView, ordinal, write_curves
@@ -259,7 +259,8 @@ class DeviceService:
         parts: list[tuple[str, int, str]] = []
         for one in residents:
             on_top = loaded.adapter_bytes + loaded.cache_bytes if loaded is not None and one.name == state.spec else 0
-            parts.append((f"Base {public(label_of(one.name))}", max(0, one.bytes - on_top), "base"))
+            name = label_of(one.name.removeprefix(PREFIX))
+            parts.append((f"Base {public(name)}", max(0, one.bytes - on_top), "base"))
         if loaded is not None:
             count = len(loaded.attached())
             words = f"{count} {'adapter' if count == 1 else 'adapters'} attached"

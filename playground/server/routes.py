@@ -20,11 +20,12 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from playground import errors
-from playground.chat.batching import BASE, Written
+from playground.chat.batching import Written
 from playground.chat.compare import all_replies, side_from
 from playground.chat.replay import Saved
 from playground.engine.request import Sampling
 from playground.library.card import AdapterCard
+from playground.models.bases import BASE
 from playground.server.access import TooLargeError, from_here, read_body, refusal, shows
 from playground.server.chat_format import ChatRequest, Chunks, read_chat, whole
 from playground.services import Services
@@ -174,7 +175,7 @@ async def _models(services: Services, request: Request) -> Response:
     """All of them, or the one that the path names."""
     if (name := request.path_params.get("model")) is not None:
         return JSONResponse(_described(services, await run_in_threadpool(services.completion.card, name)))
-    cards = await run_in_threadpool(services.completion.adapters)
+    cards = await run_in_threadpool(services.completion.models)
     return JSONResponse({"object": "list", "data": [_described(services, card) for card in (None, *cards)]})
 
 
@@ -185,8 +186,8 @@ def _described(services: Services, card: AdapterCard | None) -> JsonObject:
         "object": "model",
         "created": int(card.created_s) if card else _STARTED_S,
         "owned_by": card.owner if card and not card.shipped else OWNER,
-        "root": services.completion.base,
-        "parent": BASE if card else None,
+        "root": card.base if card and card.is_base else services.completion.base,
+        "parent": BASE if card and not card.is_base else None,
     }
 
 

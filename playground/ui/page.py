@@ -54,7 +54,7 @@ class WholePage:
         self.memo, self.mark, self.timer = gr.State(Memo()), gr.State(""), gr.Timer(HURRIED_S, active=False)
         device, shown = self.device, self.verdict.shown
         self.outputs: list[Block] = [self.memo, self.mark, self.timer, self.pill]
-        self.outputs += [device.device, device.now, device.cancel, device.waiting, device.proved]
+        self.outputs += [device.device, device.now, device.cancel, device.waiting, device.proved, device.stop]
         self.outputs += [self.compare.ask, self.compare.hospital, self.library.send, self.library.listing]
         self.outputs += [*self.training.run_outputs, *self.training.curves.outputs, *self.compare.demo.outputs]
         self.outputs += self.compare.of_sides("model", "greyed")
@@ -199,6 +199,7 @@ def _device(reading: _Reading, tab: WholePage) -> Drawn:
         tab.device.cancel: gr.update(visible=bool(live)),
         tab.device.waiting: sidebar.waiting_html(status["queue"]),
         tab.device.proved: sidebar.base_html(status["base"]),
+        tab.device.stop: gr.update(visible=reading.services.bases.fetching),
     }
 
 

@@ -16,6 +16,7 @@ from playground.chat.compare import Reply, Turn
 from playground.evaluation import checks
 from playground.library.card import AdapterCard
 from playground.methods import all_methods
+from playground.models.bases import PREFIX as BASE_PREFIX
 from playground.models.endpoints import PREFIX
 from playground.services import Services
 from playground.ui import html, words
@@ -114,7 +115,8 @@ def usable(services: Services, visitor: Visitor) -> list[AdapterCard]:
 
 def labels(services: Services, visitor: Visitor) -> dict[str, str]:
     """Model id -> what a person calls it, the usable ones only."""
-    names = {"base": words.BASE_LABEL} | {card.id: card.name for card in usable(services, visitor)}
+    cards = [*usable(services, visitor), *services.bases.others()]
+    names = {"base": words.BASE_LABEL} | {card.id: card.name for card in cards}
     return names | {PREFIX + one.name: one.name for one in services.endpoints.usable()}
 
 
@@ -123,10 +125,11 @@ def adapter_choices(cards: Sequence[AdapterCard]) -> list[tuple[str, str]]:
 
 
 def model_choices(services: Services, cards: Sequence[AdapterCard]) -> list[tuple[str, str]]:
-    """The base, adapters, and other servers."""
+    """The base, adapters, other bases, and other servers."""
     base = [(words.BASE_LABEL, "base")]
+    others = [(f"{one.name} · {words.OTHER_BASE}", one.id) for one in services.bases.others()]
     servers = [(f"{one.name} · {one.label}", PREFIX + one.name) for one in services.endpoints.usable()]
-    return base + adapter_choices(cards) + servers
+    return base + adapter_choices(cards) + others + servers
 
 
 def with_chosen(
@@ -172,18 +175,20 @@ def line_html(services: Services, setup: Setup) -> str:
     """The quiet line under the model: what else goes into every question."""
     prompt, line = setup.prompt.strip(), "No system prompt"
     if prompt:  # words until the base is there to count tokens
-        tokens = f"{services.compare.prompt_tokens(prompt)} tokens" if ready(services).yes else ""
+        tokens = f"{services.compare.prompt_tokens(prompt, setup.model)} tokens" if ready(services).yes else ""
         line = f"System prompt, {tokens or f'{len(prompt.split())} words'}"
     line += f", {html.plural(setup.shots, 'answered example')}" if setup.shots else ""
     return html.note(f"{line}, held to {setup.format:.60}" if setup.format else line)
 
 
 def switch_html(services: Services, visitor: Visitor, setup: Setup) -> str:
+    if setup.model.startswith(BASE_PREFIX):
+        return html.note(words.WHOLE_MODEL)
     if setup.model == "base" or setup.model.startswith(PREFIX) or not ready(services).yes:
         return line_html(services, setup)
     try:
         if setup.model in [one.card.id for one in services.adapters.list(visitor.owner) if one.card.kind == "full"]:
-            return html.note("A whole model of its own: it is loaded beside the base at the first question.")
+            return html.note(words.WHOLE_MODEL)
         switch = services.adapters.switch(setup.model, visitor.owner)
     except FAILURES as error:
         return card(error)

@@ -22,7 +22,7 @@ from playground.ui.wiring import AWAY, Dropdown, Initial, Updates, Visitor, hidd
 
 _piece = partial(html.piece, "device")
 _header, _device, _now, waiting_html, base_html = map(_piece, ("header", "device", "now", "waiting", "base"))
-_proved, _unproved, _looked, _kept = map(_piece, ("proved", "unproved", "looked", "kept"))
+_proved, _unproved, _looked, _known, _kept = map(_piece, ("proved", "unproved", "looked", "known", "kept"))
 _storage, _removed = map(_piece, ("storage", "removed"))
 OPEN_SIDEBAR = "() => window.promptOrTune.toggleSidebar()"
 
@@ -46,7 +46,10 @@ class SidebarView:
             self.waiting = gr.HTML("")
             self.proved = gr.HTML("")
             self.proof = small("Check the base again")
-            with gr.Accordion("Another base", open=False, elem_classes="picker", visible=not services.settings.shared):
+            self.stop = small("Stop fetching", variant="stop", visible=False)
+            alone = not services.settings.shared
+            with gr.Accordion("Another base", open=False, elem_classes="picker", visible=alone) as self.fold:
+                self.known = gr.HTML("", js_on_load=PICK_JS)
                 self.choices = Dropdown([], label="On this machine", filterable=False, interactive=False)
                 self.spec = gr.Textbox(label="Or a hub id, or a local folder", placeholder="owner/name", max_length=300)
                 self.inspect = small("Look at it")
@@ -60,7 +63,10 @@ def wire(services: Services, view: SidebarView, page: gr.Blocks) -> None:
     looked = partial(on, failure=view.found, restored={view.choose: AWAY})
     looked(view.choices.input, inspect, view.spec, spec=view.choices)
     looked([view.inspect.click, view.spec.submit], inspect, view.spec)
+    looked(view.known.pick, look, [view.found, view.choose, view.spec])
     looked(view.choose.click, choose)
+    on(view.stop.click, stop, view.stop)
+    on(view.fold.expand, known, view.known)
     unasked(services, view, page.load, choices, view.choices)
 
 
@@ -96,6 +102,22 @@ def inspect(services: Services, visitor: Visitor, view: SidebarView, *, spec: st
         raise InputError("No base is named. Choose one above, or write a hub id such as owner/name.")
     found = services.bases.inspect(str(spec).strip())
     return {view.found: slot(_looked(found)), view.choose: gr.update(visible=found.fits), view.spec: found.spec}
+
+
+def known(services: Services, visitor: Visitor, view: SidebarView) -> Updates:
+    """The bases that are offered by name, with what each takes here."""
+    there = {services.bases.spec, *(card.base for card in services.bases.others())}
+    return {view.known: _known(services.bases.offers(), there)}
+
+
+def look(services: Services, visitor: Visitor, view: SidebarView, *, picked: str) -> Updates:
+    """One of them was picked: as if its name had been written."""
+    return inspect(services, visitor, view, spec=picked)
+
+
+def stop(services: Services, visitor: Visitor, view: SidebarView) -> Updates:
+    services.bases.stop()
+    return {view.stop: AWAY}
 
 
 def choose(services: Services, visitor: Visitor, view: SidebarView, *, spec: str) -> Updates:

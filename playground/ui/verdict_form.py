@@ -21,6 +21,7 @@ from playground.evaluation.decision import Terms, power_words
 from playground.evaluation.form import MOST_READ, shared_form
 from playground.evaluation.inferred_checks import inferred
 from playground.models.adapters import AdapterRow
+from playground.models.bases import PREFIX as BASE_PREFIX
 from playground.models.endpoints import PREFIX
 from playground.services import Services
 from playground.ui import html, side, words
@@ -191,7 +192,7 @@ def adapters(rows: Sequence[AdapterRow]) -> list[tuple[str, str]]:
 
 def _key_of(one: Side) -> str:
     """Which of the ready-made sides this is."""
-    if one.is_remote:
+    if one.is_remote or one.is_other_base:
         return one.model
     if one.adapter:
         return "tuned+documents" if one.docs else "tuned"
@@ -334,7 +335,7 @@ def lined_up(
     if {key: one.label for key, one in sides.items()} == offered:
         return {}
     fresh = [key for key in sides if key not in offered and (key != "tuned+documents" or kept.docs)]
-    fresh = [key for key in fresh if not key.startswith(PREFIX)]
+    fresh = [key for key in fresh if not key.startswith((PREFIX, BASE_PREFIX))]
     return _offer(tab, sides, [key for key in sides if key in chosen or key in fresh])
 
 
@@ -447,7 +448,7 @@ def start(
     found = examples(services, visitor, where)
     sides = line_up(services, visitor, line, where["kept"], where["source"], where["uploaded"], found.shots)
     chosen = [str(key) for key in line["chosen"] or ()]
-    if any(key.startswith(("tuned", CARRIED, PREFIX)) and key not in sides for key in chosen):
+    if any(key.startswith(("tuned", CARRIED, PREFIX, BASE_PREFIX)) and key not in sides for key in chosen):
         raise InputError(words.VERDICT_GONE)
     if SHOTS in sides:
         sides[SHOTS] = replace(sides[SHOTS], draws=1 if settings["draws"] is None else int(settings["draws"]))

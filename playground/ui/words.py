@@ -8,6 +8,8 @@ OUR_SIDE = "Something went wrong on our side. It is written in the log; try agai
 
 LETTERS = ("A", "B", "C", "D", "E", "F")
 BASE_LABEL = "Base model"
+OTHER_BASE = "another base"
+WHOLE_MODEL = "A whole model of its own: it is loaded beside the base at the first question."
 
 # Compare
 HERO_TITLE = "Told, or trained?"

@@ -58,6 +58,11 @@ class Item(NamedTuple):
     def key(self) -> tuple[int, str]:
         return self.example.row, self.side.label
 
+    @property
+    def shares_tokens(self) -> bool:
+        """Whether it reads the tokens of the base in use, so that losses can be compared."""
+        return self.endpoint is None and not (self.card is not None and self.card.is_base)
+
 
 class Asking(NamedTuple):
     """What a verdict asks, of whom. session: whose turn it is. failed: side -> why it fails and is asked no more.
@@ -111,7 +116,7 @@ class Answering:
     def cards(self, request: VerdictRequest) -> list[AdapterCard | None]:
         """Whose weights answer, by side. Raises NotFoundError, and InputError for what cannot answer."""
         owner = request.owner
-        found = [self._adapters.get(side.adapter, owner) if side.adapter else None for side in request.sides]
+        found = [None if side.is_remote else self._adapters.model(side.model, owner) for side in request.sides]
         unusable = {row.card.id: row.reason for row in self._adapters.list(owner) if not row.usable}
         for card in found:
             if card is not None and card.id in unusable:
@@ -180,13 +185,12 @@ class Answering:
         """The items of these examples (None = the request's), side by side. Raises InputError, NotFoundError."""
         examples = self.examples(request) if examples is None else examples
         models = list(zip(self.cards(request), self.endpoints(request), strict=True))
-        tokenizer = self._bases.tokenizer()
         read = [self._read(side, request) for side in request.sides]
         items = []
         for example in examples:
             for side, (card, endpoint), (pool, documents) in zip(request.sides, models, read, strict=True):
                 messages, passages = _asked(side, example, pool, request.seed, documents)
-                prompt = "" if endpoint is not None else render_prompt(tokenizer, messages)
+                prompt = "" if endpoint is not None else render_prompt(self._bases.tokenizer(card), messages)
                 items.append(Item(example, side, card, prompt, tuple(messages), passages, endpoint))
         return items
 
@@ -260,20 +264,25 @@ class Answering:
         return {label: replies for label, replies in found.items() if label not in asking.failed}
 
     def reply_limit(self, request: VerdictRequest) -> int:
-        """Tokens of a reply: a quarter more than 19 of 20 references have, in steps of 8."""
-        checked = self._data.check(request.file, request.mapping, request.owner)
-        lengths = sorted(len(encode(self._bases.tokenizer(), one.completion)) for one in checked.examples)
-        most = lengths[math.ceil(0.95 * len(lengths)) - 1] if lengths else 0
+        """Tokens of a reply: a quarter more than 19 of 20 references have, in steps of 8, for the side that takes most
+        tokens for them."""
+        checked, most = self._data.check(request.file, request.mapping, request.owner), 0
+        for card in {
+            card.id if card is not None and card.is_base else "": card for card in self.cards(request)
+        }.values():
+            tokenizer = self._bases.tokenizer(card)
+            lengths = sorted(len(encode(tokenizer, one.completion)) for one in checked.examples)
+            most = max(most, lengths[math.ceil(0.95 * len(lengths)) - 1] if lengths else 0)
         return min(LONGEST_REPLY, max(SHORTEST_REPLY, 8 * math.ceil(1.25 * (most + 1) / 8)))
 
     def losses(self, asking: Asking) -> Generator[Progress, None, None]:
         """Loss of the first references, in nats a token; a row too long for some side's context is left out. Another
-        server scores none."""
+        server scores none, and another base has other tokens, so that its loss says nothing beside the others."""
         tokenizer, context = self._bases.tokenizer(), self._bases.context()
         first = [*dict.fromkeys(item.example.row for item in asking.items)][:SCORED]
         able = [one for one in asking.items if one.example.row in first and one.side.label not in asking.failed]
-        elsewhere = dict.fromkeys((one.key for one in able if one.endpoint is not None), None)
-        able = [one for one in able if one.endpoint is None]
+        elsewhere = dict.fromkeys((one.key for one in able if not one.shares_tokens), None)
+        able = [one for one in able if one.shares_tokens]
         rendered = [(item, *self._scoring.rendered(item.messages, item.example.completion)) for item in able]
 
         def fits(item: Item, text: str) -> bool:
@@ -485,9 +494,8 @@ class Measuring:
                 alone = [measured([card]) for card in asked] if len(asked) > 1 else []
                 return {id: one for each in alone for id, one in each.items()}
 
-        tuned = {
-            item.side.label: item.card for item in asking.items if item.card and item.side.label not in work.failed
-        }
+        able = (item for item in asking.items if item.side.label not in work.failed and item.shares_tokens)
+        tuned = {item.side.label: item.card for item in able if item.card}
         cards = {card.id: card for card in tuned.values()}
         by_card = measured(list(cards.values())) if cards else {}
         for side, card in tuned.items():

@@ -94,9 +94,10 @@ class Judges:
         self._endpoint = (lambda: None) if shared else endpoint
 
     def known(self, owner: str = LOCAL) -> list[tuple[str, str]]:
-        """(name, id) of everything that may judge: the base, adapters, and an endpoint where one is set."""
+        """(name, id) of everything that may judge: the bases, adapters, and an endpoint where one is set."""
         found = [("The base", BASE)]
-        found += [(row.card.name, row.card.id) for row in self._adapters.list(owner) if row.usable]
+        cards = [*(row.card for row in self._adapters.list(owner) if row.usable), *self._bases.others()]
+        found += [(card.name, card.id) for card in cards]
         try:
             elsewhere = self._endpoint()
         except InputError:  # told when it is chosen
@@ -107,7 +108,7 @@ class Judges:
         """judge: an id or a name. Raises NotFoundError, InputError."""
         judge = next((id for name, id in self.known(owner) if judge == name), judge)
         if judge != ENDPOINT:
-            card = None if judge == BASE else self._adapters.get(judge, owner)
+            card = self._adapters.model(judge, owner)
             name, base = card.name if card is not None else "The base", self._bases.resolve()
             weights = (base.id, base.fingerprint, card.sha256 if card is not None else "")
             return Judge(partial(self._written, card, f"judge {owner}"), name, _key(name, *weights))
@@ -129,7 +130,7 @@ class Judges:
         self, card: AdapterCard | None, session: str, asked: Sequence[Messages], said: list[str]
     ) -> Generator[str, None, None]:
         """One batch of the playground's own. Raises the first failure."""
-        tokenizer, sampling = self._bases.tokenizer(), Sampling(max_tokens=ANSWER_TOKENS)
+        tokenizer, sampling = self._bases.tokenizer(card), Sampling(max_tokens=ANSWER_TOKENS)
         prompts = (render_prompt(tokenizer, [Message(**one) for one in messages]) for messages in asked)
         batch = [Asked(card, prompt, sampling) for prompt in prompts]
         for waiting, _ in texts(self._batches, batch, session, said):

@@ -15,7 +15,8 @@ from playground.evaluation.forgetting import REPLY_TOKENS, Forgetting, harder, l
 from playground.gpu.manager import DeviceManager
 from playground.library.card import AdapterCard
 from playground.models.adapters import Residents
-from playground.models.bases import BaseService, kv_bytes_per_token, retried
+from playground.models.bases import BaseService
+from playground.models.memory import kv_bytes_per_token, retried
 
 LOGIT_BYTES = 128_000_000  # about what the distributions that are held at once take, beside the rows' KV cache
 LONGEST = 131_072  # tokens of a row, where nothing is to be cut: the engine says what does not fit

@@ -147,6 +147,7 @@ def request_from(said: Mapping[str, Any]) -> VerdictRequest:
     return VerdictRequest(**made)
 
 
+WHERE = "It is in the Device panel, under Another base; then it can be a side as well."
 FEWEST_OTHERS = 5
 """Rows that are not judged by; with fewer, the form of the references is read from those that are."""
 
@@ -170,7 +171,7 @@ class SoFar(NamedTuple):
 
 
 Cards = Callable[[VerdictRequest], list[AdapterCard | None]]
-"""The adapter of each side, None = the base."""
+"""Whose weights answer each side, None = those of the base in use."""
 
 
 class RecordMaker:
@@ -202,11 +203,17 @@ class RecordMaker:
         if not set.intersection(*({answer.example for answer in one} for one in by_side.values())):
             raise InputError("No example was answered by every side.")
         sides = _with_draws(request.sides, cards)
-        sides = [_served(one, by_side[one.name]) or self._repeating(one, by_side[one.name]) for one in sides]
+        sides = [
+            _served(one, by_side[one.name]) or self._repeating(one, by_side[one.name], card)
+            for one, card in zip(sides, cards, strict=True)
+        ]
         facts = self._facts(request, [example for example in there if example.row in judged_by], cards)
         judge = " ".join(one["words"] for one in about.get("judges", ()))
         lost = {side: one["lost"] for side, one in about.get("forgetting", {}).items() if one.get("lost")}
         facts = replace(facts, used_before=len(judged_by.keys() & set(used)), judge=judge, forgotten=lost)
+        if (offer := self._bases.larger(cards)) is not None:
+            named = f"{offer.known.name} fits this device ({offer.chat_bytes / 1e9:.1f} GB)"
+            facts = replace(facts, larger=f"Try a larger base: {named}. {WHERE} Or try an endpoint.")
         base, checks = self._bases.resolve(), _checks(request, known)
         judged = self._judged(request, by_side, sides, checks, facts)
         asked = {
@@ -262,12 +269,12 @@ class RecordMaker:
         others = {name: record[name] for name in record if name not in judged.record}
         return kept._replace(record=judged.record | others)
 
-    def _repeating(self, side: SideFacts, answers: Sequence[Answered]) -> SideFacts:
+    def _repeating(self, side: SideFacts, answers: Sequence[Answered], card: AdapterCard | None) -> SideFacts:
         """With the tokens that all of its prompts begin with; 0 with fewer than two different ones."""
         prompts = {answer.prompt for answer in answers}
         if len(prompts) < 2:
             return side
-        first, last = (encode(self._bases.tokenizer(), text) for text in (min(prompts), max(prompts)))
+        first, last = (encode(self._bases.tokenizer(card), text) for text in (min(prompts), max(prompts)))
         same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
         return replace(side, cached_tokens=sum(1 for _ in same))
 
@@ -312,6 +319,7 @@ class RecordMaker:
         self, request: VerdictRequest, measured: Sequence[Example], by_side: Sequence[AdapterCard | None]
     ) -> Facts:
         """measured: the rows that are judged by."""
+        by_side = [None if card is not None and card.is_base else card for card in by_side]
         cards = {card.id: card for card in by_side if card is not None}.values()
         runs = [_run(card) for card in cards]
         poor = 0.0
@@ -378,10 +386,11 @@ def _checks(request: VerdictRequest, known: Sequence[str]) -> list[Check]:
 
 
 def _facts_of(side: Side, card: AdapterCard | None) -> SideFacts:
-    docs = side.docs.name if side.docs else None
+    docs, other = side.docs.name if side.docs else None, card is not None and card.is_base
+    card = None if other else card
     described = (side.model, card.sha256 if card else None, side.shots, docs, side.system_prompt, side.format, None)
     kind: Rung = "documents" if side.docs else "few-shot" if side.shots else "base"
-    if side.is_remote:
+    if side.is_remote or other:
         kind = "larger-model"
     elif side.adapter:
         kind = "fine-tune+documents" if side.docs else "fine-tune"

@@ -218,8 +218,9 @@ class VerdictService:
             with_docs = [Side(adapter, name=f"{name} + documents", docs=docs)] if docs is not None else []
             sides += [Side(adapter, name=name), *with_docs]
         more = " + prompt" if prompt else ""
-        servers = self._answering.batches.endpoints.usable()
-        return (*sides, *(Side(PREFIX + one.name, prompt, name=one.name + more) for one in servers))
+        servers = [(PREFIX + one.name, one.name) for one in self._answering.batches.endpoints.usable()]
+        others = [(one.id, one.name) for one in self._bases.others()]
+        return (*sides, *(Side(model, prompt, name=name + more) for model, name in [*others, *servers]))
 
     # -- measuring -----------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from gzip import compress as gz
 
 import pyarrow
@@ -40,7 +41,7 @@ for path in sys.argv[2:]:
 """
 
 
-def sheet(rows):
+def sheet(rows: str) -> bytes:
     """A workbook whose one sheet holds this XML."""
     held = io.BytesIO()
     with (
@@ -56,20 +57,20 @@ def sheet(rows):
     return held.getvalue()
 
 
-def cell(place, text="x"):
+def cell(place: str, text: str = "x") -> str:
     return f'<c r="{place}" t="inlineStr"><is><t>{text}</t></is></c>'
 
 
-def far_row():
+def far_row() -> bytes:
     ends = (f'<row r="{row}">{cell(f"A{row}")}{cell(f"B{row}")}</row>' for row in (1, 20_000_000))
     return sheet("".join(ends))
 
 
-def last_column():
+def last_column() -> bytes:
     return sheet("".join(f'<row r="{row}">{cell(f"A{row}")}{cell(f"XFD{row}")}</row>' for row in range(1, 3000)))
 
 
-def repeated(columns, characters, *, store_schema):
+def repeated(columns: int, characters: int, *, store_schema: bool) -> bytes:
     """A thousand rows of one text, written once. With their schema the columns read back are dictionaries, which say
     little of their values."""
     places = pyarrow.array([0] * 1000, pyarrow.int32())
@@ -77,27 +78,27 @@ def repeated(columns, characters, *, store_schema):
     return parquet(store_schema=store_schema, **{f"c{n}": column for n in range(columns)})
 
 
-def nested_parquet():
+def nested_parquet() -> bytes:
     """One row of many structures that hold nothing: a few bytes of Arrow, gigabytes of Python."""
     many = 9_000_000
     inner = pyarrow.StructArray.from_arrays([pyarrow.nulls(many, pyarrow.int8())], ["a"])
     return parquet(prompt=pyarrow.ListArray.from_arrays([0, many], inner))
 
 
-def names(count):
+def names(count: int) -> str:
     return ",".join(f"c{n}" for n in range(count))
 
 
-def long_line():
+def long_line() -> bytes:
     return gz(b'{"a":[' + b"[]," * 9_000_000 + b'[]]}\n{"a":1}\n')
 
 
-def crossed():
+def crossed() -> str:
     return json.dumps({"a": dict.fromkeys(map(str, range(90_000)), 1)} | {f"c{n}": {"0": 1} for n in range(900)})
 
 
 ROWS, CELLS, WIDE = "the most that are read", "cells, the most that are read", "60,000 columns; at most 1000"
-BOMBS = {
+BOMBS: dict[str, tuple[Callable[[], str | bytes], str]] = {
     "far.xlsx": (far_row, "rows, the most that are read"),
     "wide.xlsx": (last_column, "16,384 columns; at most 1000"),
     "row.xlsx": (lambda: sheet('<row r="1">' + "<c/>" * 2_000_000 + "</row>"), "to unpack"),

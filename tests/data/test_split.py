@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from playground.data.check import check_file
-from playground.data.example import Message, Passage, Preference
+from playground.data.example import Example, Message, Passage, Preference
 from playground.data.split import (
     VERDICT_ROWS,
     Columns,
+    Parts,
     SplitBy,
     columns_of,
     hashes_of,
@@ -25,11 +26,11 @@ from tests.data.conftest import chat
 from tests.refused import refused
 
 
-def examples(*prompts):
+def examples(*prompts: str) -> list[Example]:
     return [chat(prompt, f"a{n}", row=n) for n, prompt in enumerate(prompts, 1)]
 
 
-def sizes(parts):
+def sizes(parts: Parts) -> tuple[int, int, int]:
     return len(parts.train), len(parts.validation), len(parts.test)
 
 

@@ -13,13 +13,15 @@ from safetensors.torch import load_file, save_file
 
 from playground.chat.batching import Asked, Chat, Written
 from playground.chat.compare import Side, Turn, all_replies, conversation, parse_side
+from playground.chat.replay import read_saved
 from playground.data.example import Example, Message
 from playground.data.render import encode, render_prompt
 from playground.engine.llama_memory import STEP
 from playground.engine.request import SEED_MAX, Sampling
 from playground.errors import NotFoundError, RunFailedError
 from playground.gpu.policy import CAPACITY
-from playground.models.bases import kv_bytes_per_token
+from playground.library.files import file_fingerprint
+from playground.models.memory import kv_bytes_per_token
 from playground.runs.service import TrainRequest
 from playground.services import Services, build_services
 from tests.engine.models import load_base, poison, said_by, save_adapter, with_adapter
@@ -246,7 +248,7 @@ def test_import_listing_training_exporting_and_comparing_say_the_same_of_an_adap
     services.bases.engine()
     (row,) = [row for row in services.adapters.list() if row.card.id == head]
     assert (row.usable, HEAD in row.reason) == (False, True)
-    assert head not in {card.id for card in services.completion.adapters()}
+    assert head not in {card.id for card in services.completion.models()}
     refused(HEAD, services.adapters.import_file, services.settings.adapters_dir / head)
     more = TrainRequest(rows_file, "more", steps=1, start=head, method="lora")
     refused(HEAD, services.training.start, more)
@@ -290,6 +292,66 @@ def test_models_that_do_not_fit_together_answer_one_after_another(services, tiny
     assert [one.state.completion_tokens for one in (first, second)] == [6, 6], (first.failure, second.failure)
     assert first.state.text == second.state.text
     tight.close()
+
+
+def test_another_base_answers_beside_the_one_in_use_with_a_template_tokenizer_and_stamp_of_its_own(services, qwen):
+    other = f"base:{qwen}"
+    sides = [Side("base"), Side(other, "Be brief."), Side(other, format="json")]
+    plain, told, held = replies = all_replies(services.compare, sides, ["Hello"], SHORT)
+    assert [one["side"] for one in replies] == ["base", "base:qwen + prompt", "base:qwen + form"]
+    fingerprint = file_fingerprint(qwen)
+    for one in (told, held):
+        assert {name: one["stamp"][name] for name in ("base", "base_name", "adapter", "rows")} == {
+            **{"base": fingerprint, "base_name": "qwen", "adapter": None, "rows": 2}
+        }
+    prompt = "[system]Be brief.<eos>[user]Hello<eos>[assistant]"
+    assert (told["stamp"]["prompt"]["text"], plain["stamp"]["rows"]) == (prompt, 1)
+    assert told["prompt_tokens"] == len(prompt) - 2 * (len("<eos>") - 1), "its tokens are bytes"
+    assert services.compare.prompt_tokens("Hello", other) == len("Hello") > services.compare.prompt_tokens("Hello")
+    assert {one.name for one in services.manager.residents()} == {services.bases.spec, other}
+    assert [card.id for card in services.completion.models()] == [other], (
+        "a folder that was asked is known from then on"
+    )
+    found = services.replay.again(read_saved(told)[0])
+    assert (found["same"], found["notes"]) == (True, [])
+    assert last(services.completion.complete(chat(model=other), "me"))[0].state.text
+    assert services.adapters.model(f"base:{services.bases.spec}") is None, "the base in use is no other one"
+    refused(f"There is: base, {other}", services.adapters.model, "base:owner/none")
+    refused("whoever runs this app", build_services(replace(services.settings, shared=True)).adapters.model, other)
+
+
+def test_a_base_that_cannot_be_loaded_or_does_not_fit_beside_fails_its_own_sides_alone(services, qwen, tmp_path):
+    broken = shutil.copytree(qwen, tmp_path / "broken")
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    bare = shutil.copytree(qwen, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*"))
+    sides = [Side("base"), Side(f"base:{broken}"), Side(f"base:{bare}"), Side(f"base:{qwen}")]
+    plain, cut, mute, other = last(services.compare.ask(sides, [[]] * 4, "Hello", SHORT))
+    assert (plain.error, other.error) == ("", "")
+    assert cut.error
+    assert "has no tokenizer" in mute.error
+    room = services.bases.resident()[1]
+    room += STEP * (kv_bytes_per_token(services.bases.folder(), 4) + kv_bytes_per_token(qwen, 4))
+    tight = build_services(replace(services.settings, home=tmp_path / "tight", budget_bytes=room))
+    first, second = last(tight.compare.ask([sides[0], sides[3]], [[]] * 2, "Hello", SHORT))
+    assert (first.text, second.text) == (plain.text, other.text), "one after another"
+    assert len(tight.manager.residents()) == 1
+
+
+def test_a_verdict_asks_another_base_as_a_larger_model_and_leaves_its_loss_and_forgetting_out(services, asked, qwen):
+    sides = (*asked.sides, Side(f"base:{qwen}", "Be glad.", 2, asked.file, "Other"))
+    view = last(services.verdicts.run(replace(asked, sides=sides, limit=4, forgetting=True, max_tokens=0)))
+    assert view.state == "DONE", view.error
+    assert [side["kind"] for side in view.record["sides"]] == ["base", "prompt", "larger-model"]
+    other = [row for row in services.verdicts.rows(view.id) if row["side"] == "Other"]
+    assert [row["loss"] for row in other] == [None] * 4
+    assert {row["stamp"]["base"] for row in other} == {file_fingerprint(qwen)}
+    assert {row["completion_tokens"] for row in other} == {24}, "as long as the references are in its own tokens"
+    assert view.record["sides"][2]["metrics"].keys() >= {"pass", "seconds"}
+    assert view.record["forgetting"] == {}
+    weak = next(guard["sentence"] for guard in view.record["guards"] if guard["name"] == "weak-base")
+    assert "Try a larger base: " in weak
+    assert " fits this device (" in weak
 
 
 def test_a_verdict_leaves_a_side_out_that_cannot_answer_and_judges_the_rest(services, asked):

@@ -22,7 +22,7 @@ from playground.gpu import device
 from playground.gpu.device import CpuDevice, Lanes, usable_cores
 from playground.gpu.manager import DeviceManager
 from playground.gpu.policy import threads_of
-from playground.models.bases import retried
+from playground.models.memory import retried
 from playground.runs.service import TrainRequest
 from playground.services import Services, build_services
 from playground.verdict.losses import ToScore
@@ -55,6 +55,10 @@ def test_a_run_takes_the_place_of_an_idle_base_and_the_base_comes_back(settings,
         services.training.cancel(run)
         assert answer.result(60) == before, "it came back by itself, and says the same"
     services.close()
+
+
+def test_who_leaves_in_mid_stream_gives_the_device_back(services):
+    torture.gone_away(services, 5)
 
 
 def test_everyone_at_once_is_answered_or_politely_refused(services):

@@ -1,6 +1,7 @@
 """Whole models beside the base: read in once, let go when memory is needed, and counted by what they take."""
 
 import json
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,15 +11,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from playground.errors import BaseUnavailableError
+from playground.errors import BaseUnavailableError, CancelledError
 from playground.gpu.device import CpuDevice, CudaDevice
 from playground.gpu.manager import DeviceManager
 from playground.jobs import Jobs
 from playground.library import bases
 from playground.library.bases import kind_of, resolve
-from playground.library.files import file_fingerprint
+from playground.library.files import file_fingerprint, sha256_of
 from playground.models.adapters import Residents
-from playground.models.bases import LOADED_FACTOR, BaseService, load_engine, loaded_bytes
+from playground.models.bases import BaseService, load_engine
+from playground.models.catalogue import known_bases, next_larger, offers
+from playground.models.memory import LOADED_FACTOR, loaded_bytes
 from playground.services import build_services
 from playground.settings import Settings
 from tests.library.conftest import adapter, base_shapes
@@ -109,7 +112,8 @@ def test_another_base_replaces_the_first_and_one_that_fails_leaves_it_or_lets_it
     services = request.getfixturevalue(room)
     services.bases.engine()
     spec, fingerprint = services.bases.spec, services.bases.resolve().fingerprint
-    state = chosen(services, copied(tiny_base, tmp_path / "broken", '{"model_type": "nonsense"}'))
+    wider = json.loads((tiny_base / "config.json").read_text()) | {"hidden_size": 128}
+    state = chosen(services, copied(tiny_base, tmp_path / "broken", json.dumps(wider)))
     assert (state.phase, state.spec, state.fingerprint, services.bases.spec) == ("ready", spec, fingerprint, spec)
     assert words in state.message
     assert (services.bases.loaded is None) == (room == "tight")
@@ -173,6 +177,152 @@ def test_an_old_bases_late_unload_leaves_the_new_one_loaded(settings, tmp_path, 
         unload()
     assert service.loaded is new
     assert (service.spec, new.loaded.model is None) == (other, False)
+
+
+def hub_with(folder, sha256=""):
+    """(path, range) -> what the hub answers for a repository of these files; weights come in pieces of 50,000 bytes."""
+
+    def say(path, start):
+        if path.startswith("/api/models/"):
+            about = [{"rfilename": one.name, "size": one.stat().st_size} for one in folder.iterdir()]
+            about += [
+                {"rfilename": name, "size": 9} for name in ("pytorch_model.bin", "x/a.json", "consolidated.safetensors")
+            ]
+            lfs = {"lfs": {"sha256": sha256}} if sha256 else {}
+            about = [one | (lfs if one["rfilename"] == "model.safetensors" else {}) for one in about]
+            return 200, {"sha": "abc", "siblings": about}
+        name = path.rpartition("/")[2]
+        data = (folder / name).read_bytes()[start:]
+        return (206 if start else 200), data[:50_000] if name.endswith(".safetensors") else data
+
+    return say
+
+
+@pytest.fixture
+def hub(server, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setenv("HF_TOKEN", "hf_mine")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+
+    def holds(folder, sha256=""):
+        say = hub_with(folder, sha256)
+        start = lambda: int(server.headers.get("range", "bytes=0-")[6:-1])  # noqa: E731
+        server.say = lambda path, body: say(path, start())
+        return server
+
+    return holds
+
+
+def test_a_base_comes_from_the_hub_small_files_first_and_goes_on_where_it_was_stopped(hub, tmp_path, tiny_base):
+    settings, told = Settings(home=tmp_path), []
+    whole = sum(file.stat().st_size for file in tiny_base.iterdir())
+
+    def stop_late(phase, done, total):
+        told.append((phase, done, total))
+        if done > whole - 30_000:
+            raise CancelledError("Stopped.")
+
+    server = hub(tiny_base, sha256_of([tiny_base / "model.safetensors"]))
+    refused("Stopped", resolve, "owner/name", settings, stop_late, error=CancelledError)
+    assert [name for _, name in bases.unfinished(settings)] == ["owner/name"]
+    asked = [path.rpartition("/")[2] for path, key, _ in server.asked if key == "Bearer hf_mine"]
+    assert asked.index("config.json") < asked.index("model.safetensors")
+    assert {*asked} == {"main", *(file.name for file in tiny_base.iterdir())}, "nothing else is fetched"
+    before = len(server.asked)
+    base = resolve("owner/name", settings)
+    assert [path.rpartition("/")[2] for path, _, _ in server.asked[before:]] == ["main", "model.safetensors"]
+    assert (base.fingerprint, bases.unfinished(settings)) == (file_fingerprint(tiny_base), [])
+    assert max(told)[2] == whole
+    assert resolve("owner/name", settings, offline=True) == base
+
+
+def test_what_the_hub_has_and_cannot_be_a_base_is_said_in_a_sentence(hub, tmp_path, tiny_base):
+    settings = Settings(home=tmp_path)
+    server = hub(tiny_base, "0" * 64)
+    unavailable("model.safetensors of owner/name arrived damaged", resolve, "owner/name", settings)
+    bert = Path(copied(tiny_base, tmp_path / "bert", '{"model_type": "nonsense", "auto_map": {"AutoModel": "x.py"}}'))
+    server = hub(bert)
+    unavailable("program code of its own, which is never run", resolve, "owner/bert", settings)
+    assert not [path for path, _, _ in server.asked if "bert/resolve" in path and path.endswith(".safetensors")]
+    for status, words in ((403, "owner/gate is gated: its terms are accepted once, at"), (404, "There is no model")):
+        server.say = lambda path, body, status=status: (status, {})
+        unavailable(words, resolve, "owner/gate", settings)
+    server.say = lambda path, body: (500, {})
+    unavailable("could not be fetched from the Hugging Face hub.*or name a local folder", resolve, "owner/x", settings)
+
+
+CHANGES = {
+    "has a damaged config.json": lambda folder: (folder / "config.json").write_text("{"),
+    "is a bert": lambda folder: (folder / "config.json").write_text('{"model_type": "bert"}'),
+    "has no tokenizer": lambda folder: [file.unlink() for file in folder.glob("tokenizer*")],
+    "has a damaged tokenizer.json": lambda folder: (folder / "tokenizer.json").write_text("{"),
+    "and a model that knows 7": lambda folder: (folder / "config.json").write_text(
+        '{"model_type": "llama", "vocab_size": 7}'
+    ),
+}
+
+
+@pytest.mark.parametrize("words", CHANGES)
+def test_a_folder_that_cannot_be_a_base_is_judged_when_it_is_looked_at(services, tiny_base, tmp_path, words):
+    folder = Path(copied(tiny_base, tmp_path / "other"))
+    CHANGES[words](folder)
+    found = services.bases.inspect(str(folder))
+    assert (found.fits, words in found.reason) == (False, True), found
+    refused(words, services.bases.choose, str(folder))
+
+
+def test_what_is_fetched_is_told_with_its_time_and_stopped_while_the_base_in_use_answers(hub, settings, tiny_base):
+    services = build_services(replace(settings, budget_bytes=10**12))
+    services.bases.engine()
+    server, seen = hub(tiny_base), []
+    say = server.say
+
+    def slow(path, body):
+        if path.endswith(".safetensors"):
+            seen.append(services.bases.state())
+            if len(seen) == 3:
+                services.bases.stop()
+        return say(path, body)
+
+    server.say = slow
+    state = chosen(services, "owner/name")
+    assert (state.phase, state.spec, services.bases.loaded is not None) == ("ready", settings.base, True)
+    assert state.message.startswith("Stopped. What has arrived is kept")
+    assert all(one.phase == "ready" for one in seen)
+    assert re.search(r"tiny answers meanwhile. owner/name: Fetching the base, \d+ of \d+ MB", seen[-1].message)
+    assert chosen(services, "owner/name").spec == "owner/name"
+    assert [card.id for card in services.bases.others()] == [f"base:{settings.base}"]
+    services.close()
+
+
+def test_known_bases_are_as_transformers_builds_them_by_their_numbers():
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    assert len({one.id for one in known_bases()}) == len(known_bases()) > 12
+    for one in known_bases():
+        sizes = {"hidden_size": one.hidden, "intermediate_size": one.intermediate, "num_hidden_layers": 2}
+        sizes |= {"num_attention_heads": one.heads, "num_key_value_heads": one.kv_heads, "head_dim": one.head_size}
+        sizes |= {"vocab_size": one.vocabulary, "tie_word_embeddings": one.tied, "pad_token_id": 0}
+        config = AutoConfig.for_model(one.family, **sizes, bos_token_id=1, eos_token_id=2)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        built = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+        assert replace(one, layers=2).shapes == built, one.id
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "cuda", "best", "too_large"),
+    [(8, False, "Qwen3-0.6B", "SmolLM3-3B"), (24, True, "Qwen3-8B", ""), (0.1, False, "", "smollm2-135m")],
+)
+def test_what_fits_a_device_best_is_marked_and_what_does_not_says_why(gigabytes, cuda, best, too_large):
+    found = offers(int(gigabytes * 1e9), cuda=cuda)
+    assert [one.known.parameters for one in found] == sorted(one.known.parameters for one in found)
+    assert [one.known.name for one in found if one.best] == [best] * bool(best)
+    assert next((one.known.name for one in found if not one.fits), "") == too_large
+    assert all("the budget is" in one.reason for one in found if not one.fits)
+    small, large = (next_larger(found, parameters) for parameters in (134_515_008, 10**11))
+    assert (small.known.name if small else "", large) == (best, None)
 
 
 class Card(CudaDevice):

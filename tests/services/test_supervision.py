@@ -4,6 +4,7 @@ hand. Real workers are killed in test_workers.py."""
 import signal
 from pathlib import Path
 from string import ascii_lowercase
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ from tests.services.conftest import FixedDevice, Workers, add, put_checkpoint
 RUN = "r1"
 
 
-def step(number):
+def step(number: int) -> tuple[str, dict[str, Any]]:
     return "step", {"step": number, "loss": 1.0, "tokens_per_s": 9.0, "seconds_left": 1.0}
 
 
@@ -30,15 +31,15 @@ def workers(tmp_path):
     return Workers(Settings(home=tmp_path / "home"))
 
 
-def service(workers):
+def service(workers: Workers) -> TrainingService:
     """As another process would have its own."""
-    nobody = None  # what plans a run is not asked
+    nobody: Any = None  # what plans a run is not asked
     manager, quota = DeviceManager(FixedDevice(100, 100)), Quota(workers.settings, nobody, nobody)
     store = RunStore(workers.settings.database)
     return TrainingService(workers.settings, store, manager, nobody, nobody, nobody, quota, workers, workers.clock)
 
 
-def queue(training, workers, run):
+def queue(training: TrainingService, workers: Workers, run: str) -> None:
     (workers.settings.runs_dir / run).mkdir(parents=True)
     (workers.settings.runs_dir / run / "run.json").write_text("{}")
     add(training.store, run, owner="local", steps=500, needs_bytes=10)
@@ -53,7 +54,7 @@ def training(workers):
     made.close()
 
 
-def begun(training, workers):
+def begun(training: TrainingService, workers: Workers) -> int:
     """As a supervisor does it. Returns the attempt."""
     attempt = training.store.begin(RUN, 1.0) or 0
     pid, since = workers.start_worker(workers.settings.runs_dir / RUN, Path("db"), attempt)
@@ -61,7 +62,7 @@ def begun(training, workers):
     return attempt
 
 
-def states(training, *runs):
+def states(training: TrainingService, *runs: str) -> list[str]:
     return [training.show(run).state for run in runs]
 
 
@@ -177,7 +178,7 @@ def test_a_worker_that_cannot_be_started_fails_its_run_and_holds_nothing(trainin
     assert states(training, RUN) == ["RUNNING"]
 
 
-def row(run, needs=10, state="QUEUED"):
+def row(run: str, needs: int = 10, state: str = "QUEUED") -> RunRow:
     return RunRow(run, "ann", run, "lora", state, 0.0, 1.0, 0, 10, None, None, None, None, None, 0, needs, {}, 1)
 
 
@@ -186,7 +187,7 @@ def manager():
     return DeviceManager(FixedDevice(), 100)
 
 
-def served(manager, asked, left):
+def served(manager: DeviceManager, asked: RunQueue, left: str) -> str:
     """Who is served, one after another, when the device comes free."""
     names = ""
     while here := [(name, lease) for name in left if (lease := asked.granted(name)) is not None]:

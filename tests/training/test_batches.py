@@ -2,6 +2,8 @@
 
 import random
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,7 +62,7 @@ def test_only_what_spares_enough_is_shared_and_never_a_prompt_s_last_token():
     assert objectives.shared_tokens([Rendered("", "", [1], [2]), Rendered("", "", [1], [3])]) == 0
 
 
-def batches(seed, epoch=0):
+def batches(seed: int, epoch: int = 0) -> list[list[int]]:
     sampler = objectives.Buckets(LENGTHS, 8, seed)
     sampler.set_epoch(epoch)
     order = list(sampler)
@@ -77,7 +79,7 @@ def test_padded_rows_come_once_an_epoch_and_the_same_again():
 def test_rows_of_a_batch_are_about_as_long_and_batches_come_in_random_order():
     *whole, last = batches(5)
 
-    def padding(some):
+    def padding(some: list[list[int]]) -> int:
         return sum(max(LENGTHS[row] for row in batch) - LENGTHS[row] for batch in some for row in batch)
 
     assert padding(whole) < 0.25 * padding([list(range(at, at + 8)) for at in range(0, 96, 8)])
@@ -86,11 +88,11 @@ def test_rows_of_a_batch_are_about_as_long_and_batches_come_in_random_order():
     assert len(last) == 103 % 8
 
 
-def rows(shared, rest):
+def rows(shared: int, rest: tuple[int, int]) -> list[Rendered]:
     """Four rows that begin with the same tokens; the second has a later turn that is not learned."""
     dice = random.Random(1)
 
-    def some(low, high):
+    def some(low: int, high: int) -> list[int]:
         return [dice.randrange(5, 400) for _ in range(dice.randint(low, high))]
 
     same = some(shared, shared)
@@ -99,18 +101,18 @@ def rows(shared, rest):
     ]
 
 
-def loaded(base, name):
+def loaded(base: Path, name: str) -> Any:
     return moved(load_for_training(base, get_method(name), 0 if name in ("ia3", "full") else 4, 1))
 
 
-def learned(model, batch):
+def learned(model: Any, batch: dict[str, Any]) -> tuple[float, dict[str, torch.Tensor]]:
     model.zero_grad()
     loss = answer_loss(model, batch)
     loss.backward()
     return float(loss.detach()), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def same(model, some):
+def same(model: Any, some: list[Rendered]) -> None:
     """The loss to 1e-6 of itself, gradients to 1e-5, against padded rows through Hugging Face's own modules."""
     assert fits(model)
     expected, gradients = learned(model, AnswerCollator(0)(some))
@@ -139,7 +141,7 @@ def test_what_packed_sequences_learn_is_the_same(tiny_base, name):
 def test_other_families(tmp_path, family, name):
     """Biases (Qwen 2), norms of queries and keys and heads of another width (Qwen 3), a head of its own."""
     torch.manual_seed(0)
-    own = {"qwen3": {"head_dim": 32}, "mistral": {"sliding_window": None}}.get(family, {})
+    own: dict[str, Any] = {"qwen3": {"head_dim": 32}, "mistral": {"sliding_window": None}}.get(family, {})
     sides = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2} | own
     config = AutoConfig.for_model(
         family, **sides, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=False, initializer_range=0.2
@@ -152,7 +154,7 @@ def test_other_models_train_on_padded_rows(tiny_base):
     for name in ("prefix", "prompt", "p-tuning", "p-tuning-v2"):
         model = load_for_training(tiny_base, get_method(name), 4, 1)
         assert isinstance(objectives.collator("sft", 0, model), AnswerCollator)
-    small = {"vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    small: dict[str, Any] = {"vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     assert not fits(AutoModelForCausalLM.from_config(GPT2Config(vocab_size=512, n_embd=64, n_layer=1, n_head=2)))
     slides = MistralConfig(**small, num_key_value_heads=2, intermediate_size=64, sliding_window=8)
     assert not fits(AutoModelForCausalLM.from_config(slides))

@@ -21,7 +21,7 @@ from playground.errors import AdapterError, InputError, NotFoundError
 from playground.library.card import AdapterCard
 from playground.methods import all_methods
 from playground.models.adapters import AdapterRow, Switch
-from playground.models.bases import BaseState
+from playground.models.bases import BaseChoice, BaseState
 from playground.models.endpoints import Endpoints
 from playground.runs.progress import RunView
 from playground.runs.service import Plan, Preset
@@ -69,12 +69,28 @@ def noted(name: str, answer: Any = None) -> Any:
 class FakeBases:
     def __init__(self) -> None:
         self.now = BaseState("ready", "smollm2-135m is ready", "smollm2-135m", fingerprint="3f9a7c21")
+        self.offered: tuple[Any, ...] = ()
+        self.stopped, self.spec = 0, "smollm2-135m"
+        self.beside: tuple[AdapterCard, ...] = ()
 
     def state(self) -> BaseState:
         return self.now
 
     def inspect(self, spec: str) -> Any:
+        if spec in [one.known.id for one in self.offered]:
+            return BaseChoice(spec, spec.rpartition("/")[2], "apache-2.0", 5, fits=True)
         raise InputError(f"{spec} is no base.")
+
+    def offers(self) -> tuple[Any, ...]:
+        return self.offered
+
+    def others(self) -> tuple[AdapterCard, ...]:
+        return self.beside
+
+    def stop(self) -> None:
+        self.stopped += 1
+
+    fetching = False
 
 
 TURN = (Message("user", "in"), Message("assistant", "out"))
@@ -191,7 +207,7 @@ class FakeCompare:
     def passes(self, check: str, text: str) -> bool:
         return text.endswith(check.partition(":")[2])
 
-    def prompt_tokens(self, text: str) -> int:
+    def prompt_tokens(self, text: str, model: str = "base") -> int:
         return len(text.split())
 
 

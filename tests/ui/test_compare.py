@@ -178,6 +178,14 @@ def test_shots_come_from_ids_never_from_paths(services):
     assert found == [None, services.data.folder / "rows.jsonl"]
 
 
+def test_another_base_is_offered_as_a_model_of_a_side(services, me):
+    services.bases.beside = (card("base:owner/large", name="owner/large", kind="base"),)
+    assert ("owner/large · another base", "base:owner/large") in side.model_choices(services, ())
+    setup = side.Setup("base:owner/large", "Be brief.")
+    assert side.name_of(setup, side.labels(services, me)) == "owner/large + prompt"
+    assert words.WHOLE_MODEL in side.switch_html(services, me, setup)
+
+
 def test_a_side_that_learned_becomes_its_adapter_when_the_run_ends(services, me):
     def offered(chosen: str) -> list[tuple[str, str]]:
         return side.with_chosen(services, me, side.model_choices(services, side.usable(services, me)), chosen)

@@ -6,6 +6,7 @@ from unittest.mock import create_autospec
 import pytest
 
 from playground.errors import BusyError, NotFoundError
+from playground.models.catalogue import offers
 from playground.storage import Freed, Item, StorageService
 from playground.ui import sidebar
 from tests.refused import refused
@@ -76,6 +77,21 @@ def test_a_kind_at_once_and_what_stays(stored, call, view):
     removed = call(sidebar.remove, view, asked=sidebar.EVERYTHING)[view.message]
     says(removed, "Removed: 1 run and 1 upload", "1 run is still stopping and goes as soon as it has.")
     assert "mine" not in removed["value"]
+
+
+def test_known_bases_are_listed_looked_at_and_a_download_is_stopped(services, call, whole):
+    view, names = whole.device, [one.known.id for one in offers(8_000_000_000, cuda=False)]
+    services.bases.offered = offers(8_000_000_000, cuda=False)
+    shown = call(sidebar.known, view)[view.known]
+    says(
+        shown, "Fits best here", "qwen-research", "gated", "fetches 1.2 GB", "on this machine", "Needs 14.1 GB to chat"
+    )
+    assert [name for name in names if f'data-id="{name}"' in shown] == names[:9], "what does not fit has no button"
+    looked = call(sidebar.look, view, picked="Qwen/Qwen3-0.6B")
+    says(looked[view.found], "Qwen3-0.6B")
+    assert looked[view.spec] == "Qwen/Qwen3-0.6B"
+    assert call(sidebar.stop, view)[view.stop]["visible"] is False
+    assert services.bases.stopped == 1
 
 
 def test_what_the_page_sends_is_not_trusted(stored, call, view):

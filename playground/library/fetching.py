@@ -1,0 +1,220 @@
+"""A base from the Hugging Face hub, and whether a folder can be one. The small files come first and are judged, then
+the weights; a download that was stopped goes on where it ended. Nothing of a model is ever run here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from playground.errors import AdapterError, BaseUnavailableError
+from playground.library.files import read_json, sha256_of
+from playground.library.safety import vocabulary_of
+from playground.plain import plain_number, plain_text
+from playground.settings import DEFAULT_BASE
+
+if TYPE_CHECKING:
+    import httpx
+
+HUB = "https://huggingface.co"
+REVISION = ".revision"
+"""What a download in part is of: files of two revisions are never mixed."""
+FILES = ("*.json", "*.safetensors", "tokenizer.model", "*.txt", "*.jinja", "LICENSE*", "README.md")
+SECOND_COPY = "consolidated*"
+"""The same weights for another program."""
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+CHUNK_BYTES, TIMEOUT_S = 1 << 20, 30.0
+Progress = Callable[[str, int, int], None]
+"""As in ``library.bases``."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+
+
+def unusable(folder: Path) -> str:
+    """Why a folder cannot be a base, as the end of a sentence that begins with its name; "" = nothing speaks against
+    it. Judged by its config and tokenizer; its weights are judged where they are read."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as WRITERS
+
+    try:
+        config = read_json((folder / "config.json").resolve())
+    except (AdapterError, OSError):
+        return "has a damaged config.json, or none. Fetch it again."
+    kind = plain_text(config.get("model_type"), 40)
+    if kind not in WRITERS:
+        own_code = "needs program code of its own, which is never run here" if config.get("auto_map") else ""
+        said = own_code or f"is a {kind or 'model without a model_type'}, which is no causal language model known here"
+        return f"{said}. Choose another base."
+    if not any((folder / name).is_file() for name in TOKENIZERS):
+        return f"has no tokenizer ({', '.join(TOKENIZERS[:2])}). Save it there with save_pretrained."
+    try:
+        words = vocabulary_of(folder) or {}
+    except AdapterError:
+        return "has a damaged tokenizer.json. Fetch it again."
+    text = config["text_config"] if isinstance(config.get("text_config"), Mapping) else config
+    rows, tokens = plain_number(text.get("vocab_size")), max(words.values(), default=-1) + 1
+    if rows and tokens > rows:
+        return f"has a tokenizer of {tokens} tokens, and a model that knows {int(rows)}. They do not belong together."
+    return ""
+
+
+def has_template(folder: Path) -> bool:
+    """Whether a base ships a chat template; without one its turns are written plainly."""
+    if (folder / "chat_template.jinja").is_file():
+        return True
+    with contextlib.suppress(AdapterError, OSError):
+        return bool(read_json((folder / "tokenizer_config.json").resolve()).get("chat_template"))
+    return False
+
+
+@dataclass(frozen=True)
+class _File:
+    name: str
+    bytes: int
+    sha256: str
+
+    @property
+    def is_heavy(self) -> bool:
+        return self.name.endswith(".safetensors")
+
+
+def fetch(spec: str, staging: Path, progress: Progress) -> None:
+    """Bring ``owner/name[@revision]`` into ``staging``, which keeps what has arrived when this fails or ``progress``
+    raises. Raises BaseUnavailableError."""
+    import httpx
+    from huggingface_hub import get_token
+
+    repo, _, revision = spec.partition("@")
+    hub, token = os.environ.get("HF_ENDPOINT", "").rstrip("/") or HUB, get_token()
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    progress("fetching", 0, 0)
+    try:
+        if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
+            raise httpx.ConnectError("HF_HUB_OFFLINE is set.")
+        with httpx.Client(headers=headers, timeout=TIMEOUT_S, follow_redirects=True) as client:
+            answer = client.get(f"{hub}/api/models/{repo}/revision/{revision or 'main'}", params={"blobs": "true"})
+            _refuse(answer, spec, bool(token))
+            about = answer.json()
+            files, commit = _files(about, spec), str(about.get("sha") or revision or "main")
+            _begin(staging, commit)
+            there = sum(_arrived(staging, one) for one in files)
+            if (missing := sum(one.bytes for one in files) - there) > (free := shutil.disk_usage(staging).free):
+                said = f"{spec} takes {missing / 1e9:.1f} GB more of disk; {free / 1e9:.1f} GB are free."
+                raise BaseUnavailableError(f"{said} Free some (Device panel, Storage).")
+            of = sum(one.bytes for one in files)
+            for one in sorted(files, key=lambda one: (one.is_heavy, one.name)):
+                if one.is_heavy and (why := unusable(staging)):
+                    shutil.rmtree(staging, ignore_errors=True)
+                    raise BaseUnavailableError(f"{spec} {why}")
+                before = sum(_arrived(staging, each) for each in files if each != one)
+                url = f"{hub}/{repo}/resolve/{commit}/{one.name}"
+                _download(client, url, staging, one, partial(_tell, progress, before, of))
+    except (httpx.HTTPError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        kept = " What has arrived is kept: choose it again, and it goes on." if _has_begun(staging) else ""
+        said = f"{spec} could not be fetched from the Hugging Face hub: {reason}{kept} Check the name and the network,"
+        instead = f"or use {DEFAULT_BASE}, or name a local folder: one that was copied from a machine with a network."
+        raise BaseUnavailableError(f"{said} {instead}") from error
+    progress("checking", 0, 0)
+    for one in files:
+        if one.sha256 and sha256_of([staging / one.name]) != one.sha256:
+            (staging / one.name).unlink()
+            raise BaseUnavailableError(f"{one.name} of {spec} arrived damaged. Choose it again: it is fetched anew.")
+    (staging / REVISION).unlink(missing_ok=True)
+
+
+def _refuse(answer: httpx.Response, spec: str, token: bool) -> None:
+    """Raises BaseUnavailableError for what the hub does not hand out, httpx.HTTPError for what else goes wrong."""
+    code, repo = answer.headers.get("X-Error-Code", ""), spec.partition("@")[0]
+    if code == "GatedRepo" or answer.status_code == 403:
+        mine = "the account of your token" if token else "your account, then set HF_TOKEN to a token of it"
+        said = f"{spec} is gated: its terms are accepted once, at {HUB}/{repo}, with {mine}"
+        raise BaseUnavailableError(f"{said}{' and start again' * (not token)}. Then choose it again.")
+    if answer.status_code in (401, 404):
+        private = "" if token else " If it is private, set HF_TOKEN to a token that may read it."
+        raise BaseUnavailableError(f"There is no model {spec} on the Hugging Face hub. Check its name.{private}")
+    answer.raise_for_status()
+
+
+def _files(about: Mapping[str, Any], spec: str) -> list[_File]:
+    """What is fetched of a repository: the files in its top folder that a base is made of."""
+    found = []
+    for one in about.get("siblings") or []:
+        name, lfs = str(one.get("rfilename")), one.get("lfs") or {}
+        wanted = any(fnmatch(name, pattern) for pattern in FILES) and not fnmatch(name, SECOND_COPY)
+        if wanted and _NAME.fullmatch(name):
+            size = plain_number(one.get("size")) or plain_number(lfs.get("size")) or 0
+            found.append(_File(name, int(size), plain_text(lfs.get("sha256"), 64)))
+    if not any(one.is_heavy for one in found):
+        said = f"{spec} has no .safetensors weights; other formats can run code and are not loaded."
+        raise BaseUnavailableError(f"{said} Choose another base.")
+    return found
+
+
+def _tell(progress: Progress, before: int, of: int, done: int) -> None:
+    progress("fetching", before + done, of)
+
+
+def _begin(staging: Path, commit: str) -> None:
+    """A folder for this revision; what is there of another one goes."""
+    mark = staging / REVISION
+    if not (mark.is_file() and mark.read_text() == commit):
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        mark.write_text(commit)
+
+
+def _has_begun(staging: Path) -> bool:
+    return any(file.name != REVISION and file.stat().st_size for file in staging.glob("*"))
+
+
+def _part(staging: Path, one: _File) -> Path:
+    return staging / f".{one.name}.part"
+
+
+def _arrived(staging: Path, one: _File) -> int:
+    """Bytes of a file that are there."""
+    places: Sequence[Path] = (staging / one.name, _part(staging, one))
+    return next((place.stat().st_size for place in places if place.is_file()), 0)
+
+
+def _download(client: httpx.Client, url: str, staging: Path, one: _File, tell: Callable[[int], None]) -> None:
+    """One file, from where it ended. A connection that breaks is taken up again as long as something arrives."""
+    import httpx
+
+    part = _part(staging, one)
+    while not (staging / one.name).is_file():
+        before = _arrived(staging, one)
+        try:
+            _go_on(client, url, part, tell)
+        except httpx.TransportError:
+            if _arrived(staging, one) == before:
+                raise
+            continue
+        if one.bytes and part.stat().st_size < one.bytes:
+            if part.stat().st_size == before:
+                raise httpx.ReadError(f"{one.name} ended early.")
+            continue
+        os.replace(part, staging / one.name)
+
+
+def _go_on(client: httpx.Client, url: str, part: Path, tell: Callable[[int], None]) -> None:
+    there = part.stat().st_size if part.is_file() else 0
+    # as it is: a range of what was compressed on the way would not fit what is there
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={there}-"} if there else {})
+    with client.stream("GET", url, headers=headers) as answer:
+        if there and answer.status_code == 416:  # it was whole already
+            return
+        answer.raise_for_status()
+        with part.open("ab" if answer.status_code == 206 else "wb") as file:
+            done = there if answer.status_code == 206 else 0
+            tell(done)
+            for chunk in answer.iter_bytes(CHUNK_BYTES):
+                file.write(chunk)
+                done += len(chunk)
+                tell(done)
