@@ -1,11 +1,13 @@
 """What every test may use: a home folder of its own, and a tiny random model that carries the first tokens of the
 default base's tokenizer."""
 
+import gc
 import json
 import os
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -16,20 +18,30 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: more thre
 from playground.library.bases import resolve
 from playground.settings import Settings
 
-FIRST = ("tests/e2e/test_journey.py", "tests/services/", "tests/cli/")
-"""What takes longest, so that no process ends with it while the other has nothing left to do; of the browser's files,
-of which each waits for the one before it, one comes first, one in the middle and one last."""
-
+FIRST = ("tests/e2e/", "tests/services/", "tests/training/", "tests/cli/", "tests/engine/")
+"""What takes longest, so that no process ends with it while the other has nothing left to do."""
 TOKENS = 4096
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    def order(item):
-        return [not item.nodeid.startswith(start) for start in FIRST], item.nodeid.startswith(
-            "tests/e2e/test_payloads.py"
-        )
+class Scheduling(LoadFileScheduling):
+    """A file to a process; the browser's files all to one: an app and a browser take more than a core already."""
 
-    items.sort(key=order)
+    def _split_scope(self, nodeid):
+        return "tests/e2e" if nodeid.startswith("tests/e2e/") else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: [not item.nodeid.startswith(start) for start in FIRST])
+
+
+def pytest_collection_finish(session):
+    """What is imported by now stays: an engine that is closed collects garbage, half a second each time otherwise."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_ignore_collect(collection_path, config):

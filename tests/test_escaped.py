@@ -5,12 +5,9 @@ import re
 
 from playground.report.charts import tag
 from playground.settings import PROJECT_ROOT
+from tests.test_layers import trees
 
 PLAYGROUND = PROJECT_ROOT / "playground"
-TREES = {
-    file.relative_to(PLAYGROUND).as_posix(): ast.parse(file.read_text(encoding="utf-8"))
-    for file in sorted(PLAYGROUND.rglob("*.py"))
-}
 TAG = re.compile(r"</[a-z]|<[a-z]\w*(\s|/?>)", re.IGNORECASE)
 WITH_TAGS = {
     "report/safe_html.py": "writes anew the tags that it lets through",
@@ -29,7 +26,11 @@ WITHOUT_ESCAPING = {
 """All that becomes ``Markup`` and is no constant, with the reason."""
 
 
-def strings(tree: ast.AST) -> list[str]:
+def parsed():
+    return {file.relative_to(PLAYGROUND).as_posix(): tree for file, tree in trees().items()}
+
+
+def strings(tree):
     """Every string of a file but its docstrings; an f-string is one, with ``x`` where it is filled."""
     apart = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     found = []
@@ -45,7 +46,7 @@ def test_no_string_outside_templates_holds_a_tag():
     """So no f-string, ``%``, ``+`` or ``format`` builds HTML."""
     for text in ("f'<b>{one}</b>'", "'<b>' + one", "'<td class=%s>' % one", "f'<{one}><{one}/>'", "'</p>'.join(one)"):
         assert any(map(TAG.search, strings(ast.parse(text)))), text
-    holding = {file: [one for one in strings(tree) if TAG.search(one)] for file, tree in TREES.items()}
+    holding = {file: [one for one in strings(tree) if TAG.search(one)] for file, tree in parsed().items()}
     assert len(holding) > 100
     assert {file: found for file, found in holding.items() if found and file not in WITH_TAGS} == {}
 
@@ -59,7 +60,7 @@ def test_templates_escape_and_say_where_they_do_not():
         unquoted = re.search(r"\s[\w-]+=\s*\{\{|<\s*/?\s*\{\{", text)
         assert not unquoted, f"{file}: a value outside quotes, or a tag's name"
     calls, environments = [], {}
-    nodes = [(file, node) for file, tree in TREES.items() for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    nodes = [(file, node) for file, tree in parsed().items() for node in ast.walk(tree) if isinstance(node, ast.Call)]
     for file, node in nodes:
         name = ast.unparse(node.func)
         if name in ("Markup", "markupsafe.Markup"):

@@ -21,11 +21,11 @@ KEYS = ["category", "product", "order_id", "urgency", "summary"]
 each_set = pytest.mark.parametrize("info", SETS, ids=[s["id"] for s in SETS])
 
 
-def rows(name: str) -> list[dict[str, str]]:
+def rows(name):
     return [json.loads(line) for line in (EXAMPLES / name).read_text(encoding="utf-8").splitlines()]
 
 
-def by_id(set_id: str) -> list[dict[str, str]]:
+def by_id(set_id):
     info = next(s for s in SETS if s["id"] == set_id)
     return rows(info["file"]) + rows(info["heldout"])
 
@@ -102,7 +102,7 @@ def test_the_system_prompt_tells_the_format_in_full(info):
 
 
 def test_heldout_patients_have_vitals_of_their_own():
-    def vitals(name: str) -> set[str]:
+    def vitals(name):
         return {row["completion"].split("/min")[0] for row in rows(name)}
 
     assert not vitals("hospital_reports.jsonl") & vitals("hospital_reports_heldout.jsonl")

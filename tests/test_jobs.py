@@ -5,18 +5,18 @@ from collections.abc import Callable
 import pytest
 
 from playground.errors import CancelledError, InputError, RunFailedError
-from playground.jobs import Job, Jobs, sentence
+from playground.jobs import Jobs, sentence
 from tests.refused import refused
 
 
 class Threads:
     """What was to run in another thread, until ``run``."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.now_s, self.waiting = 0.0, list[tuple[str, Callable[[], None]]]()
         self.jobs = Jobs(lambda: self.now_s, lambda run, name: self.waiting.append((name, run)))
 
-    def run(self) -> list[str]:
+    def run(self):
         """Everything that waits, and what follows from it; returns the names."""
         ran = []
         while self.waiting:
@@ -32,7 +32,7 @@ def threads():
 
 
 def test_a_job_is_live_until_its_work_has_ended(threads):
-    seen: list[bool] = []
+    seen = []
     job = threads.jobs.start("a", lambda job: seen.append(job.live), "The work")
     assert (job.live, threads.jobs.get("a"), threads.jobs.count("a"), job.wait(0)) == (True, job, 1, False)
     assert threads.run() == ["a"]
@@ -53,7 +53,7 @@ def test_a_key_is_taken_while_its_job_lives(threads):
 
 
 def test_jobs_of_one_turn_run_one_after_another(threads):
-    order: list[str] = []
+    order = []
     for key in ("a", "b", "c"):
         threads.jobs.start(key, lambda job: order.append(job.key), "The work", turn="ann")
     threads.jobs.start("d", lambda job: order.append(job.key), "The work", turn="bob")
@@ -63,9 +63,9 @@ def test_jobs_of_one_turn_run_one_after_another(threads):
 
 
 def test_one_that_is_stopped_before_its_turn_cleans_up_at_once(threads):
-    ended: list[str] = []
+    ended = []
 
-    def work(job: Job) -> None:
+    def work(job):
         try:
             job.check("Stopped before it began.")
         finally:
@@ -91,7 +91,7 @@ FAILURES = [
 
 @pytest.mark.parametrize(("error", "words", "failed"), FAILURES)
 def test_a_failure_is_a_sentence_and_the_next_one_runs(threads, error, words, failed):
-    def work(job: Job) -> None:
+    def work(job):
         raise error
 
     job = threads.jobs.start("a", work, "The work", turn="ann")
@@ -134,7 +134,7 @@ def test_to_follow_is_to_own(threads):
 def test_closing_stops_all_and_waits_for_those_that_look():
     jobs = Jobs()
     look = jobs.start("a", lambda job: job.pause(60) and job.check(), "The work")
-    closed: list[bool] = []
+    closed = []
     never = jobs.start("b", lambda job: closed.append(job.pause(60)), "The work", interruptible=False)
     jobs.close()
     assert (look.live, look.error) == (False, "Stopped.")

@@ -2,6 +2,7 @@
 it."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,16 +25,19 @@ HEAVY = {
 """What a layer may not import at all (gpu and library may import torch inside a function)."""
 
 
-TREES = {path: ast.parse(path.read_text()) for path in sorted((ROOT / "playground").rglob("*.py"))}
+@cache
+def trees():
+    """Every file of the package, parsed: seconds, which no process spends that only collects."""
+    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "playground").rglob("*.py"))}
 
 
-def layer_of(path: Path) -> str:
+def layer_of(path):
     return path.relative_to(ROOT / "playground").parts[0].removesuffix(".py")
 
 
-def imports(path: Path) -> set[str]:
+def imports(path):
     found = set()
-    for node in ast.walk(TREES[path]):
+    for node in ast.walk(trees()[path]):
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.add(node.module)
         elif isinstance(node, ast.Import):
@@ -41,7 +45,7 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def goes_up(mine: str, other: str) -> bool:
+def goes_up(mine, other):
     if mine == "__main__":
         return False
     if mine in GROUND or other in GROUND:
@@ -50,20 +54,22 @@ def goes_up(mine: str, other: str) -> bool:
 
 
 def test_imports_go_down_only():
-    ours = [(path, name.split(".")) for path in TREES for name in sorted(imports(path))]
+    ours = [(path, name.split(".")) for path in trees() for name in sorted(imports(path))]
     pairs = [(path, parts[1]) for path, parts in ours if parts[0] == "playground" and len(parts) > 1]
     assert len(pairs) > 500
     assert [f"{path} imports {other}" for path, other in pairs if goes_up(layer_of(path), other)] == []
 
 
 def test_light_layers_stay_light():
-    heavy = {path: {name.split(".")[0] for name in imports(path)} & HEAVY.get(layer_of(path), set()) for path in TREES}
+    heavy = {
+        path: {name.split(".")[0] for name in imports(path)} & HEAVY.get(layer_of(path), set()) for path in trees()
+    }
     assert {path: names for path, names in heavy.items() if names} == {}
 
 
 def test_no_remote_code_and_no_pickle():
     loaders = {("torch", "load"), ("pickle", "load"), ("pickle", "loads")}
-    for path, tree in TREES.items():
+    for path, tree in trees().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
                 assert isinstance(node.value, ast.Constant), path

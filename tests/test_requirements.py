@@ -5,7 +5,6 @@ import re
 import tomllib
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -13,11 +12,11 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
-LISTED: list[dict[str, Any]] = tomllib.loads((ROOT / "tests" / "advisories.toml").read_text())["advisory"]
+LISTED = tomllib.loads((ROOT / "tests" / "advisories.toml").read_text())["advisory"]
 OPEN = [one for one in LISTED if "accepted" not in one]
 
 
-def required(name: str) -> dict[str, Requirement]:
+def required(name):
     """A file's own lines, by package."""
     lines = [line.partition("#")[0].strip() for line in (ROOT / name).read_text(encoding="utf-8").splitlines()]
     found = [Requirement(line) for line in lines if line and not line.startswith("-")]
@@ -27,9 +26,9 @@ def required(name: str) -> dict[str, Requirement]:
 REQUIRED = required("requirements.txt") | required("requirements-dev.txt")
 
 
-def installed() -> dict[str, Version]:
+def installed():
     """What this project's requirements have brought in here, and what those brought in, by package."""
-    found, waiting = dict[str, Version](), [*REQUIRED.values()]
+    found, waiting = {}, [*REQUIRED.values()]
     while waiting:
         one = waiting.pop()
         name = canonicalize_name(one.name)
@@ -44,7 +43,7 @@ def installed() -> dict[str, Version]:
     return found
 
 
-def holes(versions: dict[str, Version]) -> list[str]:
+def holes(versions):
     there = [(one, versions.get(canonicalize_name(one["package"]))) for one in OPEN]
     return [
         f"{one['package']} {version}: {one['id']}, affected {one['affected']}"

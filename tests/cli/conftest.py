@@ -1,8 +1,11 @@
 import json
+from functools import partial
 
 import pytest
 
 from playground.cli.main import main
+from playground.services import build_services
+from tests.services.forked import ForkedGPU
 
 
 @pytest.fixture
@@ -18,6 +21,13 @@ def call(settings, monkeypatch, capsys):
         return code, json.loads(out.splitlines()[-1]), err
 
     return run
+
+
+@pytest.fixture
+def forks(monkeypatch):
+    """Runs are forks: a worker of its own takes seconds to import its libraries."""
+    forking = partial(build_services, zero=ForkedGPU(replies=False))
+    monkeypatch.setattr("playground.cli.common.build_services", forking)
 
 
 @pytest.fixture

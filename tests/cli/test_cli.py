@@ -45,6 +45,7 @@ def test_another_base_is_a_side_of_a_comparison_and_of_a_verdict(done, rows_file
     assert {one["side"]: one["rung"] for one in found["ladder"]} == {"base": "base", "Other": "larger-model"}
 
 
+@pytest.mark.usefixtures("forks")
 def test_train_list_compare_export_import_remove(call, done, rows_file, tmp_path):
     words = ("--steps", 4, "--batch-size", 4, "--name", "First one", "--rank", 2)
     code, trained, progress = call("train", rows_file, *words)
@@ -76,6 +77,7 @@ def test_train_list_compare_export_import_remove(call, done, rows_file, tmp_path
     assert imported["rank"] == 2
 
 
+@pytest.mark.usefixtures("forks")
 def test_several_seeds_are_runs_on_the_same_rows_and_names_tell_them_apart(call, done, rows_file, settings):
     words = ("--steps", 4, "--batch-size", 4, "--rank", 2, "--name", "First one", "--seed", 3)
     found = done("train", rows_file, *words, "--seeds", 2)

@@ -2,12 +2,11 @@
 
 import json
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
+import pytest
+
 from playground.evaluation.forgetting import material
-from playground.services import build_services
-from tests.services.forked import ForkedGPU
 
 
 def test_verdict(done, rows_file, tmp_path):
@@ -59,10 +58,8 @@ def test_bench(done, rows_file, tmp_path):
     assert found["best"]["sentence"].startswith("The best of 4 (2 prompts, with 0 or 1 shots) on 2 validation rows: ")
 
 
+@pytest.mark.usefixtures("forks")
 def test_a_race_from_start_to_table_and_again_later(call, rows_file, monkeypatch):
-    """Its runs are forks: a worker of its own takes seconds to import its libraries."""
-    forking = partial(build_services, zero=ForkedGPU(replies=False))
-    monkeypatch.setattr("playground.cli.common.build_services", forking)
     few = replace(material(), texts=material().texts[:2], questions=material().questions[:2])
     monkeypatch.setattr("playground.verdict.losses.material", lambda: few)  # the whole text takes half a minute
     words = ("--methods", "ia3,lora", "--steps", 1, "--batch-size", 4, "--check", "contains:gladly", "--name", "Two")

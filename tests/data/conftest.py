@@ -5,7 +5,6 @@ import json
 import tomllib
 from array import array
 from pathlib import Path
-from typing import Any
 
 import openpyxl
 import pyarrow
@@ -21,7 +20,7 @@ from playground.data.token_counts import TokenReport
 OBJECTIVES = {each.name: each.objective for each in FORMATS} | {"instruction": "sft"}
 
 
-def cases(name: str) -> dict[str, Any]:
+def cases(name):
     """A file of tables beside the tests."""
     return tomllib.loads(Path(__file__).with_name(f"{name}.toml").read_text(encoding="utf-8"))
 
@@ -32,7 +31,7 @@ def tokenizer(tiny_base):
     return load_tokenizer(tiny_base)
 
 
-def put(folder: Path, name: str, content: Any) -> Path:
+def put(folder, name, content):
     """A file of this name. content: bytes, text, or what makes them."""
     path = folder / name
     content = content() if callable(content) else content
@@ -40,20 +39,20 @@ def put(folder: Path, name: str, content: Any) -> Path:
     return path
 
 
-def lines(*rows: Any) -> str:
+def lines(*rows):
     """JSONL; a row that is text already stays as it is."""
     return "\n".join(row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows)
 
 
-def jsonl(folder: Path, *rows: Any) -> Path:
+def jsonl(folder, *rows):
     return put(folder, "rows.jsonl", lines(*rows))
 
 
-def pair(words: int, answer: int, **more: str) -> dict[str, str]:
+def pair(words, answer, **more):
     return {"prompt": "p " * words, "completion": "a " * answer, **more}
 
 
-def book(*rows: list[Any]) -> bytes:
+def book(*rows):
     held = openpyxl.Workbook()
     for row in rows:
         held.active.append(row)
@@ -62,19 +61,19 @@ def book(*rows: list[Any]) -> bytes:
     return out.getvalue()
 
 
-def parquet(*, store_schema: bool = True, **columns: Any) -> bytes:
+def parquet(*, store_schema=True, **columns):
     out = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.table(columns), out, store_schema=store_schema)
     return out.getvalue()
 
 
-def chat(*contents: str, row: int = 1, system: str = "") -> Example:
+def chat(*contents, row=1, system=""):
     """The user's turn and the assistant's, and so on, after a system prompt if there is one."""
     turns = (Message(("user", "assistant")[place % 2], text) for place, text in enumerate(contents))
     return Example((*([Message("system", system)] if system else []), *turns), row)
 
 
-def usable(*rows: Any, **more: Any) -> Checked:
+def usable(*rows, **more):
     """What a check finds in these rows."""
     kinds = {Example: "sft", Preference: "preference", Judged: "unpaired_preference", Passage: "text"}
     objective = kinds[type(rows[0])]
@@ -82,7 +81,7 @@ def usable(*rows: Any, **more: Any) -> Checked:
     return Checked("any", objective, len(rows), rows if sft else (), others=() if sft else rows, **more)
 
 
-def lengths(*rows: tuple[int, int], limit: int = 100, packed: bool = False) -> TokenReport:
+def lengths(*rows, limit=100, packed=False):
     """Rows of so many tokens of prompt and answer."""
     prompts, answers = array("L", [p for p, _ in rows]), array("L", [a for _, a in rows])
     return TokenReport(array("L", range(1, len(rows) + 1)), prompts, answers, limit, packed)
@@ -94,11 +93,11 @@ class Words:
     eos_token = "<e>"
     chat_template = "its own"
 
-    def apply_chat_template(self, messages: list[dict[str, str]], **options: Any) -> str:
+    def apply_chat_template(self, messages, **options):
         if messages[0]["content"].startswith("refused"):  # also where it is joined to the first question
             raise TemplateError("System role not supported")
         text = "".join(f"{m['role']}: {m['content']} " + ("<e> " if m["role"] == "assistant" else "") for m in messages)
         return text + ("assistant: " if options["add_generation_prompt"] else "")
 
-    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+    def __call__(self, text, **_):
         return {"input_ids": [len(word) for word in text.split()]}

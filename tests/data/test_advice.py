@@ -3,7 +3,6 @@
 import random
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,27 +18,27 @@ broke arrived rattled vanished cracked leaked faded wobbled jammed squeaked peel
 """
 
 
-def prose(seed: int, words: int = 14) -> str:
+def prose(seed, words=14):
     chance = random.Random(seed)
     return " ".join(chance.choice(WORDS.split()) for _ in range(words))
 
 
-def rows(count: int = 60, *pairs: tuple[str, str], **more: Any) -> Checked:
+def rows(count=60, *pairs, **more):
     """Good rows (different questions, different answers, one language) and then these pairs."""
     every = [*((prose(at), prose(at + 10_000)) for at in range(count)), *pairs]
     return usable(*(chat(*pair, row=row) for row, pair in enumerate(every, 1)), **more)
 
 
-def labelled(*answers: str, **more: Any) -> Checked:
+def labelled(*answers, **more):
     return rows(0, *((prose(at), answer) for at, answer in enumerate(answers)), **more)
 
 
-def judged(good: int, bad: int) -> Checked:
+def judged(good, bad):
     asked = enumerate(((Message("user", prose(at)),) for at in range(good + bad)), 1)
     return usable(*(Judged(prompt, prose(row + 900), row <= good, row) for row, prompt in asked))
 
 
-def systems(*each: str) -> Checked:
+def systems(*each):
     """Good rows with these system prompts; none for an empty text."""
     return usable(*(chat(prose(row), prose(row + 500), row=row, system=text) for row, text in enumerate(each, 1)))
 
@@ -54,7 +53,7 @@ GAPS = rows(60, ("one", "N/A"), ("two", " todo "), ("three", "-"))
 LEAK = rows(60, ("Copy: It leaks from the lid. Thanks", "it leaks  from the lid."))
 CYRILLIC = rows(60, ("Translate it", "Он сломался вчера"), ("Again", "Это не работает"))
 BRIEF = ["Be brief."] * 58
-SAID: list[tuple[str, Checked, tuple[int, ...], str, str]] = [
+SAID = [
     *(("few", rows(count), (), "warn" if count < 10 else "note", f" {count} row") for count in (1, 9, 10, 49)),
     ("dominant", DOMINANT, tuple(range(1, 51)), "warn", "'bill' is the answer in 70 of 100 rows (70%)"),
     ("dominant", judged(58, 2), (), "warn", "58 of 60 answers are labelled good"),
@@ -184,7 +183,7 @@ def test_what_is_near():
 
 
 def test_near_duplicates_are_found_in_a_time_that_grows_with_the_rows():
-    def seconds(count: int) -> float:
+    def seconds(count):
         text = "Dear team, my order {} has not come yet, please look into it and tell me {}"
         texts = [text.format(prose(at, 3), prose(at, 2)) for at in range(count)]
         start = time.process_time()

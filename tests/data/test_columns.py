@@ -2,13 +2,12 @@
 
 import json
 from dataclasses import asdict
-from typing import Any
 
 import pytest
 
 from playground.data.check import Part, validate
 from playground.data.columns import Shape, detect
-from playground.data.example import Checked, Judged, Passage, Preference
+from playground.data.example import Judged, Passage, Preference
 from playground.data.records import Progress, Records
 from tests.data.conftest import OBJECTIVES, cases
 from tests.refused import refused
@@ -16,7 +15,7 @@ from tests.refused import refused
 CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
 
 
-def table(**columns: Any) -> Records:
+def table(**columns):
     """Three rows; a column is one value for all, or a list of three."""
     rows = [
         {
@@ -76,7 +75,7 @@ ROLES = {
 U, A, S = (lambda text, role=role: {"role": role, "content": text} for role in ("user", "assistant", "system"))
 
 
-def check(kind: str, *rows: Any) -> Checked:
+def check(kind, *rows):
     shape = Shape(kind, OBJECTIVES[kind], {role: role for role in ROLES[kind]})
     found = validate([Part("rows", Records(ROLES[kind], [*enumerate(rows, 1)], ()), shape)], Progress(None))
     assert found.good + len(found.bad) == len(rows)
@@ -84,7 +83,7 @@ def check(kind: str, *rows: Any) -> Checked:
     return found
 
 
-def written(checked: Checked) -> list[list[dict[str, str]]]:
+def written(checked):
     return [[asdict(turn) for turn in row.messages] for row in checked.examples]
 
 

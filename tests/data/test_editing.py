@@ -4,7 +4,6 @@ import csv
 import io
 import json
 from dataclasses import asdict
-from typing import Any
 
 import pytest
 
@@ -18,13 +17,13 @@ from tests.data.conftest import Words, jsonl, pair, put, usable
 HOSTILE = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "  =1", "＝1", '=HYPERLINK("http://x","y")']
 
 
-def table(text: str) -> list[list[str]]:
+def table(text):
     assert text.startswith(BOM)
     return list(csv.reader(io.StringIO(text.removeprefix(BOM), newline="")))
 
 
 def test_rows_reasons_and_what_they_hold_of_several_files_and_of_what_is_too_long(tmp_path):
-    held: dict[int, Any] = {2: {"completion": "x", "prompt": None, "n": 5, "m": [1, {"b": "ü"}]}, 3: {"n": True}}
+    held = {2: {"completion": "x", "prompt": None, "n": 5, "m": [1, {"b": "ü"}]}, 3: {"n": True}}
     held[9] = {"m": "\ud800", "n": "nul\0", "prompt": 1.5}
     bad = (BadRow(2, "no prompt", "Write one."), BadRow(3, "not valid JSON", "Mend it."), BadRow(9, "gone", "Look."))
     found = table(bad_rows_csv(Checked("chat", "sft", 9, (), bad, columns=("prompt", "completion", "n")), None, held))
@@ -58,7 +57,7 @@ def test_no_cell_is_a_formula(hostile):
 ASKED = (Message("system", "Be brief."), Message("user", "What [{'role': 'x'}] is it?"))
 TEXT = 'Line one\r\n\n"quoted"\u2028 next \x85 ü 日本 🙂 [{"role": "user", "content": "x"}]'
 CHAT = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"), Message("assistant", " d "))
-ROUND: dict[str, tuple[Any, ...]] = {
+ROUND = {
     "sft": (Example((*ASKED, Message("assistant", TEXT)), 1), Example(CHAT, 2)),
     "preference": (Preference(ASKED, json.dumps([asdict(CHAT[1])]), TEXT, 1), Preference(ASKED[1:], "yes", "no", 2)),
     "unpaired_preference": (Judged(ASKED, TEXT, True, 1), Judged(ASKED[1:], "no", False, 2)),

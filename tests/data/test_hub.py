@@ -2,8 +2,6 @@
 be read."""
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -39,7 +37,7 @@ def folder(tmp_path, monkeypatch):
     return root
 
 
-def written(text: str, folder: Path, limit_bytes: int = 1_000_000) -> list[dict[str, Any]]:
+def written(text, folder, limit_bytes=1_000_000):
     dataset = parse_dataset(text)
     assert dataset is not None
     count = write_dataset(dataset, folder / "out.jsonl", limit_bytes)

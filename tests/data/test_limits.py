@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from gzip import compress as gz
 
 import pyarrow
@@ -41,7 +40,7 @@ for path in sys.argv[2:]:
 """
 
 
-def sheet(rows: str) -> bytes:
+def sheet(rows):
     """A workbook whose one sheet holds this XML."""
     held = io.BytesIO()
     with (
@@ -57,20 +56,20 @@ def sheet(rows: str) -> bytes:
     return held.getvalue()
 
 
-def cell(place: str, text: str = "x") -> str:
+def cell(place, text="x"):
     return f'<c r="{place}" t="inlineStr"><is><t>{text}</t></is></c>'
 
 
-def far_row() -> bytes:
+def far_row():
     ends = (f'<row r="{row}">{cell(f"A{row}")}{cell(f"B{row}")}</row>' for row in (1, 20_000_000))
     return sheet("".join(ends))
 
 
-def last_column() -> bytes:
+def last_column():
     return sheet("".join(f'<row r="{row}">{cell(f"A{row}")}{cell(f"XFD{row}")}</row>' for row in range(1, 3000)))
 
 
-def repeated(columns: int, characters: int, *, store_schema: bool) -> bytes:
+def repeated(columns, characters, *, store_schema):
     """A thousand rows of one text, written once. With their schema the columns read back are dictionaries, which say
     little of their values."""
     places = pyarrow.array([0] * 1000, pyarrow.int32())
@@ -78,27 +77,27 @@ def repeated(columns: int, characters: int, *, store_schema: bool) -> bytes:
     return parquet(store_schema=store_schema, **{f"c{n}": column for n in range(columns)})
 
 
-def nested_parquet() -> bytes:
+def nested_parquet():
     """One row of many structures that hold nothing: a few bytes of Arrow, gigabytes of Python."""
     many = 9_000_000
     inner = pyarrow.StructArray.from_arrays([pyarrow.nulls(many, pyarrow.int8())], ["a"])
     return parquet(prompt=pyarrow.ListArray.from_arrays([0, many], inner))
 
 
-def names(count: int) -> str:
+def names(count):
     return ",".join(f"c{n}" for n in range(count))
 
 
-def long_line() -> bytes:
+def long_line():
     return gz(b'{"a":[' + b"[]," * 9_000_000 + b'[]]}\n{"a":1}\n')
 
 
-def crossed() -> str:
+def crossed():
     return json.dumps({"a": dict.fromkeys(map(str, range(90_000)), 1)} | {f"c{n}": {"0": 1} for n in range(900)})
 
 
 ROWS, CELLS, WIDE = "the most that are read", "cells, the most that are read", "60,000 columns; at most 1000"
-BOMBS: dict[str, tuple[Callable[[], str | bytes], str]] = {
+BOMBS = {
     "far.xlsx": (far_row, "rows, the most that are read"),
     "wide.xlsx": (last_column, "16,384 columns; at most 1000"),
     "row.xlsx": (lambda: sheet('<row r="1">' + "<c/>" * 2_000_000 + "</row>"), "to unpack"),

@@ -3,7 +3,6 @@
 import gzip
 import json
 import time
-from typing import Any
 
 import openpyxl
 import pytest
@@ -18,7 +17,7 @@ LIMIT = 256 * MEBI
 PAIR = [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "d"}]
 CASES = cases("read")
 TABLE = "prompt,completion\na,b\nc,d\n"
-SAME: dict[str, str | bytes] = CASES["same"] | {
+SAME = CASES["same"] | {
     "utf16.csv": TABLE.encode("utf-16"),
     "utf16_no_mark.csv": TABLE.encode("utf-16-le"),
     "utf16_be.csv": TABLE.encode("utf-16-be"),
@@ -68,7 +67,7 @@ def test_a_codec_from_before_unicode_is_known_by_its_letters(name, text, tmp_pat
     assert rows == text.splitlines()[1:]
 
 
-BROKEN: dict[str, dict[str, Any]] = CASES["broken"] | {
+BROKEN = CASES["broken"] | {
     "deep.jsonl": {"text": "[" * 200_000 + '\n{"a": 1}\n{"a": 2}\n', "broken": [1], "rows": 3},
     "digits.jsonl": {"text": '{"a": ' + "9" * 5000 + '}\n{"a": 2}\n', "broken": [1], "rows": 2},
 }

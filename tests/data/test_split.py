@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 
 from playground.data.check import check_file
-from playground.data.example import Example, Message, Passage, Preference
+from playground.data.example import Message, Passage, Preference
 from playground.data.split import (
     VERDICT_ROWS,
     Columns,
-    Parts,
     SplitBy,
     columns_of,
     hashes_of,
@@ -26,11 +25,11 @@ from tests.data.conftest import chat
 from tests.refused import refused
 
 
-def examples(*prompts: str) -> list[Example]:
+def examples(*prompts):
     return [chat(prompt, f"a{n}", row=n) for n, prompt in enumerate(prompts, 1)]
 
 
-def sizes(parts: Parts) -> tuple[int, int, int]:
+def sizes(parts):
     return len(parts.train), len(parts.validation), len(parts.test)
 
 

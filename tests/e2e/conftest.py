@@ -7,14 +7,12 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
 from playground.settings import PROJECT_ROOT
 
@@ -31,12 +29,12 @@ class App:
     process: Any
     log: Path
 
-    def stop(self, hard: bool = False) -> None:
+    def stop(self, hard=False):
         self.process.kill() if hard else self.process.terminate()
         self.process.wait(30)
 
 
-def start_app(home: Path, log: Path, base: Path | None = None) -> App:
+def start_app(home, log, base=None):
     """``python app.py`` on a free port; returns when the page answers. base: a folder in place of the default base."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -58,16 +56,8 @@ def start_app(home: Path, log: Path, base: Path | None = None) -> App:
             time.sleep(0.2)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_file_at_a_time(tmp_path_factory):
-    """Each trains or decodes for real; two beside each other, in two processes of pytest-xdist, would only take
-    longer."""
-    with FileLock(tmp_path_factory.getbasetemp().parent / "e2e.lock"):
-        yield
-
-
 @contextmanager
-def running(home: Path, base: Path | None = None) -> Iterator[App]:
+def running(home, base=None):
     """An app that is stopped at the end, without an unexpected error in its log."""
     app = start_app(home, home.parent / "app.log", base)
     yield app
@@ -84,7 +74,7 @@ def app(real_base, tmp_path_factory):
         yield app
 
 
-def launch(chromium: Any, *more: str) -> Any:
+def launch(chromium, *more):
     return chromium.launch(executable_path=CHROMIUM, args=[*ARGUMENTS, *more])
 
 
@@ -104,9 +94,7 @@ def browser():
 
 
 @contextmanager
-def visit(
-    browser: Any, app: App, width: int = 1280, before: Callable[[Any], None] = lambda page: None
-) -> Iterator[Any]:
+def visit(browser, app, width=1280, before=lambda page: None):
     """A fresh visitor on the page, with the base ready. width: in pixels. before: called before the page is opened."""
     context = browser.new_context(viewport={"width": width, "height": 860}, reduced_motion="reduce")
     page = context.new_page()
@@ -126,38 +114,38 @@ def page(app, browser):
         yield page
 
 
-def tab(page: Any, name: str) -> None:
+def tab(page, name):
     page.get_by_role("tab", name=name).click()
 
 
-def press(page: Any, name: str, exact: bool = False) -> None:
+def press(page, name, exact=False):
     page.get_by_role("button", name=name, exact=exact).click()
 
 
-def unfold(page: Any, label: str) -> None:
+def unfold(page, label):
     page.locator("button.label-wrap", has_text=label).click()
 
 
-def sees(page: Any, *texts: str, timeout: float | None = None) -> None:
+def sees(page, *texts, timeout=None):
     """Waits until each text is there."""
     for text in texts:
         page.get_by_text(text).first.wait_for(timeout=timeout)
 
 
-def set_steps(page: Any, steps: int) -> None:
+def set_steps(page, steps):
     unfold(page, "Everything else")
     box = page.get_by_role("spinbutton", name="Steps", exact=True)
     box.fill(str(steps))
     box.blur()
 
 
-def upload(page: Any, file: Path, *says: str) -> None:
+def upload(page, file, *says):
     """Drops the file on the Train tab, and waits for what is said of it."""
     tab(page, "Train")
     page.locator(".drop input[type=file]").set_input_files(str(file))
     sees(page, *says)
 
 
-def examples(count: int, name: str = "hospital_reports") -> list[str]:
+def examples(count, name="hospital_reports"):
     """The first lines of a shipped set."""
     return (PROJECT_ROOT / "examples" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()[:count]

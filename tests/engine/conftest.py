@@ -1,6 +1,3 @@
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 
@@ -22,7 +19,7 @@ def base(tmp_path_factory):
 def make_lora(tiny_base, tmp_path_factory):
     """(seed, rank, base, options of LoraConfig) -> a PEFT folder whose random A and B change what is said."""
 
-    def make(seed: int, rank: int = 4, base: Path | None = None, **options: Any) -> Path:
+    def make(seed, rank=4, base=None, **options):
         import torch
         from peft import LoraConfig, get_peft_model
         from transformers import AutoModelForCausalLM

@@ -4,11 +4,8 @@ prompt."""
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,28 +14,27 @@ from playground.engine.adapter_weights import fitted, read_adapter
 from playground.engine.engine import Engine
 from playground.engine.llama_backend import LlamaBackend
 from playground.engine.load import forbid_repacking
-from playground.engine.request import AdapterFile, Row, RowState
-from playground.engine.scheduler import Scheduler
+from playground.engine.request import AdapterFile
 
 WINDOW = 12
 """Sliding windows here are so many tokens wide: prompts and replies pass them."""
 
-_SIDES: dict[str, Any] = {
+_SIDES = {
     **{"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4},
     **{"num_key_value_heads": 2, "max_position_embeddings": 256, "initializer_range": 0.2},
 }
-_GEMMA: dict[str, Any] = {"head_dim": 32, "sliding_window": WINDOW, "query_pre_attn_scalar": 32}
+_GEMMA = {"head_dim": 32, "sliding_window": WINDOW, "query_pre_attn_scalar": 32}
 _ROPE = {"rope_theta": 10000.0, "original_max_position_embeddings": 64}
 _YARN = _ROPE | {"rope_type": "yarn", "factor": 4.0}
 _LLAMA3 = _ROPE | {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-_LONG: dict[str, Any] = {
+_LONG = {
     **{"rope_type": "longrope", "rope_theta": 10000.0, "factor": 8.0, "original_max_position_embeddings": 32},
     **{"short_factor": [1.0] * 8, "long_factor": [float(n) for n in range(1, 9)]},
 }
-_GPT2: dict[str, Any] = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256, "initializer_range": 0.2}
+_GPT2 = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256, "initializer_range": 0.2}
 _OPT = {key: value for key, value in _SIDES.items() if key.startswith(("hidden", "num_hidden", "num_attention", "max"))}
 _WINDOWED = {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1}
-FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+FAMILIES = {
     "llama": ("LlamaConfig", _SIDES),
     "llama-bias": ("LlamaConfig", _SIDES | {"attention_bias": True, "tie_word_embeddings": True}),
     "llama-rope": ("LlamaConfig", _SIDES | {"rope_parameters": _LLAMA3}),
@@ -60,7 +56,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "lfm2": ("Lfm2Config", _SIDES | {"layer_types": ["conv", "full_attention"]}),
 }
 
-IA3_ON: dict[str, tuple[list[str], list[str]]] = {
+IA3_ON = {
     "gpt2": (["c_attn", "mlp.c_proj"], ["mlp.c_proj"]),
     "phi": (["k_proj", "v_proj", "fc2"], ["fc2"]),
     "phi3": (["qkv_proj", "down_proj"], ["down_proj"]),
@@ -73,11 +69,11 @@ IA3_ON: dict[str, tuple[list[str], list[str]]] = {
 class Again:
     """A graph that runs its work anew."""
 
-    def __init__(self, work: Callable[[], None]) -> None:
+    def __init__(self, work):
         self.replay = work
 
 
-def byte_tokenizer() -> Any:
+def byte_tokenizer():
     """One token a byte, and three more."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -89,7 +85,7 @@ def byte_tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=plain, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
 
 
-def save_base(family: str, folder: Path, **changed: Any) -> Path:
+def save_base(family, folder, **changed):
     """A random two-layer model. Biases and norms are drawn too: as the library makes them they are zeros and ones, and
     prove nothing."""
     import transformers
@@ -109,27 +105,27 @@ def save_base(family: str, folder: Path, **changed: Any) -> Path:
     return folder
 
 
-def load_base(base: Path, **options: Any) -> Any:
+def load_base(base, **options):
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(base, **options).eval()
 
 
-def four_bits(base: Path, dtype: torch.dtype = torch.float32) -> Any:
+def four_bits(base, dtype=torch.float32):
     """The base in NF4, kept from being rounded anew by bitsandbytes at its first forward pass."""
     from transformers import BitsAndBytesConfig
 
-    kind: dict[str, Any] = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+    kind = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
     config = BitsAndBytesConfig(**kind, bnb_4bit_compute_dtype=dtype)
     model = load_base(base, quantization_config=config, device_map={"": "cpu"}, dtype=dtype)
     forbid_repacking(model)
     return model
 
 
-def draw(peft: Any, seed: int) -> None:
+def draw(peft, seed):
     """Give an adapter that has just been made weights large enough to change what is said."""
     torch.manual_seed(seed)
-    by: dict[str, Callable[[torch.Tensor], Any]] = {
+    by = {
         "lora_B": lambda t: t.normal_(std=0.1),
         "lora_magnitude_vector": lambda t: t.mul_(1 + 0.4 * torch.rand_like(t)),
         "ia3_l": lambda t: t.uniform_(0.3, 1.7),
@@ -141,7 +137,7 @@ def draw(peft: Any, seed: int) -> None:
             next((change for part, change in by.items() if part in name), lambda t: t)(parameter)
 
 
-VIRTUAL: dict[str, tuple[str, dict[str, Any]]] = {
+VIRTUAL = {
     "prefix": ("PrefixTuningConfig", {"num_virtual_tokens": 5, "prefix_projection": True, "encoder_hidden_size": 24}),
     "deep": ("PrefixTuningConfig", {"num_virtual_tokens": 3}),
     "prompt": ("PromptTuningConfig", {"num_virtual_tokens": 4}),
@@ -150,7 +146,7 @@ VIRTUAL: dict[str, tuple[str, dict[str, Any]]] = {
 """Kinds that put tokens before the text: prefix tuning, P-tuning v2, prompt tuning and P-tuning."""
 
 
-def save_adapter(base: Path, folder: Path, kind: str, seed: int = 0, **options: Any) -> Path:
+def save_adapter(base, folder, kind, seed=0, **options):
     """kind: ia3, bottleneck, dora, one of VIRTUAL, or anything else for LoRA; options: of PEFT's config."""
     import peft
 
@@ -161,7 +157,7 @@ def save_adapter(base: Path, folder: Path, kind: str, seed: int = 0, **options: 
         own = own | {"use_dora": True}
     elif kind in ("ia3", "bottleneck"):
         name, own = "IA3Config", {} if kind == "ia3" else {"r": 4}
-    made: Any = BottleneckConfig if kind == "bottleneck" else getattr(peft, name)
+    made = BottleneckConfig if kind == "bottleneck" else getattr(peft, name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = peft.get_peft_model(load_base(base), made(**(own | {"task_type": "CAUSAL_LM"} | options)))
@@ -170,10 +166,7 @@ def save_adapter(base: Path, folder: Path, kind: str, seed: int = 0, **options: 
     return folder
 
 
-Change = Callable[[str, torch.Tensor], torch.Tensor | None]
-
-
-def edited(folder: Path, target: Path, by: Change = lambda name, t: t, **config: Any) -> Path:
+def edited(folder, target, by=lambda name, t: t, **config):
     """A copy of an adapter with other tensors (None = left out) and settings."""
     shutil.copytree(folder, target, dirs_exist_ok=True)
     weights, settings = target / "adapter_model.safetensors", target / "adapter_config.json"
@@ -183,7 +176,7 @@ def edited(folder: Path, target: Path, by: Change = lambda name, t: t, **config:
     return target
 
 
-def save_adapters(base: Path, folder: Path, kinds: Mapping[str, Mapping[str, Any]]) -> dict[str, Path]:
+def save_adapters(base, folder, kinds):
     """Adapters by name: the kind, then perhaps ``-`` and more; with options of PEFT's config."""
     return {
         name: save_adapter(base, folder / name, name.partition("-")[0], seed, **options)
@@ -191,7 +184,7 @@ def save_adapters(base: Path, folder: Path, kinds: Mapping[str, Mapping[str, Any
     }
 
 
-def engine_with(base: Path, adapters: Mapping[str, Path], path: str = "", **options: Any) -> Engine:
+def engine_with(base, adapters, path="", **options):
     """path: ``llama`` or ``hf``, "" = the one that the base takes by itself."""
     engine = Engine(base, hf=path == "hf", **options)
     assert not path or (engine.path == "llama") is (path == "llama")
@@ -200,7 +193,7 @@ def engine_with(base: Path, adapters: Mapping[str, Path], path: str = "", **opti
     return engine
 
 
-def with_adapter(model: Any, folder: Path | None) -> Any:
+def with_adapter(model, folder):
     """A loaded base with an adapter laid over it by PEFT."""
     from peft import PeftModel
 
@@ -220,7 +213,7 @@ class Said:
     shares: torch.Tensor
 
 
-def said_by(model: Any, ids: Sequence[int], tokens: int) -> Said:
+def said_by(model, ids, tokens):
     """What ``generate`` makes of a prompt alone."""
     prompt = torch.tensor([list(ids)])
     options = {"do_sample": False, "return_dict_in_generate": True, "output_logits": True, "max_new_tokens": tokens}
@@ -231,55 +224,55 @@ def said_by(model: Any, ids: Sequence[int], tokens: int) -> Said:
     return Said([token for token in reply if token != ends], torch.cat(out.logits).float().log_softmax(-1))
 
 
-def at_once(model: Any, ids: Sequence[int], reply: Sequence[int]) -> torch.Tensor:
+def at_once(model, ids, reply):
     """The same probabilities by one forward pass over everything, without a cache of what was read before."""
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([[*ids, *reply]])).logits[0]
-    places: torch.Tensor = logits[-len(reply) - 1 :].float().log_softmax(-1)
+    places = logits[-len(reply) - 1 :].float().log_softmax(-1)
     return places
 
 
 class World:
     """A base with adapters on it, and what PEFT and ``generate`` say with each; ``""`` is the base alone."""
 
-    def __init__(self, folder: Path, family: str, kinds: Mapping[str, Mapping[str, Any]], **changed: Any) -> None:
+    def __init__(self, folder, family, kinds, **changed):
         self.base = save_base(family, folder / "base", **changed)
         self.adapters = save_adapters(self.base, folder, kinds)
         self.truth = cache(self._truth)
         self.said, self.logits = cache(self._said), cache(self._logits)
 
-    def engine(self, path: str = "", **options: Any) -> Engine:
+    def engine(self, path="", **options):
         return engine_with(self.base, self.adapters, path, **options)
 
-    def _truth(self, name: str | None, **options: Any) -> Any:
+    def _truth(self, name, **options):
         return with_adapter(load_base(self.base, **options), self.adapters.get(name or ""))
 
-    def _logits(self, name: str | None, prompt: str, **options: Any) -> torch.Tensor:
+    def _logits(self, name, prompt, **options):
         """Of the prompt's last token [vocabulary]."""
         ids = torch.tensor([byte_tokenizer()(prompt)["input_ids"]])
         with torch.no_grad():
-            last: torch.Tensor = self.truth(name, **options)(input_ids=ids).logits[0, -1].float()
+            last = self.truth(name, **options)(input_ids=ids).logits[0, -1].float()
         return last
 
-    def _said(self, name: str | None, prompt: str, tokens: int) -> Said:
+    def _said(self, name, prompt, tokens):
         return said_by(self.truth(name), byte_tokenizer()(prompt)["input_ids"], tokens)
 
 
-def ids_of(engine: Engine, prompt: str) -> list[int]:
-    found: list[int] = engine.loaded.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+def ids_of(engine, prompt):
+    found = engine.loaded.tokenizer(prompt, add_special_tokens=False)["input_ids"]
     return found
 
 
-def attach(engine: Engine, folder: Path, name: str, sha256: str = "") -> str:
+def attach(engine, folder, name, sha256=""):
     engine.attach(AdapterFile(name, folder, sha256 or name))
     return name
 
 
-def poison(engine: Engine, folder: Path, value: float, name: str = "bad") -> None:
+def poison(engine, folder, value, name="bad"):
     """Put an adapter that is attached into the engine once more, past all checks, with every number of it ``value``."""
     found = read_adapter(folder)
 
-    def full(part: Any) -> Any:
+    def full(part):
         tensors = {name: t for name, t in vars(part).items() if isinstance(t, torch.Tensor)} if part else {}
         return replace(part, **{name: torch.full_like(t, value) for name, t in tensors.items()}) if part else None
 
@@ -291,34 +284,34 @@ def poison(engine: Engine, folder: Path, value: float, name: str = "bad") -> Non
     engine.worker.run(lambda: engine.backend.put(name, f"poison {value}", weights, virtual))
 
 
-def run(engine: Engine, rows: Sequence[Row]) -> list[RowState]:
-    states: list[RowState] = []
+def run(engine, rows):
+    states = []
     for states in engine.stream(rows):
         pass
     return states
 
 
-def text(engine: Engine, row: Row) -> str:
+def text(engine, row):
     return run(engine, [row])[0].text
 
 
-def llama(engine: Engine) -> LlamaBackend:
+def llama(engine):
     assert isinstance(engine.backend, LlamaBackend)
     return engine.backend
 
 
-def settled(engine: Engine) -> Scheduler:
+def settled(engine):
     """The scheduler, when the round that told of the last reply has ended."""
     engine.worker.run(lambda: None)
     return llama(engine).scheduler
 
 
-def logits_of(engine: Engine, prompt: str, adapter: str | None) -> torch.Tensor:
+def logits_of(engine, prompt, adapter):
     """Of the prompt's last token [vocabulary]."""
     return engine.backend.logits([ids_of(engine, prompt)], adapter)[0]
 
 
-def furthest(state: RowState, shares: torch.Tensor) -> float:
+def furthest(state, shares):
     """How far a row's own probabilities (Row(logprobs=0)) lie from these, at worst."""
     assert len(state.logprobs) == len(state.tokens)
     places = zip(state.tokens, state.logprobs, shares, strict=False)

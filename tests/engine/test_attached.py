@@ -5,26 +5,23 @@ import json
 import os
 import shutil
 import tracemalloc
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from playground.engine.engine import Engine
-from playground.engine.request import AdapterFile, Row, RowState, Sampling
+from playground.engine.request import AdapterFile, Row, Sampling
 from playground.errors import AdapterError
 from playground.library.adapters import AdapterLibrary
 from playground.library.bases import BaseShapes
 from tests.engine import models
-from tests.engine.models import Change, attach, edited, logits_of, run, save_adapter
+from tests.engine.models import attach, edited, logits_of, run, save_adapter
 from tests.refused import refused
 
 PROMPT = "The report says that nothing was found"
-Folders = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +29,7 @@ def folders(base, tmp_path_factory):
     """(seed, kind) -> an adapter's folder. One of a kind is made by PEFT, the others are it with other numbers."""
     root, made = tmp_path_factory.mktemp("adapters"), {}
 
-    def make(seed: int, kind: str = "lora") -> Path:
+    def make(seed, kind="lora"):
         if kind not in made:
             made[kind] = save_adapter(base, root / kind, kind, **({"r": 16} if kind == "wide" else {}))
         folder = root / f"{kind}-{seed}"
@@ -50,7 +47,7 @@ def make(path, base):
     return lambda **options: Engine(base, hf=path == "hf", **options)
 
 
-def say(engine: Engine, adapter: str | None, tokens: int = 8) -> str:
+def say(engine, adapter, tokens=8):
     return run(engine, [Row(PROMPT, adapter, Sampling(max_tokens=tokens, ignore_eos=True))])[0].text
 
 
@@ -125,7 +122,7 @@ def test_memory_comes_back_when_adapters_leave(make, folders):
     assert engine.decoder.held_bytes == 0
 
 
-def finish(stream: Iterator[list[RowState]]) -> str:
+def finish(stream):
     return list(stream)[-1][0].text
 
 
@@ -165,7 +162,7 @@ def test_the_same_weights_with_other_settings_are_another_adapter(make, folders,
     assert (logits_of(engine, PROMPT, "one") - logits_of(engine, PROMPT, "other")).abs().max() > 0.05
 
 
-def turned_away(engine: Engine, folder: Path, words: str) -> None:
+def turned_away(engine, folder, words):
     """In these words, and nothing has changed."""
     there, held = engine.attached(), engine.decoder.held_bytes
     before = say(engine, None)
@@ -181,7 +178,7 @@ def turned_away(engine: Engine, folder: Path, words: str) -> None:
 def test_what_does_not_fit_is_refused_in_words(make, folders, tmp_path):
     engine, numbers = make(), count()
 
-    def wrong(kind: str, by: Change = lambda name, t: t, old: str = "", new: str = "", **more: torch.Tensor) -> Path:
+    def wrong(kind, by=lambda name, t: t, old="", new="", **more):
         path = edited(folders(1, kind), tmp_path / f"wrong{next(numbers)}", by) / "adapter_model.safetensors"
         save_file({name.replace(old, new): tensor for name, tensor in load_file(path).items()} | more, path)
         return path.parent
@@ -213,7 +210,7 @@ def test_what_does_not_fit_is_refused_in_words(make, folders, tmp_path):
     ):
         turned_away(engine, folder, words)
     for kind, tokens in (("prefix", 500), ("prompt", 400)):
-        by: Change = lambda name, t: t.repeat(100, 1)  # noqa: E731
+        by = lambda name, t: t.repeat(100, 1)  # noqa: E731
         many = edited(folders(1, kind), tmp_path / f"many{tokens}", by, num_virtual_tokens=tokens)
         turned_away(engine, many, f"{tokens} tokens before the text, and this base holds 256")
 
@@ -241,7 +238,7 @@ def test_what_cannot_be_read_is_refused_in_words(make, folders, tmp_path):
         ({"alpha_pattern": {"(": 3}}, rf"{pattern} holds the pattern \(, which cannot be read"),
         ({"alpha_pattern": {f"layer{n}.x": 3 for n in range(2500)}}, f"{pattern} has 2,500 keys"),
     ):
-        turned_away(engine, edited(folders(1), tmp_path / "other", **changes), words)  # type: ignore[arg-type]
+        turned_away(engine, edited(folders(1), tmp_path / "other", **changes), words)
         shutil.rmtree(tmp_path / "other")
     nothing = edited(folders(1), tmp_path / "nothing", lambda name, t: None)
     turned_away(engine, nothing, "holds no weights")
@@ -335,7 +332,7 @@ def test_an_adapter_with_another_tokenizer_is_refused_here_and_by_the_library(ma
 
 def test_adapters_without_measurable_effect_are_flagged(make, folders, tmp_path):
     engine = make()
-    none: dict[str, tuple[str, Change]] = {
+    none = {
         "zero": ("lora", lambda name, t: t * 0 if "lora_B" in name else t),
         "tiny": ("lora", lambda name, t: t * 1e-6 if "lora_B" in name else t),
         "fresh": ("bottleneck", lambda name, t: t * 0 if "bottleneck_up" in name else t),
@@ -351,13 +348,13 @@ def test_adapters_without_measurable_effect_are_flagged(make, folders, tmp_path)
     refused("zero is not attached", engine.has_no_effect, "zero", error=AdapterError)
 
 
-def tensor_bytes() -> int:
+def tensor_bytes():
     gc.collect()
     there = [t.untyped_storage() for t in gc.get_objects() if type(t) is torch.Tensor]
     return sum({storage.data_ptr(): storage.nbytes() for storage in there}.values())
 
 
-def rounds(engine: Engine, folders: Folders, numbers: range) -> None:
+def rounds(engine, folders, numbers):
     """Attach, decode, replace, detach; every so often in the middle of a reply."""
     kinds = ("lora", "dora", "ia3", "wide", "bottleneck", "prefix", "prompt")
     for number in numbers:
@@ -374,7 +371,7 @@ def rounds(engine: Engine, folders: Folders, numbers: range) -> None:
             finish(stream) if number % 2 else stream.close()
 
 
-@pytest.mark.parametrize("times", [24, pytest.param(1000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("times", [14, pytest.param(1000, marks=pytest.mark.soak)])
 def test_rounds_leave_nothing_behind(make, folders, times):
     engine = make()
     before_text, fingerprint = say(engine, None), engine.fingerprint
@@ -383,7 +380,7 @@ def test_rounds_leave_nothing_behind(make, folders, times):
     traced = []
     tracemalloc.start()
     try:
-        for numbers in (range(14, 26), range(26, 14 + times)):
+        for numbers in (range(14, 21), range(21, 14 + times)):
             rounds(engine, folders, numbers)
             gc.collect()
             traced.append(tracemalloc.get_traced_memory()[0])

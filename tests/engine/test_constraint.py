@@ -9,12 +9,19 @@ import pytest
 from playground.engine.engine import Engine
 from playground.engine.request import Row, Sampling
 from playground.evaluation.form import shared_form
-from tests.engine.forms import schema
 from tests.engine.models import save_base
 from tests.refused import refused
 
 ORDER = {"type": "object", "properties": {"id": {"type": "integer"}, "state": {"enum": ["open", "closed"]}}}
 FORM = "json-schema:" + json.dumps(ORDER | {"required": ["id", "state"], "additionalProperties": False})
+
+WORDS = ("name", "size", "due", "note", "a b", "ünit", "x")
+NUMBERS = ({}, {"minimum": 100}, {"minimum": -5, "maximum": 5}, {"exclusiveMaximum": 0})
+LEAVES = {
+    "string": ({}, {"minLength": 3}, {"maxLength": 8}, {"minLength": 20, "maxLength": 40}),
+    **{"integer": NUMBERS, "number": NUMBERS, "boolean": ({},)},
+}
+PATTERNS = ("^[A-Z]{2,4}-[0-9]{3}$", "^.*end$", "^(yes|no)$", "^[a-f]{12}$")
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +40,36 @@ def held(form, seed=7, **sampling):
     return Row(f"Say {seed}", None, Sampling(**{"temperature": 1.0, "seed": seed, "format": form} | sampling))
 
 
-def test_every_reply_fits_its_schema_whatever_the_limit(engine):
-    draw = Random(3)
-    schemas = [schema(draw) for _ in range(5)]
-    rows, of = [], []
-    for one in schemas:
+def schema(draw, depth=2):
+    """One of at most ``depth`` levels; some have documents of one token, others of hundreds."""
+    nested = ["object", "object", "array", "either"]
+    kind = draw.choice(nested if depth == 2 else [*LEAVES, "enum", "pattern", *nested * bool(depth)])
+    if kind == "object":
+        keys = draw.sample(WORDS, draw.randint(0, 4))
+        made = {"type": "object", "properties": {key: schema(draw, depth - 1) for key in keys}}
+        made |= {"required": draw.sample(keys, draw.randint(0, len(keys)))}
+        return made | draw.choice([{}, {"additionalProperties": False}, {"additionalProperties": {"type": "integer"}}])
+    if kind == "array":
+        least = draw.randint(0, 2)
+        sizes = {"minItems": least, "maxItems": least + draw.randint(0, 3)}
+        return {"type": "array", "items": schema(draw, depth - 1), **sizes}
+    if kind == "either":
+        return {"anyOf": [schema(draw, depth - 1), schema(draw, depth - 1)]}
+    if kind == "enum":
+        return {"enum": draw.sample(["open", "in progress", 3, None, True, "é", "a\nb"], draw.randint(1, 4))}
+    if kind == "pattern":
+        return {"type": "string", "pattern": draw.choice(PATTERNS)}
+    return {"type": kind} | draw.choice(LEAVES[kind])
+
+
+@pytest.mark.parametrize(("schemas", "replies"), [(5, 4), pytest.param(50, 20, marks=pytest.mark.soak)])
+def test_every_reply_fits_its_schema_whatever_the_limit(engine, schemas, replies):
+    draw, rows, of = Random(3), [], []
+    for one in [schema(draw) for _ in range(schemas)]:
         form = "json-schema:" + json.dumps(one)
-        for seed, more in enumerate((0, 1, 9, 40)):
-            rows.append(held(form, seed, max_tokens=max(1, engine.grammars.least(form) + more), temperature=seed % 2))
+        for seed in range(replies):
+            longest = max(1, engine.grammars.least(form) + draw.choice((0, 0, 1, 3, 10, 40)))
+            rows.append(held(form, seed, max_tokens=longest, temperature=draw.choice((0.0, 0.7, 1.0, 2.0))))
             of.append(one)
     for row, one, state in zip(rows, of, last(engine, rows), strict=True):
         assert (state.finish, state.fault) == ("stop", "")

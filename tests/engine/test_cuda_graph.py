@@ -1,25 +1,22 @@
 """The captured step: on a CPU its shapes and buffers with a stand-in that runs the work again, on a GPU the real
 graph."""
 
-from collections.abc import Callable
-from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
 import torch
 
-from playground.engine.cuda_graph import CapturedDecode, Graph, cuda_capture
-from playground.engine.engine import Engine
+from playground.engine.cuda_graph import CapturedDecode, cuda_capture
 from playground.engine.llama_model import Segment
 from tests.engine.models import Again, engine_with, llama, save_adapters
 
 
-def same_as_plain(engine: Engine, names: list[str | None], capture: Callable[[Callable[[], None]], Graph]) -> list[int]:
+def same_as_plain(engine, names, capture):
     """Steps of fewer and fewer rows, with adapters and without, captured and plain, must agree. Returns how many shapes
     had been captured after each step."""
     captured, found = 0, []
 
-    def counted(work: Callable[[], None]) -> Graph:
+    def counted(work):
         nonlocal captured
         captured += 1
         return capture(work)
@@ -57,7 +54,7 @@ SOFT = ["prefix", "deep", "prompt", "ptuning"]
 
 @pytest.fixture(scope="module")
 def engine(base, tmp_path_factory):
-    kinds: dict[str, dict[str, Any]] = {name: {} for name in ("lora-1", "lora-2", *SOFT, "bottleneck", "dora", "ia3")}
+    kinds = {name: {} for name in ("lora-1", "lora-2", *SOFT, "bottleneck", "dora", "ia3")}
     return engine_with(base, save_adapters(base, tmp_path_factory.mktemp("made"), kinds), "llama")
 
 

@@ -1,8 +1,6 @@
 """Every family, on the path that it takes: rows of different length in one batch say what PEFT and generate say one by
 one; and half precision and 4 bits, near what PEFT says in the same precision and what fp32 says."""
 
-from typing import Any
-
 import pytest
 import torch
 
@@ -24,7 +22,7 @@ PROMPTS = ["One", "Hello there, my order has not arrived yet", "The report says"
 def test_a_family_says_in_one_batch_what_peft_says_one_by_one(family, tmp_path):
     targets, inner = models.IA3_ON.get(family.partition("-")[0], (None, None))
     feeds = {"target_modules": targets, "feedforward_modules": inner} if targets else {}
-    kinds: dict[str, dict[str, Any]] = {"lora": {}, "dora": {}, "ia3": feeds, "prompt": {}, "ptuning": {}}
+    kinds = {"lora": {}, "dora": {}, "ia3": feeds, "prompt": {}, "ptuning": {}}
     kinds |= {"bottleneck-houlsby": {}, "bottleneck": {"placement": "pfeiffer", "activation": "relu"}}
     if family != "lfm2":
         kinds |= {"prefix": {}, "deep": {}}

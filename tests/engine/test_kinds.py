@@ -1,13 +1,9 @@
 """Every kind of adapter as rows of one batch, on both paths, against PEFT one by one: replies, scores; and what those
 that put tokens before the text do to prefixes, limits and counts."""
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
 
-from playground.engine.engine import Engine
 from playground.engine.llama_memory import PREFIX_MIN
 from playground.engine.request import ROOM, TOGETHER, Row, Sampling, ScoreRow, parts
 from playground.engine.scheduler import PREFILL_CHUNK
@@ -18,7 +14,7 @@ from tests.engine.models import VIRTUAL, World, byte_tokenizer, furthest, llama,
 from tests.refused import refused
 
 ALPHAS = {"q_proj": 3, "up_proj": 40}
-KINDS: dict[str, dict[str, Any]] = {
+KINDS = {
     "lora": {},
     "rslora": {"use_rslora": True, "r": 8},
     "patterns": {"rank_pattern": {"q_proj": 8, r"model\.layers\.1\.mlp\.down_proj": 2}, "alpha_pattern": ALPHAS},
@@ -53,7 +49,7 @@ TOKENS = 12
 ROWS = {name: PROMPTS[number % 4] for number, name in enumerate(("", *KINDS, "qlora"))}
 
 
-def train_qlora(base: Path, folder: Path) -> Path:
+def train_qlora(base, folder):
     """A LoRA trained for a few steps on the base in NF4, by the project's own loader."""
     model = load_for_training(base, get_method("qlora"), rank=4, seed=1)
     ids = torch.tensor([byte_tokenizer()("The quick brown fox jumps over the lazy dog.")["input_ids"]])
@@ -79,7 +75,7 @@ def engine(path, world):
     return world.engine(path)
 
 
-def as_peft_says(engine: Engine, world: World, rows: list[Row]) -> list[tuple[int, ...]]:
+def as_peft_says(engine, world, rows):
     """Rows of one batch have the tokens that each has alone with PEFT; returns them."""
     states = run(engine, rows)
     for row, state in zip(rows, states, strict=True):
@@ -88,7 +84,7 @@ def as_peft_says(engine: Engine, world: World, rows: list[Row]) -> list[tuple[in
     return [state.tokens for state in states]
 
 
-def row_of(name: str, tokens: int = TOKENS) -> Row:
+def row_of(name, tokens=TOKENS):
     return Row(ROWS[name], name or None, Sampling(max_tokens=tokens))
 
 
@@ -193,7 +189,7 @@ TEXTS = [
 TEXTS += [("Q", RAIN[:220])]
 
 
-def shares(world: World, name: str, prompt: str, completion: str) -> tuple[torch.Tensor, torch.Tensor]:
+def shares(world, name, prompt, completion):
     """PEFT's log-probabilities [scored places, vocabulary], and the tokens there."""
     before, after = (byte_tokenizer()(text, add_special_tokens=False)["input_ids"] for text in (prompt, completion))
     ids = torch.tensor([[*before, *after]])
@@ -203,7 +199,7 @@ def shares(world: World, name: str, prompt: str, completion: str) -> tuple[torch
     return logits[first - 1 : -1].float().log_softmax(-1), ids[0, first:]
 
 
-def held_to_peft(engine: Engine, world: World, rows: list[ScoreRow]) -> None:
+def held_to_peft(engine, world, rows):
     for row, score in zip(rows, engine.score(rows), strict=True):
         here, tokens = shares(world, row.adapter or "", row.prompt, row.completion)
         base, _ = shares(world, "", row.prompt, row.completion)

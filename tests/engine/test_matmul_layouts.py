@@ -2,12 +2,11 @@
 clock goes on by what a call would take there, and its cache holds a few weights only, as a processor's does."""
 
 from collections import OrderedDict
-from collections.abc import Callable
 
 import pytest
 import torch
 
-from playground.engine.llama_layout import CALLS, LATE, PLAIN, RETRY_S, ROWS_MAX, STEPS, Call, MatmulLayouts
+from playground.engine.llama_layout import CALLS, LATE, PLAIN, RETRY_S, ROWS_MAX, STEPS, MatmulLayouts
 
 CACHED = 4
 LAYERS = 8
@@ -17,20 +16,20 @@ SIDE = 16
 class Machine:
     """cost(call, rows, whether the weight is in the cache) -> seconds. steps: of how many rows each trial step was."""
 
-    def __init__(self, cost: Callable[[str, int, bool], float], layers: int = LAYERS) -> None:
+    def __init__(self, cost, layers=LAYERS):
         self.cost, self.now = cost, 0.0
-        self.ran: list[tuple[str, int]] = []
-        self.steps: list[int] = []
-        self.cache: OrderedDict[int, None] = OrderedDict()
+        self.ran = []
+        self.steps = []
+        self.cache = OrderedDict()
         self.weights = [torch.randn(SIDE, SIDE).t() for _ in range(layers)]
         self.calls = {name: self._call(name) for name in CALLS}
         self.matmul = self.layouts()
 
-    def layouts(self, **calls: Call) -> MatmulLayouts:
+    def layouts(self, **calls):
         return MatmulLayouts(lambda: self.weights, self.trial, clock=lambda: self.now, calls=self.calls | calls)
 
-    def _call(self, name: str) -> Call:
-        def call(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def _call(self, name):
+        def call(x, weight):
             self.now += self.cost(name, x.shape[0], weight.data_ptr() in self.cache)
             self.ran.append((name, x.shape[0]))
             self.cache[weight.data_ptr()] = None
@@ -41,22 +40,22 @@ class Machine:
 
         return call
 
-    def _multiply(self, rows: int) -> None:
+    def _multiply(self, rows):
         for weight in self.weights:
             self.matmul(torch.randn(rows, SIDE), weight)
 
-    def trial(self, rows: int) -> None:
+    def trial(self, rows):
         self.steps.append(rows)
         self._multiply(rows)
 
-    def step(self, rows: int) -> float:
+    def step(self, rows):
         """A decode step of live rows; returns its seconds."""
         started = self.now
         with self.matmul.watched(rows):
             self._multiply(rows)
         return self.now - started
 
-    def settled(self, rows: int) -> float:
+    def settled(self, rows):
         """Seconds of a step when the choice has been made."""
         self.step(rows)
         return self.step(rows)
@@ -88,7 +87,7 @@ def test_one_row_goes_through_the_shape_of_two_where_its_own_is_slower(one, shap
 
 
 def test_steps_that_take_far_longer_than_promised_have_the_choice_made_again_once():
-    slow: dict[str, float] = {}
+    slow = {}
     seconds = {"plain": 0.002, "transposed": 0.001, "halves": 0.003}
     machine = Machine(lambda name, rows, cached: seconds[name] + slow.get(name, 0.0))
     assert machine.settled(4) == pytest.approx(0.001 * LAYERS)
@@ -148,7 +147,7 @@ def test_the_layout_that_whole_steps_show_to_be_faster_is_taken(faster):
     columns = {weight.data_ptr() for weight in machine.weights[1::4]}
     inner = machine.calls["plain"]
 
-    def plain(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def plain(x, weight):
         cached = weight.data_ptr() in machine.cache
         y = inner(x, weight)
         if weight.data_ptr() in columns:
@@ -170,7 +169,7 @@ def test_every_call_gives_the_same_product_and_lays_it_out_alike(name, by_rows, 
     weight = torch.randn(24, 12).t() if by_rows else torch.randn(12, 24)
     x, seen = torch.randn(rows, 12), []
 
-    def call(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def call(x, weight):
         seen.append(x.stride())
         return CALLS[name](x, weight)
 

@@ -5,15 +5,12 @@ callers that join and leave, against the Hugging Face backend."""
 import gc
 import threading
 import weakref
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import pytest
 
 from playground.engine.cuda_graph import CapturedDecode
 from playground.engine.engine import Engine, WorkerThread
-from playground.engine.llama_layout import PackedAdapter
 from playground.engine.llama_memory import AdapterSlots, KVCache
 from playground.engine.request import ROWS_MAX, AdapterFile, Row, Sampling, ScoreRow
 from playground.engine.scheduler import Scheduler
@@ -26,11 +23,11 @@ PROMPT = "A beginning that is long enough to be kept for the next question, sinc
 ROW = Row(PROMPT, None, Sampling(max_tokens=4))
 
 
-def outcome(work: Callable[[], Any]) -> Any:
+def outcome(work):
     """What it returns or raises; fails when it waits for ever."""
-    done: Future[Any] = Future()
+    done = Future()
 
-    def run() -> None:
+    def run():
         try:
             done.set_result(work())
         except Exception as error:
@@ -50,11 +47,11 @@ def engine(tiny_base):
     return Engine(tiny_base)
 
 
-def no_room(*_: Any) -> Any:
+def no_room(*_):
     raise MemoryError("can't allocate memory")
 
 
-def put_cache(engine: Engine, full: str) -> None:
+def put_cache(engine, full):
     """A KV cache of which this method finds no room."""
     way, kind = settled(engine), type("Full", (KVCache,), {full: no_room})
     model = way.model
@@ -66,7 +63,7 @@ class FullSlots(AdapterSlots):
 
     taken = 0
 
-    def acquire(self, adapter: PackedAdapter | None) -> int | None:
+    def acquire(self, adapter):
         self.taken += 1
         return super().acquire(adapter) if self.taken == 1 else no_room()
 
@@ -77,7 +74,7 @@ def test_all_who_wait_hear_of_it_when_there_is_no_room_for_one(engine):
     way.slots = FullSlots(way.model.groups, way.model.dtype, way.model.device)
     handles = [way.submit([ROW], [[1, 2, 3]]) for _ in range(3)]
     gate.set()
-    assert [type(outcome(lambda handle=handle: list(handle))) for handle in handles] == [MemoryError] * 3  # type: ignore[misc]
+    assert [type(outcome(lambda handle=handle: list(handle))) for handle in handles] == [MemoryError] * 3
     assert not settled(engine).busy
 
 
@@ -85,9 +82,9 @@ def test_rows_are_posted_without_the_lock_that_the_worker_thread_takes(engine):
     class Watched(WorkerThread):
         """Whoever posts must not hold what the scheduler's own thread may be waiting for."""
 
-        look: Callable[[], Any] = staticmethod(lambda: None)
+        look = staticmethod(lambda: None)
 
-        def post(self, job: Callable[[], Any]) -> None:
+        def post(self, job):
             outcome(self.look)
             super().post(job)
 
@@ -150,7 +147,7 @@ def test_a_closed_engine_holds_no_weight_whoever_holds_the_engine(either, make_l
     text(engine, ROW)
     assert engine.fingerprint
     thread = engine.worker.thread
-    held: list[Any] = [weakref.ref(weight) for weight in engine.loaded.weights.values()]
+    held = [weakref.ref(weight) for weight in engine.loaded.weights.values()]
     held += [weakref.ref(module) for module in engine.loaded.model.modules()]
     if engine.path == "llama":
         held += [weakref.ref(llama(engine).model.head), weakref.ref(llama(engine).model.layers[0].qkv)]
@@ -162,8 +159,8 @@ def test_a_closed_engine_holds_no_weight_whoever_holds_the_engine(either, make_l
     thread.join(BOUND_S)
     assert not thread.is_alive()
     engine.close()
-    asked: list[Callable[[], Any]] = [
-        *(lambda name=name: text(engine, Row(PROMPT, name)) for name in (None, "one")),  # type: ignore[misc]
+    asked = [
+        *(lambda name=name: text(engine, Row(PROMPT, name)) for name in (None, "one")),
         lambda: engine.attach(AdapterFile("two", file.path, "two")),
         lambda: engine.score([ScoreRow("One", " two")]),
         lambda: engine.select_ms("one"),
@@ -186,7 +183,7 @@ def test_a_job_may_come_while_the_thread_is_about_to_end():
     """The scheduler's ``idle`` takes a lock that others hold while they post."""
     done, posted = threading.Event(), []
 
-    def idle() -> None:
+    def idle():
         if not posted:
             posted.append(outcome(lambda: compute.post(done.set)))
 
@@ -217,7 +214,7 @@ def test_closing_does_what_waits_and_then_the_thread_ends():
 
 
 def test_the_share_of_cores_is_taken_on_the_computing_thread_before_every_job():
-    said: list[tuple[str, str]] = []
+    said = []
     compute = WorkerThread(before=lambda: said.append(("before", threading.current_thread().name)))
     for job in ("first", "second"):
         compute.run(lambda job=job: said.append((job, threading.current_thread().name)))

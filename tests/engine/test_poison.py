@@ -1,7 +1,7 @@
 """An adapter whose numbers overflow: it is refused, and where its activations overflow all the same, only its own rows
 end."""
 
-from typing import Any
+import itertools
 
 import pytest
 import torch
@@ -17,14 +17,14 @@ from playground.engine.request import Row, Sampling
 from playground.errors import AdapterError
 from playground.library.adapters import AdapterLibrary
 from tests.engine import models
-from tests.engine.models import Again, Change, attach, edited, llama, poison, run, save_adapters
+from tests.engine.models import Again, attach, edited, llama, poison, run, save_adapters
 from tests.refused import refused
 
-KINDS: dict[str, dict[str, Any]] = {
+KINDS = {
     **{kind: {} for kind in ("lora", "dora", "ia3", "prefix", "prompt", "ptuning")},
     "bottleneck": {"activation": "relu"},
 }
-HUGE = 3e38
+HUGE, INF, NAN = 3e38, float("inf"), float("nan")
 LONG = "Hello there, my order has not arrived yet and I would like to know"
 ROWS = {
     "base": Row("The report says", None, Sampling(max_tokens=14, ignore_eos=True)),
@@ -46,21 +46,20 @@ def engine(path, base):
     return Engine(base, hf=path == "hf")
 
 
-def said(engine: Engine, *names: str) -> list[tuple[int, ...]]:
+def said(engine, *names):
     return [state.tokens for state in run(engine, [ROWS[name] for name in names])]
 
 
-def alone_in(engine: Engine) -> dict[str, tuple[int, ...]]:
+def alone_in(engine):
     """What the base and the sound adapter say, each by itself."""
     return {name: said(engine, name)[0] for name in ("base", "good")}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("value", [HUGE, 1e5, float("inf"), float("nan")], ids=str)
+@pytest.mark.parametrize(("kind", "value"), [*zip(KINDS, itertools.cycle((NAN, INF, HUGE, 1e5)), strict=False)])
 def test_an_adapter_with_such_numbers_is_refused_and_its_tensor_named(engine, made, kind, value, tmp_path):
     names = sorted(load_file(made[kind, "bad"] / "adapter_model.safetensors"))
     wrong = names[len(names) // 2]
-    by: Change = lambda name, t: torch.full_like(t, value) if name == wrong else t  # noqa: E731
+    by = lambda name, t: torch.full_like(t, value) if name == wrong else t  # noqa: E731
     folder = edited(made[kind, "bad"], tmp_path / "bad", by)
     words = rf"bad holds .* in {wrong}, which is not a number that training makes"
     refused(words, attach, engine, folder, "bad", error=AdapterError)
@@ -81,7 +80,7 @@ def test_numbers_that_are_too_large_only_with_their_scale_are_refused(engine, ba
     ):
         changed = tensors or {"up_proj.lora_B": torch.ones(96, 4)}
 
-        def by(name: str, t: torch.Tensor, changed: dict[str, torch.Tensor] = changed) -> torch.Tensor:
+        def by(name, t, changed=changed):
             return next((to for part, to in changed.items() if "layers.0." in name and part in name), t)
 
         wrong = edited(folder, tmp_path / place, by, **config)
@@ -89,13 +88,14 @@ def test_numbers_that_are_too_large_only_with_their_scale_are_refused(engine, ba
         refused(words, attach, engine, wrong, "bad", error=AdapterError)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("value", [HUGE, float("inf"), float("nan")], ids=str)
+BESIDE = [*((kind, HUGE) for kind in KINDS), ("lora", -HUGE), ("bottleneck", -HUGE), ("ia3", INF), ("prefix", INF)]
+BESIDE += [(kind, NAN) for kind in ("ia3", "prefix", "prompt", "ptuning")]
+
+
+@pytest.mark.parametrize(("kind", "value"), BESIDE)
 def test_the_others_write_what_they_write_alone_beside_it_and_after_it(base, engine, made, kind, value):
     """Both of the same kind, so that they share slots, necks and the cache. What is not finite in a slot of low-rank
     pairs cannot be there (it is refused above), so those are only huge."""
-    if value != HUGE and kind in ("lora", "dora", "bottleneck"):
-        value = -HUGE
     attach(engine, made[kind, "good"], "good")
     alone = alone_in(engine)
     attach(engine, made[kind, "bad"], "bad")
@@ -179,6 +179,6 @@ def test_the_slot_of_an_adapter_that_is_removed_is_emptied_when_its_last_row_end
 
 def test_an_adapter_that_overflows_is_not_said_to_have_no_effect(engine, made):
     attach(engine, made["prefix", "bad"], "bad")
-    poison(engine, made["prefix", "bad"], float("nan"))
+    poison(engine, made["prefix", "bad"], NAN)
     assert not torch.isfinite(models.logits_of(engine, "One", "bad")).all()
     assert not engine.has_no_effect("bad")

@@ -3,10 +3,8 @@ strings, ends, text that grows, probabilities; and whatever goes wrong in a row,
 
 import math
 import random
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 import pytest
 import torch
@@ -22,7 +20,7 @@ from tests.refused import refused
 VOCABULARY = 1500
 ENDS = (7, 3)
 PROMPT = [5, 5, 9, 700, 1499]
-SETTINGS: dict[str, dict[str, Any]] = {
+SETTINGS = {
     "temperature": {"temperature": 0.7},
     "hot": {"temperature": 2.0},
     "cold": {"temperature": 0.05},
@@ -39,16 +37,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def by_transformers(sampling: Sampling, seen: list[int], drawn: int, logits: torch.Tensor) -> torch.Tensor:
+def by_transformers(sampling, seen, drawn, logits):
     """Probabilities [vocabulary] as ``generate`` would have them."""
     import transformers as t
 
-    steps: list[Any] = [t.RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty))]
+    steps = [t.RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty))]
     steps += [t.MinNewTokensLengthLogitsProcessor(len(seen) - drawn, sampling.min_tokens, list(ENDS), device="cpu")]
     steps += [t.TemperatureLogitsWarper(sampling.temperature)]
     steps += [t.TopKLogitsWarper(sampling.top_k)] if sampling.top_k else []
     steps += [t.TopPLogitsWarper(sampling.top_p)] if sampling.top_p < 1 else []
-    scores: torch.Tensor = t.LogitsProcessorList(steps)(torch.tensor([seen]), logits.clone()[None])
+    scores = t.LogitsProcessorList(steps)(torch.tensor([seen]), logits.clone()[None])
     return scores[0].softmax(-1)
 
 
@@ -117,7 +115,7 @@ def tokenizer(tiny_base):
     return AutoTokenizer.from_pretrained(tiny_base)
 
 
-def written(tokenizer: Any, tokens: list[int], sampling: Sampling, ends: tuple[int, ...] = ()) -> list[RowState]:
+def written(tokenizer, tokens, sampling, ends=()):
     """A row that is made to draw these tokens; its state after each, until it is done."""
     writer = Generation(Row("", None, sampling), [1, 2, 3], tokenizer, ends)
     states = []
@@ -146,7 +144,7 @@ def test_growing_text_equals_the_whole_decode_on_random_tokens(tokenizer):
             assert whole.startswith(growing.text)
 
 
-STOPS: dict[str, tuple[str, tuple[str, ...], str]] = {
+STOPS = {
     "inside": ("One two three four", ("three",), "One two "),
     "spanning tokens": ("One two three four", ("wo thr",), "One t"),
     "at the very end": ("One two three", ("three",), "One two "),
@@ -180,7 +178,7 @@ def test_a_reply_ends_with_the_model_and_says_all_that_was_held_back(tokenizer):
     end = tokenizer.eos_token_id
     one, two, half = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("One", " two", "🜁"))
 
-    def last(tokens: list[int], **sampling: Any) -> tuple[str, str, int]:
+    def last(tokens, **sampling):
         state = written(tokenizer, tokens, Sampling(**{"max_tokens": len(tokens)} | sampling), (end,))[-1]
         assert state.first_token_s == 0.0
         return state.text, state.finish, state.completion_tokens
@@ -228,7 +226,7 @@ def test_logprobs_are_the_models_own_whatever_the_sampling(engine, tiny_base):
 HELLO = "Hello there, my order"
 PLAIN = Row(HELLO, None, Sampling(max_tokens=12))
 TINY = [5e-324, 1e-320, 1e-310, 1e-200, 1e-45, 1e-38, 1e-30, 1e-12, 1e-7, 1e-4]
-EDGES: dict[str, list[Any]] = {
+EDGES = {
     "temperature": [*TINY, 0, 0.0, 1e-3, 0.5, 2, 2.0],
     "top_p": [*TINY, 0.5, 1 - 1e-16, 1 - 1e-9, 1, 1.0],
     "top_k": [0, 1, 2, TOP_K_MAX - 1, TOP_K_MAX],
@@ -241,7 +239,7 @@ EDGES: dict[str, list[Any]] = {
 }
 
 
-def hostile(draw: random.Random) -> Sampling:
+def hostile(draw):
     return Sampling(**{name: draw.choice(values) for name, values in EDGES.items()})
 
 
@@ -290,7 +288,7 @@ def test_a_temperature_next_to_nothing_is_greedy_and_so_is_such_a_top_p(value):
 
 
 NO_NUMBERS, NOT_WHOLE = (math.nan, math.inf, -math.inf, "1", None), (1.5, math.nan, "1", None, 2**64)
-WRONG: dict[str, tuple[Any, ...]] = {
+WRONG = {
     "temperature": (*NO_NUMBERS, -1e-320, 3),
     "top_p": (*NO_NUMBERS, 0.0),
     "repetition_penalty": (*NO_NUMBERS, 0.0, -1.0),
@@ -327,10 +325,10 @@ ALLOCATOR = "[enforce fail at alloc_cpu.cpp:113] DefaultCPUAllocator: can't allo
 class Failing:
     """Another's, which fails on some tokens."""
 
-    def __init__(self, real: Any, fails: Callable[[list[int]], Exception | None]) -> None:
+    def __init__(self, real, fails):
         self._real, self._fails = real, fails
 
-    def decode(self, tokens: Any, **options: Any) -> str:
+    def decode(self, tokens, **options):
         if (error := self._fails(list(tokens))) is not None:
             raise error
         return str(self._real.decode(tokens, **options))
@@ -358,11 +356,11 @@ def test_memory_that_runs_out_is_the_batchs_affair():
 
 
 def test_whoever_sees_a_replys_end_from_another_thread_sees_all_of_its_text(engine):
-    ends: list[str] = []
+    ends = []
     real = engine.loaded.tokenizer
     writer = Generation(Row("", None, Sampling(max_tokens=1)), [1], Failing(real, lambda _: ends.append(seen())), ())
 
-    def seen() -> str:
+    def seen():
         return writer.state.finish
 
     writer.sample(torch.tensor([0.0, 1.0]), 0.0)

@@ -9,7 +9,7 @@ class Clock:
 
     now_s: float = 100.0
 
-    def __call__(self) -> float:
+    def __call__(self):
         return self.now_s
 
 

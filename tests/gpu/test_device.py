@@ -8,7 +8,6 @@ import subprocess
 import sys
 from subprocess import PIPE
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch  # before anything is replaced  # noqa: F401
@@ -20,10 +19,10 @@ from tests.refused import refused
 NUMBER, SAME = bytes(range(16)), "00010203-0405-0607-0809-0a0b0c0d0e0f"
 
 
-def libcuda(code: int = 0, version: int = 13_000) -> SimpleNamespace:
+def libcuda(code=0, version=13_000):
     """Each function writes where it is told to and answers 0, or ``code``."""
 
-    def init(flags: int) -> int:  # its name is told
+    def init(flags):  # its name is told
         return code
 
     return SimpleNamespace(
@@ -34,7 +33,7 @@ def libcuda(code: int = 0, version: int = 13_000) -> SimpleNamespace:
     )
 
 
-def pynvml(known: str) -> SimpleNamespace:
+def pynvml(known):
     """It knows one device."""
     return SimpleNamespace(
         NVMLError=LookupError,
@@ -52,7 +51,7 @@ def installed(tmp_path, monkeypatch):
     found, find = SimpleNamespace(origin=str(tmp_path / "__init__.py")), importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *of: found if name == "torch" else find(name, *of))
 
-    def install(cuda: Any, management: Any) -> None:
+    def install(cuda, management):
         monkeypatch.setattr(ctypes, "CDLL", lambda name: cuda)
         monkeypatch.setitem(sys.modules, "pynvml", management)
 

@@ -12,7 +12,7 @@ import pytest
 
 from playground.errors import BusyError, CancelledError, OutOfMemoryError
 from playground.gpu.device import LINGER_S, Lanes
-from playground.gpu.manager import QUEUE_LIMIT, DeviceManager, Lease, Request
+from playground.gpu.manager import QUEUE_LIMIT, DeviceManager
 from playground.gpu.policy import CAPACITY, PATIENCE, READY
 from tests.refused import refused
 
@@ -26,7 +26,7 @@ def manager(clock):
     return DeviceManager(FixedDevice(), 10 * GB, clock)
 
 
-def granted(manager: DeviceManager, lane: str = "chat", session: str = "a", needs: int = 1) -> Lease:
+def granted(manager, lane="chat", session="a", needs=1):
     return manager.request(lane, session, "Answering", needs).wait(0)
 
 
@@ -77,7 +77,7 @@ def test_a_run_asked_for_while_the_base_loads_is_not_refused(manager):
 
 
 def test_unloading_what_idles_returns_when_it_has_gone_or_time_is_up(clock):
-    unloads: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+    unloads = queue.SimpleQueue()
     manager = DeviceManager(FixedDevice(), 10 * GB, clock, unloads.put)
     manager.set_resident("idle", GB, lambda: None)
     manager.set_resident("used", GB, lambda: None)
@@ -97,7 +97,7 @@ def test_unloading_what_idles_returns_when_it_has_gone_or_time_is_up(clock):
 
 @pytest.mark.parametrize(("keep_alive_s", "left"), [(60, ["young"]), (0, [])])
 def test_what_idles_past_its_keep_alive_leaves(clock, keep_alive_s, left):
-    gone: list[str] = []
+    gone = []
     manager = DeviceManager(FixedDevice(), 10 * GB, clock, lambda work: work(), keep_alive_s)
     manager.set_resident("fixed", GB)
     for name in ("old", "young"):
@@ -113,7 +113,7 @@ def test_chat_is_announced_from_its_first_lease_to_its_last(clock, tmp_path):
     manager = DeviceManager(FixedDevice(), 10 * GB, clock, lanes=Lanes(tmp_path, 4, clock))
     other = Lanes(tmp_path, 4, clock)
 
-    def announced() -> bool:
+    def announced():
         clock.now_s += LINGER_S
         return other.threads("train") == 2
 
@@ -142,20 +142,20 @@ class World:
     """The manager with its own clock and a list of unloads that end when the machine says so. Never is it over budget,
     or a model in use gone; nobody starves, and nothing is held at the end."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.clock, self.unloading = Clock(), deque[Callable[[], None]]()
         self.manager = DeviceManager(FixedDevice(), BUDGET, self.clock, self.unloading.append, keep_alive_s=20)
-        self.open: list[Request] = []
-        self.passed: Counter[int] = Counter()
-        self.served: set[int] = set()
+        self.open = []
+        self.passed = Counter()
+        self.served = set()
 
-    def ask(self, lane: str, session: str, needs: int, *residents: str) -> None:
+    def ask(self, lane, session, needs, *residents):
         with contextlib.suppress(BusyError, OutOfMemoryError):
             wanted = tuple((name, SIZES[name]) for name in residents)
             self.open.append(self.manager.request(lane, session, "work", needs, wanted))
         self.settle()
 
-    def settle(self) -> None:
+    def settle(self):
         """Leases that were granted load their model; those still waiting count who passed them while only short work
         ran."""
         for request in self.open:
@@ -168,20 +168,20 @@ class World:
             if request.lease is None:
                 self.passed[request.number] = 0 if training else self.passed[request.number] + len(fresh)
 
-    def unload(self, name: str) -> None:
+    def unload(self, name):
         used = any(name in lease.residents for lease in self.manager.leases())
         assert not used, "a model in use was unloaded"
 
-    def unloaded(self) -> None:
+    def unloaded(self):
         self.unloading.popleft()()
         self.settle()
 
-    def end(self, place: int) -> None:
+    def end(self, place):
         request = self.open.pop(place % len(self.open))
         request.cancel() if request.lease is None else request.lease.close()
         self.settle()
 
-    def check(self) -> None:
+    def check(self):
         manager = self.manager
         assert manager.used_bytes <= BUDGET
         for lane, most in CAPACITY.items():
@@ -191,7 +191,7 @@ class World:
         waited = max((self.passed[r.number] for r in self.open if r.lease is None), default=0)
         assert waited <= PATIENCE + QUEUE_LIMIT + sum(CAPACITY.values()), f"a request was passed {waited} times"
 
-    def finish(self) -> None:
+    def finish(self):
         while self.open or self.unloading:
             running = [i for i, r in enumerate(self.open) if r.lease]
             assert running or self.unloading, f"{len(self.open)} wait and nothing runs: a deadlock"

@@ -18,19 +18,19 @@ from playground.gpu.policy import (
 K = 1000
 
 
-def chat(number: int, session: str = "", needs: int = 1) -> Waiting:
+def chat(number, session="", needs=1):
     return Waiting(number, "chat", session or str(number), needs)
 
 
-def train(number: int, needs: int, passed: int = 0) -> Waiting:
+def train(number, needs, passed=0):
     return Waiting(number, "train", str(number), needs, passed=passed)
 
 
-def on(number: int, resident: str, size: int = 2 * K, passed: int = 0) -> Waiting:
+def on(number, resident, size=2 * K, passed=0):
     return Waiting(number, "chat", str(number), 1, ((resident, size),), passed)
 
 
-def idle(name: str, size: int, since_s: float = 0.0, state: str = "READY") -> Resident:
+def idle(name, size, since_s=0.0, state="READY"):
     return Resident(name, size, state, since_s, evictable=True)
 
 
@@ -72,7 +72,7 @@ CASES = {
         ([on(1, "new", 7 * K)], [], FULL, 8 * K, ("old", "young")),
     ],
     "a model in use never leaves and neither does one that cannot come back": [
-        ([on(1, "new", 3 * K)], USED, [idle("base", 3 * K), Resident("fixed", 3 * K)], 8 * K, ()),
+        ([on(1, "new", 3 * K)], USED, [idle("base", 3 * K), Resident("fixed", 3 * K)], 8 * K, ())
     ],
     "nothing is loaded into memory that is still being freed, and what leaves comes back once it has gone": [
         ([on(1, "new", 3 * K)], [], [idle("old", 6 * K, 0, UNLOADING)], 8 * K, ()),
@@ -93,7 +93,7 @@ CASES = {
         ([BIG, chat(3)], [Held("train", 8 * K - 1)], [], 8 * K, ()),
     ],
     "batches of long jobs take no place from a chat": [
-        ([ANNA, BEN, chat(6)], [Held("measure", 1), *BUSY], [], K, (6,)),
+        ([ANNA, BEN, chat(6)], [Held("measure", 1), *BUSY], [], K, (6,))
     ],
 }
 

@@ -10,14 +10,14 @@ from playground.errors import InputError
 from playground.methods import all_methods, get_method, register_with_peft
 from playground.methods.full import moving
 from playground.methods.lora import Lora
-from playground.methods.method import SIZES, Linear, Options, Shapes, file_bytes, linears
+from playground.methods.method import SIZES, Linear, Options, file_bytes, linears
 from playground.methods.shapes import key_value_size, layer_count
 from playground.training.spec import OBJECTIVES, needs
 
 NAMES = ("lora", "qlora", "dora", "ia3", "bottleneck", "prefix", "p-tuning-v2", "prompt", "p-tuning", "full")
 
 
-def base(stack: str, layers: int, layer: Shapes, outside: Shapes) -> dict[str, tuple[int, ...]]:
+def base(stack, layers, layer, outside):
     """Names and shapes of a base's weights."""
     inside = {f"{stack}.{n}.{name}": shape for n in range(layers) for name, shape in layer.items()}
     return {f"{name}.weight": shape for name, shape in {**outside, **inside}.items()}
@@ -75,7 +75,7 @@ def test_each_finds_its_place_in_every_family(name, base):
     method = get_method(name)
     trained = method.trains(base, method.rank or 0, Options())
     sizes = {"steps": 10, "batch_size": 2, "tokens_p95": 64, "tokens_mean": 50, "answer_max": 20}
-    found = needs("sft", base, method, rank=method.rank or 0, **sizes)  # type: ignore[arg-type]
+    found = needs("sft", base, method, rank=method.rank or 0, **sizes)
     assert found.trainable_params == trained > 0
     assert found.disk_bytes == file_bytes(method.saves(base, method.rank or 0, Options()))
     assert found.memory_bytes > 0

@@ -4,11 +4,10 @@ import re
 import resource
 import shutil
 import time
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pytest
 import torch
@@ -18,16 +17,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.routing import Route
 
-from playground.chat.batching import Batches
 from playground.chat.compare import Side
-from playground.db import RunStore
 from playground.evaluation.checks import parse_check
 from playground.evaluation.verdict import Answered, SideFacts, conclude
-from playground.services import Services, build_services
+from playground.services import build_services
 from playground.settings import Settings
 from playground.training.checkpoint import mark_complete
 from playground.training.processes import EventWriter
-from playground.verdict.answers import Answering
 from playground.verdict.files import DONE, row_of
 from playground.verdict.request import VerdictRequest
 from playground.verdict.service import VerdictService
@@ -56,39 +52,39 @@ class Workers:
     fault: Exception | None = None
     tokens_per_s: float | None = None
 
-    def refused(self, seconds: float) -> str:
+    def refused(self, seconds):
         return ""
 
-    def start_worker(self, run_dir: Path, database: Path, attempt: int) -> tuple[int, float]:
+    def start_worker(self, run_dir, database, attempt):
         if self.fault is not None:
             raise self.fault
         self.started.append(run_dir.name)
         self.alive.add(len(self.started))
         return len(self.started), 1.0
 
-    def is_alive(self, pid: int | None, start: float | None) -> bool:
+    def is_alive(self, pid, start):
         return pid in self.alive
 
-    def stop(self, pid: int, *, hard: bool) -> None:
+    def stop(self, pid, *, hard):
         if hard or not self.deaf:
             self.alive.discard(pid)
 
-    def activity(self, pid: int) -> tuple[float, bool]:
+    def activity(self, pid):
         return 0.0, False
 
-    def writes(self, *events: tuple[str, dict[str, Any]], run: str = "r1") -> None:
+    def writes(self, *events, run="r1"):
         writer = EventWriter(self.settings.runs_dir / run)
         for kind, values in events:
             writer.write(kind, **values)
         writer.close()
 
-    def ends(self, run: str, attempt: int, kind: str = "done", **values: Any) -> None:
+    def ends(self, run, attempt, kind="done", **values):
         self.writes((kind, {"attempt": attempt, "adapter": run, "steps": 5} | values), run=run)
         self.alive.clear()
 
 
 @contextlib.contextmanager
-def supervised(settings: Settings, **parts: Any) -> Iterator[Services]:
+def supervised(settings, **parts):
     """The services of a home and who starts its runs; in the end what has not ended is cancelled and waited for."""
     services = build_services(settings, **parts)
     services.training.start_supervisor()
@@ -130,7 +126,7 @@ def shared(settings):
 
 
 @contextlib.contextmanager
-def full_disk() -> Iterator[None]:
+def full_disk():
     """No file of this process can be written while it is entered."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
@@ -140,7 +136,7 @@ def full_disk() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def put_rows(file: Path, count: int = 24, words: int = 1) -> Path:
+def put_rows(file, count=24, words=1):
     """A file of so many rows, whose answers say gladly so often."""
     answer = " gladly" * words
     rows = [{"prompt": f"Say {n}", "completion": f"Number {n},{answer}."} for n in range(count)]
@@ -160,13 +156,13 @@ def asked(rows_file):
     return VerdictRequest(rows_file, sides, ("contains:gladly",), limit=12, max_tokens=5, forgetting=False)
 
 
-def add(store: RunStore, run: str, **more: Any) -> None:
+def add(store, run, **more):
     """Record a run that waits."""
     values = {"owner": "ann", "name": run, "method": "lora", "state": "QUEUED", "created_s": 1.0, "steps": 5}
     store.add(**{"run": run, "needs_bytes": 1} | values | more)
 
 
-def put_checkpoint(run_dir: Path, step: int) -> None:
+def put_checkpoint(run_dir, step):
     """A complete one, in a run's folder."""
     folder = run_dir / "checkpoints" / f"checkpoint-{step}"
     folder.mkdir(parents=True)
@@ -174,12 +170,12 @@ def put_checkpoint(run_dir: Path, step: int) -> None:
     mark_complete(folder)
 
 
-def last(found: Iterable[T]) -> T:
+def last(found):
     *_, end = found
     return end
 
 
-def whole_model(services: Services, base: Path, noise: float = 0.0) -> str:
+def whole_model(services, base, noise=0.0):
     """A full fine-tune in the library: the base's weights, moved by ``noise``."""
     folder = Path(shutil.copytree(base, services.settings.adapters_dir / "whole"))
     if noise:
@@ -190,18 +186,18 @@ def whole_model(services: Services, base: Path, noise: float = 0.0) -> str:
     return folder.name
 
 
-def verdicts_by(services: Services, answering: type[Answering], batches: Batches) -> VerdictService:
+def verdicts_by(services, answering, batches):
     """The service of verdicts, with answering and batches of a test's own."""
     there = (services.bases, services.data, services.adapters)
     asker = answering(*there, batches, services.scoring)
     return VerdictService(services.settings, *there, asker, services.forgetting, services.quota, services.jobs)
 
 
-def reply(text: str, finish: str = "stop", **usage: int) -> bytes:
+def reply(text, finish="stop", **usage):
     """A streamed chat completion, a word a piece. usage: its ``prompt_tokens``, ``completion_tokens`` and
     ``cached_tokens``."""
     about = {"id": "x", "object": "chat.completion.chunk", "model": "deep-2"}
-    said: list[dict[str, Any]] = [
+    said = [
         {"choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]}
         for word in re.findall(r"\S+\s*", text)
     ]
@@ -232,10 +228,10 @@ def server():
         yield made
 
 
-def put_verdict(services: Services, owner: str = "local", examples: int = 6) -> str:
+def put_verdict(services, owner="local", examples=6):
     """Zarquon is right always, Slartibart on even rows, Magrathea never; to the first row the last two answer alike."""
 
-    def reply(side: str, n: int) -> str:
+    def reply(side, n):
         if n == 1 and side != SIDES[0]:
             return "alike"
         right = side == SIDES[0] or (side == SIDES[1] and n % 2 == 0)
@@ -255,7 +251,7 @@ def put_verdict(services: Services, owner: str = "local", examples: int = 6) -> 
     return state.id
 
 
-def vote_all(services: Services, id: str, owner: str = "local") -> int:
+def vote_all(services, id, owner="local"):
     """Vote by the check, and say how often one was asked."""
     asked = 0
     while (ballot := services.voting.next(id, owner)) is not None:

@@ -7,9 +7,7 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Callable, Generator
 from functools import wraps
-from typing import Any
 
 from playground.runs.runner import decode
 
@@ -19,7 +17,7 @@ _fork = multiprocessing.get_context("fork")
 class LentNothing(Exception):
     """As ``gr.Error``: a title and a message for a person."""
 
-    def __init__(self, title: str, message: str) -> None:
+    def __init__(self, title, message):
         super().__init__(message)
         self.title, self.message = title, message
 
@@ -28,18 +26,18 @@ class ForkedGPU:
     """durations: what was asked for, call by call. refuse: lend nothing. die: the fork is killed as it begins. before:
     called in the fork first. replies: False writes them in this process, and only runs are forks."""
 
-    def __init__(self, replies: bool = True) -> None:
+    def __init__(self, replies=True):
         self.replies, self.before = replies, lambda: None
-        self.durations: list[int] = []
-        self.pids: list[int] = []
+        self.durations = []
+        self.pids = []
         self.refuse = self.die = False
 
-    def __call__(self, *, duration: Callable[..., int]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def __call__(self, *, duration):
         here = () if self.replies else (decode,)
         return lambda task: task if task in here else self._wrapped(task, duration)
 
-    def _wrapped(self, task: Callable[..., Any], duration: Callable[..., int]) -> Callable[..., Any]:
-        def stream(*args: Any) -> Generator[Any, None, Any]:
+    def _wrapped(self, task, duration):
+        def stream(*args):
             process, answers, stop = self._started(task, duration, args)
             try:
                 while (answer := answers.get())[0] == "item":
@@ -51,7 +49,7 @@ class ForkedGPU:
                 stop.set()
                 process.join(20)
 
-        def whole(*args: Any) -> Any:
+        def whole(*args):
             try:
                 next(stream(*args))
             except StopIteration as end:
@@ -59,14 +57,12 @@ class ForkedGPU:
 
         return wraps(task)(stream if inspect.isgeneratorfunction(task) else whole)
 
-    def _begin(self) -> None:
+    def _begin(self):
         if self.die:
             os._exit(9)
         self.before()
 
-    def _started(
-        self, task: Callable[..., Any], duration: Callable[..., int], args: tuple[Any, ...]
-    ) -> tuple[Any, Any, Any]:
+    def _started(self, task, duration, args):
         self.durations.append(duration(*args))
         if self.refuse:
             words = "You have exceeded your free ZeroGPU quota (60s requested vs. 0s left)."
@@ -77,7 +73,7 @@ class ForkedGPU:
         self.pids.append(process.pid or 0)
         questions.put(args)
 
-        def watch() -> None:
+        def watch():
             process.join()
             if process.exitcode:
                 answers.put(("error", "GPU task aborted"))
@@ -86,7 +82,7 @@ class ForkedGPU:
         return process, answers, stop
 
 
-def _child(task: Callable[..., Any], questions: Any, answers: Any, stop: Any, begin: Callable[[], None]) -> None:
+def _child(task, questions, answers, stop, begin):
     faulthandler.dump_traceback_later(90, exit=True, file=sys.__stderr__)  # a fork that hangs says where
     args = questions.get()
     begin()
@@ -95,7 +91,7 @@ def _child(task: Callable[..., Any], questions: Any, answers: Any, stop: Any, be
     worker.join()
 
 
-def _run(task: Callable[..., Any], args: tuple[Any, ...], answers: Any, stop: Any) -> None:
+def _run(task, args, answers, stop):
     try:
         found = task(*args)
         if inspect.isgenerator(found):

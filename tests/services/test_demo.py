@@ -1,11 +1,8 @@
 """The built-in story, with a training and a comparison that end at once, and jobs that run when the test says so."""
 
 import json
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -22,25 +19,25 @@ DONE = RunView("r1", "demo", "DONE", "lora", 20, 20, "mine", None, None, 0.0, su
 class Story:
     """A demo whose training ends with ``view``, and whose sides write ``reply``."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder):
         heldout = folder / "heldout.jsonl"
         heldout.write_text("\n".join(json.dumps({"prompt": f"q{n}", "completion": f"a {n} END"}) for n in range(20)))
         told = {"system_prompt": "Be brief.", "check": "ends-with:END", "right": ("exact",)}
         shipped = SimpleNamespace(file=heldout, heldout=heldout, **told)
-        self.view, self.cancelled = DONE, list[str]()
-        self.says: dict[str, Reply] = {"mine": Reply("a 3 END", True, "", 9, 2), "base": Reply("a", True, "", 9, 2)}
-        self.waiting: list[Callable[[], None]] = []
+        self.view, self.cancelled = DONE, []
+        self.says = {"mine": Reply("a 3 END", True, "", 9, 2), "base": Reply("a", True, "", 9, 2)}
+        self.waiting = []
         training = SimpleNamespace(start=lambda request: "r1", show=lambda run, owner: self.view)
         training.cancel = lambda run, owner: self.cancelled.append(run)
         jobs = Jobs(spawn=lambda run, name: self.waiting.append(run))
-        parts: Any = (SimpleNamespace(shipped=lambda name: shipped), training, SimpleNamespace(ask_each=self.ask))
+        parts = (SimpleNamespace(shipped=lambda name: shipped), training, SimpleNamespace(ask_each=self.ask))
         self.demo = DemoService(*parts, jobs)
 
-    def ask(self, side: Any, questions: Any, *others: Any) -> Iterator[list[Reply]]:
+    def ask(self, side, questions, *others):
         yield [Reply() for _ in questions]
         yield [self.says[side.model] for _ in questions]
 
-    def run(self) -> None:
+    def run(self):
         while self.waiting:
             self.waiting.pop()()
 
@@ -69,7 +66,7 @@ def test_it_trains_and_measures_both_sides(story):
 
 
 def test_in_the_foreground_every_change_is_reported_and_a_fault_is_raised(story):
-    seen: list[str] = []
+    seen = []
     assert story.demo.play(lambda state: seen.append(state.phase)).phase == "done"
     assert (seen[0], seen[-1]) == ("training", "done")
     story.view = replace(DONE, state="FAILED", error="Memory ran out.")

@@ -57,10 +57,6 @@ def test_a_run_takes_the_place_of_an_idle_base_and_the_base_comes_back(settings,
     services.close()
 
 
-def test_who_leaves_in_mid_stream_gives_the_device_back(services):
-    torture.gone_away(services, 5)
-
-
 def test_everyone_at_once_is_answered_or_politely_refused(services):
     def one(number: int) -> str:
         sampling = Sampling(max_tokens=2)

@@ -11,7 +11,6 @@ from playground.db import ENDED
 from playground.errors import InputError, NotFoundError, PlaygroundError
 from playground.evaluation.forgetting import material
 from playground.runs.planner import Plan
-from playground.runs.request import TrainRequest
 from playground.services import build_services
 from playground.verdict.race import RaceRequest, RaceView
 from playground.verdict.race_store import HEAD, NONE, Entry, Race, RaceStore, cells, chosen, lanes, record, status, text
@@ -32,7 +31,7 @@ def racing(forking):
     return forking
 
 
-def plan_of(request: TrainRequest, blocked: str = "", fixed_s: float = 12.0, step_s: float = 3.0) -> Plan:
+def plan_of(request, blocked="", fixed_s=12.0, step_s=3.0):
     steps = request.steps or 20
     return Plan(10, 1000, fixed_s + step_s * steps, 1, 9, 40, 16, steps, 1e-3, 8, blocked)
 
@@ -118,7 +117,7 @@ def test_the_check_of_a_shipped_set_is_its_own(settings):
 
 
 def test_one_message_names_every_method_that_cannot_run_and_a_fault_of_the_file_once():
-    def plan(request: TrainRequest) -> Plan:
+    def plan(request):
         if request.method == "ia3":
             raise InputError("This base has no keys.")
         return plan_of(request, "Full needs 9.0 GB." if request.method == "full" else "")

@@ -3,7 +3,6 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,7 +10,7 @@ from playground.chat.compare import Side, all_replies
 from playground.chat.replay import Saved, read_saved, together
 from playground.engine.request import Sampling
 from playground.errors import NotFoundError
-from playground.services import Services, build_services
+from playground.services import build_services
 from tests.refused import refused
 from tests.services.conftest import whole_model
 
@@ -24,17 +23,17 @@ def mine(services, make_lora, tmp_path):
     return services.adapters.import_file(Path(shutil.copytree(make_lora(70), tmp_path / "mine"))).id
 
 
-def asked(services: Services, *models: str) -> list[dict[str, Any]]:
+def asked(services, *models):
     """Replies as the command line prints them, read back from JSON."""
     sides = [Side(model, name=f"{n}") for n, model in enumerate(models)]
-    found: list[dict[str, Any]] = json.loads(json.dumps(all_replies(services.compare, sides, ["Hello"], DRAWN)))
+    found = json.loads(json.dumps(all_replies(services.compare, sides, ["Hello"], DRAWN)))
     return found
 
 
 def test_the_same_text_comes_again_of_a_whole_model_and_in_another_process_too(services, mine, tiny_base):
     replies = asked(services, mine, "base", "base")
     assert {reply["stamp"]["rows"] for reply in replies} == {3}
-    written: list[int] = []
+    written = []
     found = [services.replay.again(saved, written.append) for saved in read_saved({"replies": replies})]
     assert [one["text"] for one in found] == [reply["text"] for reply in replies]
     assert {(one["same"], one["first_difference"], tuple(one["notes"])) for one in found} == {(True, None, ())}
@@ -124,7 +123,7 @@ def test_a_file_without_a_stamp_is_refused_in_words(value):
 
 
 def test_several_are_the_same_only_if_all_are():
-    def result(same: bool | None, text: str) -> dict[str, Any]:
+    def result(same, text):
         return {"same": same, "text": text, "first_difference": 1 if same is False else None, "notes": []}
 
     yes, no, unknown = result(True, "a"), result(False, "b"), result(None, "c")

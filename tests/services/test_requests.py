@@ -8,7 +8,6 @@ import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig
@@ -27,7 +26,7 @@ from tests.ui.fakes import card
 
 PLAN = Plan(1, 2, 3.0, 4, 5, 6, 100, 48, 5e-4, 16)
 COLUMNS = {"prompt": "Note A", "completion": "Note B"}
-FEW: dict[str, Any] = {"mapping": COLUMNS, "turns": "last", "leave_out": ("duplicate",), "test": 0.2}
+FEW = {"mapping": COLUMNS, "turns": "last", "leave_out": ("duplicate",), "test": 0.2}
 REQUEST = TrainRequest(Path("ward notes.csv"), "mine", "lora", options=Options(rslora=True), **FEW)
 FULL = replace(
     REQUEST,
@@ -86,13 +85,13 @@ def test_what_is_no_file_of_settings(record, says):
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 
 
-def trl(config: Any, objective: str = "sft", **changes: Any) -> str:
+def trl(config, objective="sft", **changes):
     script = recipe.trl(replace(REQUEST, **changes), PLAN, objective, "smollm2-135m", config)
     ast.parse(script)
     return script
 
 
-def axolotl(objective: str = "sft", **changes: Any) -> str:
+def axolotl(objective="sft", **changes):
     return recipe.axolotl(replace(REQUEST, **changes), PLAN, objective, "smollm2-135m")
 
 
@@ -223,7 +222,7 @@ def test_curves_as_csv_and_as_an_event_file_that_is_replaced_when_written_again(
     refused("another folder", write_curves, VIEW, tmp_path / "file" / "below", "csv")
 
 
-def trl_row(objective: str, n: int) -> dict[str, Any]:
+def trl_row(objective, n):
     ask, good = {"prompt": f"Say {n}"}, f"The ward counts to {n}, gladly."
     return {
         "sft": ask | {"completion": good},

@@ -30,7 +30,7 @@ PRAGMA user_version = 1;
 """With one run."""
 
 
-def order(store: RunStore) -> str:
+def order(store):
     return "".join(row.run for row in store.active())
 
 
@@ -91,7 +91,7 @@ def test_a_resumed_run_is_the_last_and_a_retried_one_the_first(store):
 def test_a_database_of_the_first_schema_is_taken_over_and_a_newer_one_refused(tmp_path):
     file = tmp_path / "p.sqlite"
 
-    def run(statements: str) -> None:
+    def run(statements):
         with contextlib.closing(sqlite3.connect(file)) as db:
             db.executescript(statements)
 

@@ -4,7 +4,6 @@ hand. Real workers are killed in test_workers.py."""
 import signal
 from pathlib import Path
 from string import ascii_lowercase
-from typing import Any
 
 import pytest
 
@@ -22,7 +21,7 @@ from tests.services.conftest import FixedDevice, Workers, add, put_checkpoint
 RUN = "r1"
 
 
-def step(number: int) -> tuple[str, dict[str, Any]]:
+def step(number):
     return "step", {"step": number, "loss": 1.0, "tokens_per_s": 9.0, "seconds_left": 1.0}
 
 
@@ -31,15 +30,15 @@ def workers(tmp_path):
     return Workers(Settings(home=tmp_path / "home"))
 
 
-def service(workers: Workers) -> TrainingService:
+def service(workers):
     """As another process would have its own."""
-    nobody: Any = None  # what plans a run is not asked
+    nobody = None  # what plans a run is not asked
     manager, quota = DeviceManager(FixedDevice(100, 100)), Quota(workers.settings, nobody, nobody)
     store = RunStore(workers.settings.database)
     return TrainingService(workers.settings, store, manager, nobody, nobody, nobody, quota, workers, workers.clock)
 
 
-def queue(training: TrainingService, workers: Workers, run: str) -> None:
+def queue(training, workers, run):
     (workers.settings.runs_dir / run).mkdir(parents=True)
     (workers.settings.runs_dir / run / "run.json").write_text("{}")
     add(training.store, run, owner="local", steps=500, needs_bytes=10)
@@ -54,7 +53,7 @@ def training(workers):
     made.close()
 
 
-def begun(training: TrainingService, workers: Workers) -> int:
+def begun(training, workers):
     """As a supervisor does it. Returns the attempt."""
     attempt = training.store.begin(RUN, 1.0) or 0
     pid, since = workers.start_worker(workers.settings.runs_dir / RUN, Path("db"), attempt)
@@ -62,7 +61,7 @@ def begun(training: TrainingService, workers: Workers) -> int:
     return attempt
 
 
-def states(training: TrainingService, *runs: str) -> list[str]:
+def states(training, *runs):
     return [training.show(run).state for run in runs]
 
 
@@ -178,7 +177,7 @@ def test_a_worker_that_cannot_be_started_fails_its_run_and_holds_nothing(trainin
     assert states(training, RUN) == ["RUNNING"]
 
 
-def row(run: str, needs: int = 10, state: str = "QUEUED") -> RunRow:
+def row(run, needs=10, state="QUEUED"):
     return RunRow(run, "ann", run, "lora", state, 0.0, 1.0, 0, 10, None, None, None, None, None, 0, needs, {}, 1)
 
 
@@ -187,7 +186,7 @@ def manager():
     return DeviceManager(FixedDevice(), 100)
 
 
-def served(manager: DeviceManager, asked: RunQueue, left: str) -> str:
+def served(manager, asked, left):
     """Who is served, one after another, when the device comes free."""
     names = ""
     while here := [(name, lease) for name in left if (lease := asked.granted(name)) is not None]:

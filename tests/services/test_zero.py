@@ -4,7 +4,6 @@ import contextvars
 import json
 import os
 import pickle
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -130,10 +129,10 @@ def test_zero_is_told_by_the_environment_and_this_process_stays_on_the_cpu(monke
 
 
 def test_a_visitors_own_time_is_used_for_a_run_that_starts_later_and_its_length_is_capped(tmp_path):
-    who: contextvars.ContextVar[str] = contextvars.ContextVar("who", default="nobody")
-    heard: list[tuple[str, int]] = []
+    who = contextvars.ContextVar("who", default="nobody")
+    heard = []
 
-    def lends(*, duration: Callable[..., int]) -> Callable[..., Callable[..., None]]:
+    def lends(*, duration):
         return lambda task: lambda *job: heard.append((who.get(), duration(*job)))
 
     runner = ZeroRunner(lends, 90)

@@ -7,12 +7,11 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
-from typing import Any
 
 import pytest
 
 from playground.library import bases
-from playground.services import Services, build_services
+from playground.services import build_services
 from playground.settings import DEFAULT_BASE, Settings
 from playground.training.spec import RunSpec
 from playground.workspace.visitors import owner_of
@@ -53,7 +52,7 @@ def lora(make_lora):
     return make_lora(3)
 
 
-def shared_home(home: Path, prepared: Path) -> Settings:
+def shared_home(home, prepared):
     settings = Settings(home=home, shared=True)
     shutil.copytree(prepared, settings.bases_dir / DEFAULT_BASE, copy_function=os.link)
     return settings
@@ -78,7 +77,7 @@ def alone(services):
         yield built
 
 
-def incoming(settings: Settings, name: str, content: bytes = b"") -> Path:
+def incoming(settings, name, content=b""):
     """A file where the page's server puts what a browser sends."""
     rows = "\n".join(json.dumps({"prompt": f"Say {n}", "completion": f"Number {n}."}) for n in range(12)).encode()
     file = settings.incoming_dir / ("0" * 64) / name
@@ -87,9 +86,7 @@ def incoming(settings: Settings, name: str, content: bytes = b"") -> Path:
     return file
 
 
-def ended_run(
-    services: Services, owner: str, name: str = f"{SECRET} run", state: str = "FAILED", created_s: float = 1.0
-) -> str:
+def ended_run(services, owner, name=f"{SECRET} run", state="FAILED", created_s=1.0):
     """A run in the record and on disk, with a log and a checkpoint."""
     run = f"20260101-000000-{len(services.training.store.all()):04x}"
     settings = services.settings
@@ -100,19 +97,19 @@ def ended_run(
     base = {"base": DEFAULT_BASE, "base_path": str(settings.bases_dir / DEFAULT_BASE), "base_fingerprint": ""}
     data = {"file": str(folder / "examples.jsonl"), "data": "examples.jsonl"}
     places = {"adapters_dir": str(settings.adapters_dir), "shipped_dir": str(settings.shipped_adapters_dir)}
-    about: dict[str, Any] = {"run": run, "owner": owner, "name": name, "method": "lora", "steps": 10}
+    about = {"run": run, "owner": owner, "name": name, "method": "lora", "steps": 10}
     RunSpec(**about, **base, **data, **places, lr=1e-3, rank=4).write(folder)
     services.training.store.add(**about, state=state, created_s=created_s, needs_bytes=1)
     return run
 
 
-def adapter_of(services: Services, folder: Path, owner: str, name: str = f"{SECRET}_adapter") -> str:
+def adapter_of(services, folder, owner, name=f"{SECRET}_adapter"):
     named = folder.parent / owner / name
     shutil.copytree(folder, named, dirs_exist_ok=True)
     return services.adapters.import_file(named, owner).id
 
 
-def belongings(services: Services, lora: Path) -> Belongings:
+def belongings(services, lora):
     """Everything that Anna has."""
     upload = services.data.keep_uploads([incoming(services.settings, f"{SECRET}.jsonl")], ANNA)
     return Belongings(ANNA, upload, ended_run(services, ANNA), adapter_of(services, lora, ANNA))
@@ -131,12 +128,12 @@ def attacked(tmp_path_factory, prepared, lora):
         yield built, belongings(built, lora)
 
 
-def limited(services: Services, **changes: int) -> Services:
+def limited(services, **changes):
     """The same home with other limits."""
     return build_services(replace(services.settings, **changes))
 
 
-def filled(value: Any, known: dict[str, Any]) -> Any:
+def filled(value, known):
     """A value of a table, with its words ($name) in place."""
     if isinstance(value, dict):
         return {name: filled(one, known) for name, one in value.items()}

@@ -2,14 +2,12 @@
 
 import os
 import time
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from playground.library.adapters import AdapterLibrary
 from playground.runs.service import TrainingService
-from playground.services import Services, build_services
+from playground.services import build_services
 from playground.storage import EXPORTED_S, INCOMING_S, STAGED_S, Cleaner, StorageService
 from playground.workspace.visitors import LOCAL, Sessions
 from tests.services.conftest import Clock, Workers
@@ -23,12 +21,12 @@ def clock():
     return Clock(time.time() + 10)
 
 
-def storage_of(s: Services, sessions: Sessions, wait: Callable[[float], None], training: Any = None) -> StorageService:
+def storage_of(s, sessions, wait, training=None):
     parts = (s.settings, s.bases, s.adapters, training or s.training, s.demo, sessions, s.verdicts, s.bench.book)
     return StorageService(*parts, s.quota, wait)
 
 
-def cleaner_of(services: Services, clock: Clock) -> tuple[Cleaner, Sessions]:
+def cleaner_of(services, clock):
     sessions = Sessions(services.settings.database, clock)
     storage = storage_of(services, sessions, lambda seconds: None)
     return Cleaner(services.settings, storage, sessions, clock), sessions
@@ -93,7 +91,7 @@ def test_a_run_that_has_not_ended_stays_until_it_has(services, clock):
 
 def test_deleting_takes_what_ends_later_alone(services, hers, clock, lora):
     sessions = Sessions(services.settings.database, clock)
-    waits: list[float] = []
+    waits = []
     settings, store, quota = services.settings, services.training.store, services.quota
     library = AdapterLibrary(settings.adapters_dir, settings.shipped_adapters_dir)
     deaf = Workers(settings, alive={os.getpid()}, deaf=True)

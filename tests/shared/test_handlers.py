@@ -7,14 +7,12 @@ from collections.abc import Iterator
 from operator import attrgetter, itemgetter
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
 
 import gradio as gr
 import pandas as pd
 import pytest
 
 from playground.errors import PlaygroundError
-from playground.services import Services
 from playground.ui import side, sidebar
 from playground.ui.asking import Comparison
 from playground.ui.page import Memo, WholePage
@@ -22,23 +20,23 @@ from playground.ui.rows import Source
 from playground.ui.side import Log
 from playground.ui.verdict_form import Kept
 from playground.ui.wiring import Visitor
-from tests.shared.conftest import ANNA, BEN, SECRET, Belongings, filled
+from tests.shared.conftest import ANNA, BEN, SECRET, filled
 
 VERDICT = "20261124-101500-v1a2b"
 TABLE = Path(__file__).with_name("handlers.jsonl").read_text("utf-8").splitlines()
 """A handler, its part of the page, and what it is given of the page; $name is looked up in ``words``."""
 
 
-def sides(model: str = "base", source: str = "", shots: int = 0) -> dict[str, Any]:
+def sides(model="base", source="", shots=0):
     plain = {"model": "base", "prompt": "", "shots": 0, "source": "", "form": "", "form_text": ""}
     return dict.fromkeys("ABCDEF", plain) | {"A": plain | {"model": model, "shots": shots, "source": source}}
 
 
-def words(s: Services, h: Belongings, p: WholePage) -> dict[str, Any]:
+def words(s, h, p):
     """What the table's words stand for: all that is Anna's, and the page's states that name it."""
     source = Source(h.upload, "x", "x", good=2, roles=("prompt",))
     where = {"source": "upload", "kept": Kept(), "uploaded": h.upload, "training": Source(), "seed": 7, "test": 15}
-    compared: dict[str, Any] = {"comparison": Comparison(), "check": {"kind": "ends-with", "text": "x"}}
+    compared = {"comparison": Comparison(), "check": {"kind": "ends-with", "text": "x"}}
     sampling = {"temperature": 0, "top_p": 1, "max_tokens": 4, "seed": 7}
     measure = {"repeats": 1, "draws": 1, "max_tokens": 8, "temperature": 0, "seed": 7}
     measure |= {"losses": False, "forgetting": False}

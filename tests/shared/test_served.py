@@ -11,7 +11,7 @@ from playground.server import gate
 from playground.services import Services
 from playground.workspace.visitors import COOKIE, HOST_COOKIE, owner_of
 from tests.api.conftest import opened
-from tests.shared.conftest import ANNA, SECRET, Belongings, belongings, shared_home
+from tests.shared.conftest import ANNA, SECRET, belongings, shared_home
 
 JSONL = b"\n".join(json.dumps({"prompt": f"Say {n}", "completion": f"Number {n}."}).encode() for n in range(8))
 MINE = {"files": ("mine.jsonl", JSONL)}
@@ -20,16 +20,16 @@ MINE = {"files": ("mine.jsonl", JSONL)}
 class Open:
     """The app, and what Anna has in it. handlers: of the page, private or not."""
 
-    def __init__(self, url: str, services: Services, hers: Belongings) -> None:
+    def __init__(self, url, services, hers):
         self.url, self.services, self.hers = url, services, hers
         page = httpx.get(f"{url}config").json()
         self.handlers = [one for one in page["dependencies"] if one["backend_fn"]]
         self.kinds = {one["id"]: one["type"] for one in page["components"]}
 
-    def browser(self, token: str = "b" * 32, **headers: str) -> httpx.Client:
+    def browser(self, token="b" * 32, **headers):
         return httpx.Client(base_url=self.url, timeout=60, headers={"cookie": f"{COOKIE}={token}"} | headers)
 
-    def call(self, client: httpx.Client, name: str, tab: str, path: object = None, event: object = None) -> str:
+    def call(self, client, name, tab, path=None, event=None):
         """Call the first handler of this name through the queue; everything that came back, as text. path: of the file
         that it is given where it takes one."""
         handler = next(one for one in self.handlers if str(one["api_name"]).startswith(name))
@@ -47,7 +47,7 @@ class Open:
 
 
 class Idle(Services):
-    def start(self) -> None:
+    def start(self):
         """No base is prepared behind the page."""
 
 

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,18 +14,17 @@ from playground.chat.replay import Saved
 from playground.engine.request import Sampling
 from playground.errors import BusyError, NotFoundError
 from playground.runs.service import TrainRequest
-from playground.services import Services
 from playground.workspace.visitors import LOCAL
 from tests.shared.conftest import ANNA, BEN, SECRET, Belongings, ended_run, filled, refused
 
 NONE = "There is no"
 SHORT = Sampling(max_tokens=4)
 TABLE = Path(__file__).with_name("attacks.jsonl").read_text("utf-8").splitlines()
-ATTACKS: dict[str, dict[str, Any]] = {attack["what"]: attack for attack in map(json.loads, TABLE)}
+ATTACKS = {attack["what"]: attack for attack in map(json.loads, TABLE)}
 """The calls with what they are given; $name is looked up in ``words``."""
 
 
-def words(s: Services, h: Belongings) -> dict[str, Any]:
+def words(s, h):
     """What the table's words stand for: all that is Anna's, and what leads there or out of the home."""
     settings, room, stamped = s.settings, h.upload.parent.name, hashlib.sha256(b"x").hexdigest()
     stamp = {"rows": 1, "seed": 7, "base": "", "sampling": {}, "prompt": {"text": "x", "sha256": stamped}}
@@ -48,14 +46,14 @@ def words(s: Services, h: Belongings) -> dict[str, Any]:
     }
 
 
-def attempt(s: Services, h: Belongings, attack: dict[str, Any]) -> None:
+def attempt(s, h, attack):
     known = words(s, h)
     found = attrgetter(attack["call"])(s)(*filled(attack["args"], known), **filled(attack.get("named", {}), known))
     if isinstance(found, Iterator):
         next(found)
 
 
-def told(s: Services, h: Belongings, attack: dict[str, Any]) -> str:
+def told(s, h, attack):
     """The refusal, without what was asked for."""
     said = refused(NONE, attempt, s, h, attack, error=NotFoundError)
     for name in (str(h.upload), h.upload.name, h.upload.parent.name, h.run, h.adapter):

@@ -4,14 +4,12 @@ import contextlib
 import re
 import sqlite3
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 from playground.db import connect, wipe
 from playground.errors import NotFoundError
 from playground.library.files import private_folder
-from playground.services import Services, build_services
+from playground.services import build_services
 from playground.settings import Settings
 from playground.training.checkpoint import keep_checkpoint, mark_complete
 from playground.ui import sidebar
@@ -21,7 +19,7 @@ from playground.workspace.visitors import COOKIE, HOST_COOKIE, Home, cookie_name
 from tests.shared.conftest import ANNA, BEN, SECRET, adapter_of, ended_run, incoming, refused
 
 
-def mode(path: Path) -> int:
+def mode(path):
     return path.stat().st_mode & 0o777
 
 
@@ -46,13 +44,13 @@ def test_a_place_that_others_may_enter_is_left_as_it_is(tmp_path, monkeypatch):
     assert (mode(common), mode(house)) == (0o777, 0o755)
 
 
-def holding(folder: Path, words: str) -> list[str]:
+def holding(folder, words):
     """Files below a folder whose name or content holds the words."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return [str(path) for path in files if words in path.name or words.encode() in path.read_bytes()]
 
 
-def a_race(services: Services, owner: str, run: str) -> str:
+def a_race(services, owner, run):
     race = f"20260101-000000-r{len(services.race.store.all()):04x}"
     about = (f"{SECRET} race", f"{SECRET}.jsonl", 1.0, RUNNING, "", 5, None, (Entry("lora", run),))
     services.race.store.add(Race(race, owner, *about))
@@ -177,7 +175,7 @@ def test_the_picker_of_bases_tells_nothing_of_a_machine(services, alone, tmp_pat
     refused("There is no folder", alone.bases.inspect, "/no/such/folder")
 
 
-def asked(cookies: dict[str, str], scheme: str = "http", tab: str | None = "tab", **headers: str) -> Any:
+def asked(cookies, scheme="http", tab="tab", **headers):
     """A request as Gradio hands it to a handler."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return SimpleNamespace(session_hash=tab, cookies=cookies, headers=named, url=SimpleNamespace(scheme=scheme))

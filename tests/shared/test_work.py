@@ -2,10 +2,7 @@
 
 import json
 import re
-from collections.abc import Generator, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 from starlette.applications import Starlette
@@ -15,12 +12,11 @@ from playground.chat.batching import Asked, Batches, Chat
 from playground.chat.compare import Side
 from playground.data.example import Message
 from playground.data.render import encode, render_prompt
-from playground.engine.request import Direct, Row, RowState, Sampling
+from playground.engine.request import Direct, Sampling
 from playground.errors import BusyError
 from playground.runs.recipe import with_settings
 from playground.runs.service import TrainRequest
 from playground.server.routes import build_routes
-from playground.services import Services
 from playground.verdict import service as verdict_service
 from playground.verdict.answers import Answering
 from playground.verdict.race import RaceRequest
@@ -34,17 +30,17 @@ from tests.shared.conftest import ANNA, BEN, adapter_of, ended_run, incoming, li
 SIDES = (Side("base", name="Base"), Side("base", "Be glad.", name="Told"))
 
 
-def upload(services: Services, owner: str, rows: int = 12, name: str = "rows.jsonl") -> Path:
+def upload(services, owner, rows=12, name="rows.jsonl"):
     lines = "\n".join(json.dumps({"prompt": f"Say {n} of {owner}", "completion": f"Number {n}."}) for n in range(rows))
     return services.data.keep_uploads([incoming(services.settings, name, lines.encode())], owner)
 
 
-def asked(file: Path, owner: str, **changes: Any) -> VerdictRequest:
+def asked(file, owner, **changes):
     values = {"max_tokens": 4, "losses": False, "forgetting": False} | changes
     return VerdictRequest(file, values.pop("sides", SIDES), owner=owner, **values)
 
 
-def run_out(services: Services, owner: str) -> None:
+def run_out(services, owner):
     wait_until(lambda: not any(view.live for view in services.verdicts.views(owner, None)))
 
 
@@ -154,7 +150,7 @@ def test_a_few_long_rows_among_short_ones_are_in_the_estimate(services):
     assert tokens.mean > 10 * tokens.median
     assert tokens.mean == pytest.approx(sum(map(int.__add__, tokens.prompt_lengths, tokens.answer_lengths)) / 100)
 
-    def steps_s(file: Path) -> float:
+    def steps_s(file):
         one, many = (services.training.plan(TrainRequest(file, steps=steps, owner=ANNA)).seconds for steps in (1, 1000))
         return many - one
 
@@ -166,10 +162,10 @@ class Recording(Direct):
 
     together = 4  # so that a verdict has many batches
 
-    def __init__(self) -> None:
-        self.seen: list[str] = []
+    def __init__(self):
+        self.seen = []
 
-    def stream(self, engine: Any, rows: Sequence[Row]) -> Generator[list[RowState], None, None]:
+    def stream(self, engine, rows):
         self.seen.append(next(name for name in (ANNA, BEN, "chat") if name in rows[0].prompt))
         return super().stream(engine, rows)
 
@@ -269,7 +265,7 @@ def test_a_full_disk_takes_no_upload(services, monkeypatch):
 LONG = "A prompt that is long enough to be kept for the next question, since it has more than sixteen tokens."
 
 
-def reused(services: Services, prompt: str, session: str) -> int:
+def reused(services, prompt, session):
     """Prompt tokens that are copied from the prefix cache instead of being read."""
     engine = services.bases.engine()
     before = engine.backend.scheduler.cached_tokens

@@ -14,16 +14,13 @@ import sqlite3
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from playground.db import ENDED
-from playground.services import Services, build_services
+from playground.services import build_services
 from playground.settings import Settings
 from playground.training.checkpoint import newest_complete, step_of
 from playground.training.processes import EventReader
@@ -51,14 +48,14 @@ class Scale:
     limit_bytes: tuple[float, float]
     chance: random.Random = field(default_factory=random.Random)
 
-    def rounds(self, key: str, count: int, one: Callable[[int], dict[str, Any]]) -> dict[str, list[Any]]:
+    def rounds(self, key, count, one):
         """``one`` so many times. What it measured is recorded after each: seconds are spread, other numbers at their
         worst, words counted."""
-        made: dict[str, list[Any]] = {}
+        made = {}
         for number in range(count):
             for name, value in one(number).items():
                 made.setdefault(name, []).append(value)
-            sums: dict[str, Callable[[Any], Any]] = {
+            sums = {
                 name: torture.spread if name.endswith("_s") else Counter if isinstance(values[0], str) else max
                 for name, values in made.items()
             }
@@ -91,12 +88,12 @@ def file(tmp_path):
     return put_rows(tmp_path / "rows.jsonl")
 
 
-def at_step(services: Services, run: str, step: int) -> int:
+def at_step(services, run, step):
     """Wait until a run is there; the worker's pid."""
     return wait_for(lambda: (view := services.training.show(run)).step >= step and view.pid, "there", every_s=0.002)
 
 
-def await_moment(services: Services, run: str, moment: str, chance: random.Random) -> None:
+def await_moment(services, run, moment, chance):
     """Until it loads, is at some step, or saves; or until it has ended, whatever was wanted."""
     wait_for(lambda: services.training.show(run).state != "QUEUED", "begun", every_s=0.001)
     if moment not in ("running", "saving"):
@@ -104,14 +101,14 @@ def await_moment(services: Services, run: str, moment: str, chance: random.Rando
         return
     step = chance.randint(1, STEPS - 2)
 
-    def there() -> bool:
+    def there():
         view = services.training.show(run)
         return view.state in ENDED or (torture.is_saving(services, run) if moment == "saving" else view.step >= step)
 
     wait_for(there, moment, every_s=0.0005 if moment == "saving" else 0.002)
 
 
-def ended(services: Services, run: str, words: str, within_s: float = torture.PATIENCE_S) -> float:
+def ended(services, run, words, within_s=torture.PATIENCE_S):
     """Wait until a run has FAILED with ``words`` and holds nothing; the seconds that took."""
     began = clock()
     view = wait_state(services, run, *ENDED, within_s=within_s)
@@ -122,7 +119,7 @@ def ended(services: Services, run: str, words: str, within_s: float = torture.PA
     return took_s
 
 
-def last_loss(services: Services, run: str) -> float:
+def last_loss(services, run):
     view = wait_state(services, run, *ENDED)
     assert view.state == "DONE", view
     return float(view.summary["loss"]["last"])
@@ -132,14 +129,14 @@ def test_kill_the_worker(scale, services, file):
     """kill -9 in the middle of a save, or whenever: noticed, resumed, and it ends as if nothing had been."""
     expected = last_loss(services, services.training.start(request(file)))
 
-    def kill(number: int) -> dict[str, Any]:
+    def kill(number):
         run = services.training.start(request(file))
         view = wait_state(services, run, "RUNNING")
         step = scale.chance.randint(-6, STEPS - 1)  # below 0: while it loads
         if number % 3 == 0:
             most = min(scale.chance.randint(1, STEPS // SAVE_STEPS - 1), 2)
 
-            def there() -> bool:
+            def there():
                 return len(torture.checkpoints(services, run)) >= most and torture.is_saving(services, run)
 
             wait_for(there, "saving", every_s=0.0005)
@@ -169,7 +166,7 @@ def test_kill_the_app(scale, settings, file, tmp_path):
     is RUNNING in the record and no pid is written yet. true_state_s: from the start of the new app's process until
     every run's state was true."""
 
-    def kill(number: int) -> dict[str, Any]:
+    def kill(number):
         moment, worker_too = ("marked", "loading", "running", "saving", "any")[number % 5], number % 4 == 3
         here = replace(settings, home=tmp_path / f"home-{number}")
         onlooker = build_services(here)
@@ -203,7 +200,7 @@ def test_kill_the_app(scale, settings, file, tmp_path):
     scale.rounds("kill_app", scale.app_kills, kill)
 
 
-def catch_marked(database: Path, run: str) -> bool:
+def catch_marked(database, run):
     """Return in the moment between RUNNING and the pid; False when it was too short to be seen."""
     with contextlib.closing(sqlite3.connect(database, timeout=30)) as db:
         look = "SELECT pid FROM runs WHERE run = ? AND state = 'RUNNING'"
@@ -211,7 +208,7 @@ def catch_marked(database: Path, run: str) -> bool:
         return pid is None
 
 
-def untrue(services: Services) -> list[str]:
+def untrue(services):
     """What the record says and is not so."""
     living, known = workers(services.settings.home), {row.run: row for row in services.training.store.all()}
     at_work = {run: row for run, row in known.items() if row.state in ("RUNNING", "STOPPING")}
@@ -220,7 +217,7 @@ def untrue(services: Services) -> list[str]:
     return wrong + [f"worker {pid} is an orphan" for pid in orphans]
 
 
-def assert_no_double(settings: Settings, run: str) -> None:
+def assert_no_double(settings, run):
     """In its log every attempt counts up by itself: two workers at once would show as steps that interleave."""
     events = [event for event in EventReader(settings.runs_dir / run).read() if event["event"] in ("started", "step")]
     assert events[0]["event"] == "started"
@@ -231,7 +228,7 @@ def assert_no_double(settings: Settings, run: str) -> None:
 def test_cancel(scale, services, file):
     """While it is queued, loading, running or saving. DONE: the cancel came when all was done."""
 
-    def cancel(number: int) -> dict[str, Any]:
+    def cancel(number):
         during = ("queued", "loading", "running", "saving")[number % 4]
         ahead = [services.training.start(request(file, steps=5000))] if during == "queued" else []
         for one in ahead:
@@ -259,7 +256,7 @@ def test_out_of_memory(scale, services, tmp_path):
     """A run that takes more than it may: retried once by itself, failed with a setting that would fit, and that one
     works."""
 
-    def starve(number: int) -> dict[str, Any]:
+    def starve(number):
         words, limit_bytes = scale.chance.randint(*scale.words), int(scale.chance.uniform(*scale.limit_bytes))
         batch, file = (32, 48, 64)[number % 3], put_rows(tmp_path / "rows.jsonl", 80, words)
         sizes = {"steps": 3, "save_steps": 2, "batch_size": batch, "limit_memory_bytes": limit_bytes}
@@ -281,7 +278,7 @@ def test_a_worker_that_does_nothing_is_noticed(scale, services, file, how, words
     """Frozen: SIGSTOP. Hung: its main thread waits for ever to write into a pipe that nobody reads, in the middle of a
     save; its heart goes on beating. Resumed, it goes past that step."""
 
-    def stop(_: int) -> dict[str, Any]:
+    def stop(_):
         run = services.training.start(request(file, steps=4000))
         pid = at_step(services, run, scale.chance.randint(5, 20))
         reached = services.training.show(run).step
@@ -305,7 +302,7 @@ def test_a_worker_that_does_nothing_is_noticed(scale, services, file, how, words
 
 
 @contextlib.contextmanager
-def small_disk(folder: Path) -> Iterator[Path]:
+def small_disk(folder):
     """A disk of its own at ``folder``; skips where mounting one is not allowed."""
     folder.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)], capture_output=True).returncode:
@@ -316,7 +313,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def fill(folder: Path) -> Path:
+def fill(folder):
     """Take all the room there is; returns the file that holds it."""
     ballast = folder / "ballast"
     for block in (65536, 512, 1):
@@ -332,7 +329,7 @@ def test_disk_full(scale, settings, file, tmp_path):
     with room again it goes on."""
     with small_disk(tmp_path / "small") as folder, supervised(replace(settings, home=folder)) as built:
 
-        def fill_disk(_: int) -> dict[str, Any]:
+        def fill_disk(_):
             run = built.training.start(request(file, steps=200))
             at_step(built, run, scale.chance.randint(SAVE_STEPS + 1, 120))
             ballast = fill(folder)

@@ -9,20 +9,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy
 import psutil
 
 from playground.chat.compare import Side
 from playground.engine.request import AdapterFile, Row, Sampling
-from playground.runs.progress import RunView
 from playground.runs.service import TrainRequest
-from playground.services import Services
-from playground.settings import PROJECT_ROOT, Settings
+from playground.settings import PROJECT_ROOT
 from playground.training.checkpoint import MARKER
 from tests.services.conftest import last
 
@@ -32,14 +28,14 @@ STEPS = 24
 RESULTS = PROJECT_ROOT / "benchmarks" / "results" / "session_manager.json"
 
 
-def request(file: Path, **more: Any) -> TrainRequest:
+def request(file, **more):
     return replace(TrainRequest(file, "t", steps=STEPS, batch_size=4, rank=2, save_steps=SAVE_STEPS), **more)
 
 
 _ran_s = [0.0]
 
 
-def _beat() -> None:
+def _beat():
     last = time.monotonic()
     while True:
         time.sleep(0.02)
@@ -51,12 +47,12 @@ def _beat() -> None:
 threading.Thread(target=_beat, daemon=True).start()
 
 
-def clock() -> float:
+def clock():
     """Seconds in which this machine really ran: a virtual one may be stopped for minutes, with all that is on it."""
     return _ran_s[0]
 
 
-def wait_for(holds: Callable[[], Any], what: str, within_s: float = PATIENCE_S, every_s: float = 0.05) -> Any:
+def wait_for(holds, what, within_s=PATIENCE_S, every_s=0.05):
     """Until it holds; fails with ``what`` when it does not in time."""
     end = clock() + within_s
     while not (found := holds()):
@@ -65,26 +61,26 @@ def wait_for(holds: Callable[[], Any], what: str, within_s: float = PATIENCE_S, 
     return found
 
 
-def wait_state(services: Services, run: str, *states: str, within_s: float = PATIENCE_S) -> RunView:
-    def look() -> RunView | None:
+def wait_state(services, run, *states, within_s=PATIENCE_S):
+    def look():
         view = services.training.show(run)
         return view if view.state in states else None
 
-    found: RunView = wait_for(look, f"{' or '.join(states)}: {services.training.show(run)}", within_s)
+    found = wait_for(look, f"{' or '.join(states)}: {services.training.show(run)}", within_s)
     return found
 
 
-def checkpoints(services: Services, run: str) -> dict[int, bool]:
+def checkpoints(services, run):
     """Step -> whether it is complete."""
     folder = services.settings.runs_dir / run / "checkpoints"
     return {int(one.name.rpartition("-")[2]): (one / MARKER).exists() for one in folder.glob("checkpoint-*")}
 
 
-def is_saving(services: Services, run: str) -> bool:
+def is_saving(services, run):
     return not all(checkpoints(services, run).values())
 
 
-def workers(home: Path) -> dict[int, str]:
+def workers(home):
     """pid -> run of every living worker of this home. A child of one that is about to run some other program is
     none."""
     found, parents = {}, {}
@@ -97,12 +93,12 @@ def workers(home: Path) -> dict[int, str]:
     return {pid: run for pid, run in found.items() if parents[pid] not in found}
 
 
-def kill_hard(pid: int) -> None:
+def kill_hard(pid):
     os.killpg(pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager
-def owner(settings: Settings) -> Iterator[None]:
+def owner(settings):
     """A process that supervises this home; in the end it is killed -9."""
     command = [sys.executable, "-m", "tests.soak.owner", str(settings.home), settings.base]
     with subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, text=True) as process:
@@ -114,7 +110,7 @@ def owner(settings: Settings) -> Iterator[None]:
             process.kill()
 
 
-def gone_away(services: Services, times: int) -> list[float]:
+def gone_away(services, times):
     """Clients leave in mid-reply: for each the seconds from its leaving until its lease was free."""
     last(services.compare.ask([Side("base")], [[]], "Hello", Sampling(max_tokens=6)))
     threads, took_s = threading.active_count(), []
@@ -131,7 +127,7 @@ def gone_away(services: Services, times: int) -> list[float]:
     return took_s
 
 
-def swap_storm(services: Services, make_lora: Callable[..., Path], turns: int) -> int:
+def swap_storm(services, make_lora, turns):
     """Eight threads, each attaching and asking one adapter after another. Returns the bytes by which the process grew
     meanwhile."""
     engine = services.bases.engine()
@@ -143,7 +139,7 @@ def swap_storm(services: Services, make_lora: Callable[..., Path], turns: int) -
     assert len(set(expected.values())) == 3
     mark, wrong, before = engine.fingerprint, [], psutil.Process().memory_info().rss
 
-    def storm(number: int) -> None:
+    def storm(number):
         for turn in range(turns):
             name = f"a{(number + turn) % 3}"
             engine.attach(files[name])
@@ -160,7 +156,7 @@ def swap_storm(services: Services, make_lora: Callable[..., Path], turns: int) -
     return int(psutil.Process().memory_info().rss - before)
 
 
-def record(key: str, results: Path = RESULTS, **values: Any) -> None:
+def record(key, results=RESULTS, **values):
     """Write what was measured under ``key``, with the command that made it; what other parts measured stays."""
     known = json.loads(results.read_text()) if results.is_file() else {}
     threads = "OMP_NUM_THREADS=1 " if os.environ.get("OMP_NUM_THREADS") == "1" else ""
@@ -169,7 +165,7 @@ def record(key: str, results: Path = RESULTS, **values: Any) -> None:
     results.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
+def spread(values):
     """Median, 95th percentile and worst, rounded."""
     p95 = float(numpy.percentile(values, 95, method="higher"))
     return {"median": round(float(numpy.median(values)), 3), "p95": round(p95, 3), "worst": round(max(values), 3)}

@@ -1,8 +1,5 @@
 import json
-from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,12 +10,11 @@ from playground.training.spec import RunSpec
 
 PLAIN = RunSpec(
     **{"run": "r1", "name": "Tiny run", "base": "tiny", "base_path": "p", "base_fingerprint": "f", "shipped_dir": "s"},
-    **{"file": "f", "data": "d", "adapters_dir": "a", "method": "lora", "steps": 4, "lr": 1e-2, "rank": 4},  # type: ignore[arg-type]
+    **{"file": "f", "data": "d", "adapters_dir": "a", "method": "lora", "steps": 4, "lr": 1e-2, "rank": 4},
 )
-Events = list[dict[str, Any]]
 
 
-def moved(model: Any) -> Any:
+def moved(model):
     """Away from its start, where an adapter does nothing and half of the gradients are zero."""
     torch.manual_seed(2)
     with torch.no_grad():
@@ -32,7 +28,7 @@ def moved(model: Any) -> Any:
 def spec_in(tiny_base):
     """(folder, rows) -> a run of 4 steps on the tiny base; without rows: 24 questions with answers."""
 
-    def made(folder: Path, rows: Iterable[dict[str, Any]] = (), **changes: Any) -> RunSpec:
+    def made(folder, rows=(), **changes):
         asked = [{"prompt": f"Say number {n}", "completion": f"Number {n}, gladly."} for n in range(24)]
         file = folder / "rows.jsonl"
         file.write_text("\n".join(map(json.dumps, list(rows) or asked)))
@@ -52,7 +48,7 @@ def spec(tmp_path, spec_in):
 def run_worker():
     """(spec, folder, stop) -> the events of the run, in this process."""
 
-    def run(spec: RunSpec, folder: Path, stop: Callable[[], bool] = lambda: False) -> Events:
+    def run(spec, folder, stop=lambda: False):
         folder.mkdir(exist_ok=True)
         spec.write(folder)
         worker.run(folder, stop=stop)

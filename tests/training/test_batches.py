@@ -2,8 +2,6 @@
 
 import random
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -62,7 +60,7 @@ def test_only_what_spares_enough_is_shared_and_never_a_prompt_s_last_token():
     assert objectives.shared_tokens([Rendered("", "", [1], [2]), Rendered("", "", [1], [3])]) == 0
 
 
-def batches(seed: int, epoch: int = 0) -> list[list[int]]:
+def batches(seed, epoch=0):
     sampler = objectives.Buckets(LENGTHS, 8, seed)
     sampler.set_epoch(epoch)
     order = list(sampler)
@@ -79,7 +77,7 @@ def test_padded_rows_come_once_an_epoch_and_the_same_again():
 def test_rows_of_a_batch_are_about_as_long_and_batches_come_in_random_order():
     *whole, last = batches(5)
 
-    def padding(some: list[list[int]]) -> int:
+    def padding(some):
         return sum(max(LENGTHS[row] for row in batch) - LENGTHS[row] for batch in some for row in batch)
 
     assert padding(whole) < 0.25 * padding([list(range(at, at + 8)) for at in range(0, 96, 8)])
@@ -88,11 +86,11 @@ def test_rows_of_a_batch_are_about_as_long_and_batches_come_in_random_order():
     assert len(last) == 103 % 8
 
 
-def rows(shared: int, rest: tuple[int, int]) -> list[Rendered]:
+def rows(shared, rest):
     """Four rows that begin with the same tokens; the second has a later turn that is not learned."""
     dice = random.Random(1)
 
-    def some(low: int, high: int) -> list[int]:
+    def some(low, high):
         return [dice.randrange(5, 400) for _ in range(dice.randint(low, high))]
 
     same = some(shared, shared)
@@ -101,18 +99,18 @@ def rows(shared: int, rest: tuple[int, int]) -> list[Rendered]:
     ]
 
 
-def loaded(base: Path, name: str) -> Any:
+def loaded(base, name):
     return moved(load_for_training(base, get_method(name), 0 if name in ("ia3", "full") else 4, 1))
 
 
-def learned(model: Any, batch: dict[str, Any]) -> tuple[float, dict[str, torch.Tensor]]:
+def learned(model, batch):
     model.zero_grad()
     loss = answer_loss(model, batch)
     loss.backward()
     return float(loss.detach()), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def same(model: Any, some: list[Rendered]) -> None:
+def same(model, some):
     """The loss to 1e-6 of itself, gradients to 1e-5, against padded rows through Hugging Face's own modules."""
     assert fits(model)
     expected, gradients = learned(model, AnswerCollator(0)(some))
@@ -141,7 +139,7 @@ def test_what_packed_sequences_learn_is_the_same(tiny_base, name):
 def test_other_families(tmp_path, family, name):
     """Biases (Qwen 2), norms of queries and keys and heads of another width (Qwen 3), a head of its own."""
     torch.manual_seed(0)
-    own: dict[str, Any] = {"qwen3": {"head_dim": 32}, "mistral": {"sliding_window": None}}.get(family, {})
+    own = {"qwen3": {"head_dim": 32}, "mistral": {"sliding_window": None}}.get(family, {})
     sides = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2} | own
     config = AutoConfig.for_model(
         family, **sides, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=False, initializer_range=0.2
@@ -154,7 +152,7 @@ def test_other_models_train_on_padded_rows(tiny_base):
     for name in ("prefix", "prompt", "p-tuning", "p-tuning-v2"):
         model = load_for_training(tiny_base, get_method(name), 4, 1)
         assert isinstance(objectives.collator("sft", 0, model), AnswerCollator)
-    small: dict[str, Any] = {"vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    small = {"vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     assert not fits(AutoModelForCausalLM.from_config(GPT2Config(vocab_size=512, n_embd=64, n_layer=1, n_head=2)))
     slides = MistralConfig(**small, num_key_value_heads=2, intermediate_size=64, sliding_window=8)
     assert not fits(AutoModelForCausalLM.from_config(slides))

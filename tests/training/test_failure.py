@@ -4,13 +4,11 @@ import errno
 import subprocess
 import sys
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from playground.errors import InputError, RunFailedError
 from playground.training.failure import DISK, MEMORY, OTHER, estimated, explain, oom_advice, reason_of, smallest_bytes
-from playground.training.spec import RunSpec
 from tests.training.conftest import PLAIN
 
 SHAPES = {
@@ -66,11 +64,11 @@ def test_what_libraries_say_of_a_file_that_may_not_grow_and_of_memory_that_is_no
     assert done.stdout.split() == [DISK, DISK, DISK, MEMORY], done.stderr
 
 
-SIZES: dict[str, Any] = {"batch_size": 64, "max_tokens": 1024, "rows": 500, "tokens_p95": 800, "answer_max": 400}
+SIZES = {"batch_size": 64, "max_tokens": 1024, "rows": 500, "tokens_p95": 800, "answer_max": 400}
 SPEC = replace(PLAIN, steps=10, rank=8, **SIZES)
 
 
-def needs(spec: RunSpec) -> int:
+def needs(spec):
     return estimated(spec, SHAPES, spec.method, spec.batch_size, spec.max_tokens)
 
 

@@ -2,8 +2,6 @@
 base stays as it is."""
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -23,7 +21,7 @@ from playground.training.objectives import AnswerCollator, TextBlockCollator, an
 from playground.training.spec import needs
 from tests.training.conftest import moved
 
-CASES: dict[str, tuple[str, dict[str, Any]]] = {
+CASES = {
     **{name: (name, {}) for name in all_methods()},
     "rslora": ("lora", {"rslora": True}),
     "pissa": ("lora", {"pissa": True}),
@@ -38,30 +36,30 @@ ROWS = [Rendered("", "", [5, 6, 7, 8, 9, 10], [11, 12, 2]), Rendered("", "", [31
 IDS = torch.tensor([[5, 6, 7, 8]])
 
 
-def of(name: str) -> tuple[Any, int, Options]:
+def of(name):
     """(method, rank, options) of a case."""
     method, options = CASES[name]
     chosen = get_method(method)
     return chosen, 4 if chosen.rank is not None else 0, Options(**options)
 
 
-def load(base: Path, name: str, **named: Any) -> Any:
+def load(base, name, **named):
     method, rank, options = of(name)
     return load_for_training(base, method, rank, 1, options, **named)
 
 
-def base_model(folder: Path) -> Any:
+def base_model(folder):
     return AutoModelForCausalLM.from_pretrained(folder).eval()
 
 
-def by_peft(adapter: Path, base: Path) -> Any:
+def by_peft(adapter, base):
     whole = not (adapter / "adapter_config.json").exists()
     return base_model(adapter) if whole else PeftModel.from_pretrained(base_model(base), str(adapter)).eval()
 
 
-def logits(model: Any, ids: torch.Tensor = IDS) -> torch.Tensor:
+def logits(model, ids=IDS):
     with torch.no_grad():
-        found: torch.Tensor = model(input_ids=ids, use_cache=False).logits[:, -ids.shape[1] :]
+        found = model(input_ids=ids, use_cache=False).logits[:, -ids.shape[1] :]
     return found
 
 
@@ -150,7 +148,7 @@ def test_a_reward_model_scores_a_row_as_it_would_alone(tiny_base, name):
     model, quantised = load(tiny_base, name, scorer=True), of(name)[0].quantised
     long, short = [5, 6, 7, 8, 9], [31, 32, 33]
 
-    def scores(*rows: list[int]) -> torch.Tensor:
+    def scores(*rows):
         return model(**padded(rows, model.config.pad_token_id, "right"), use_cache=False).logits[:, 0]
 
     scores(long, short).diff().backward()

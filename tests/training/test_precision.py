@@ -11,7 +11,7 @@ from playground.engine.load import pick_device
 from playground.methods import all_methods, get_method
 from playground.methods.method import weights_in
 from playground.training.model import load_for_training, optimiser_name, trainable, training_dtype
-from playground.training.spec import PROCESS_BYTES, Estimate, needs
+from playground.training.spec import PROCESS_BYTES, needs
 from tests.refused import refused
 
 SHAPES = {"model.embed_tokens.weight": (1000, 64), "model.layers.0.mlp.up_proj.weight": (256, 64)}
@@ -38,9 +38,9 @@ def test_a_card_that_only_emulates_bf16_neither_trains_nor_decodes_in_it(monkeyp
     assert pick_device() == (torch.device("cuda"), torch.float16)
 
 
-def planned(method: str, *, cuda: bool, objective: str = "sft", reward_models: int = 0) -> Estimate:
+def planned(method, *, cuda, objective="sft", reward_models=0):
     sizes = {"rank": 4, "steps": 10, "batch_size": 2, "tokens_p95": 64, "tokens_mean": 50, "answer_max": 20}
-    return needs(objective, SHAPES, get_method(method), **sizes, reward_models=reward_models, cuda=cuda)  # type: ignore[arg-type]
+    return needs(objective, SHAPES, get_method(method), **sizes, reward_models=reward_models, cuda=cuda)
 
 
 def test_on_a_card_a_base_that_stays_counts_half_and_the_process_not_at_all():

@@ -1,14 +1,12 @@
 """What a run's folder holds: the event log, and checkpoints that are complete or ignored."""
 
-from pathlib import Path
-
 from playground.training import checkpoint as kept
 from playground.training.processes import EVENTS, POINTS, EventReader, EventWriter, curve_of
 
 WEIGHTS = "adapter_model.safetensors"
 
 
-def saved(run: Path, step: int, *, marked: bool = True) -> Path:
+def saved(run, step, *, marked=True):
     folder = run / "checkpoints" / f"checkpoint-{step}"
     folder.mkdir(parents=True)
     (folder / WEIGHTS).write_text("weights")

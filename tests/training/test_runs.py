@@ -3,8 +3,8 @@ saved, goes on as the uninterrupted run would, and is refused in words."""
 
 import json
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -22,13 +22,13 @@ from playground.methods import get_method
 from playground.training.checkpoint import STATE, newest_complete
 from playground.training.model import load_for_training
 from playground.training.objectives import AnswerCollator, Setup, get_objective, mean_loss
-from playground.training.spec import OBJECTIVES, RunSpec
-from playground.training.trainer import TrainingData, arguments_of, prepare
+from playground.training.spec import OBJECTIVES
+from playground.training.trainer import arguments_of, prepare
 from tests.refused import refused
-from tests.training.conftest import PLAIN, Events
+from tests.training.conftest import PLAIN
 
 FIGURE = {"dpo": "rewards/accuracies", "orpo": "rewards/accuracies", "reward": "accuracy", "grpo": "reward"}
-RUNS: dict[str, dict[str, Any]] = {
+RUNS = {
     "lora": {},
     "pissa": {"options": {"pissa": True}},
     "qlora": {"method": "qlora"},
@@ -47,39 +47,58 @@ JUDGED = [
 ROWS = {"dpo": PAIRS, "orpo": PAIRS, "reward": PAIRS, "kto": JUDGED}
 
 
-@pytest.fixture
-def spec_of(spec_in, tmp_path):
-    def made(objective: str = "sft", rows: list[dict[str, Any]] | None = None, **changes: Any) -> RunSpec:
+@pytest.fixture(scope="session")
+def spec_at(spec_in):
+    """(folder, objective, rows, changes) -> a run's spec."""
+
+    def made(folder, objective="sft", rows=None, **changes):
         grpo = {"rewards": ["contains:the", "max-words:20"], "max_tokens": 64} if objective == "grpo" else {}
         own = {"objective": objective, "max_tokens": 128} | grpo | changes
-        return spec_in(tmp_path, rows or ROWS.get(objective, ANSWERS), **own)
+        return spec_in(folder, rows or ROWS.get(objective, ANSWERS), **own)
+
+    return made
+
+
+@pytest.fixture
+def spec_of(spec_at, tmp_path):
+    return partial(spec_at, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def whole(spec_at, run_worker, tmp_path_factory):
+    """(name) -> the folder of that run, which ran once to its end, its spec and its events."""
+
+    @cache
+    def made(name):
+        folder = tmp_path_factory.mktemp(name)
+        spec = spec_at(folder, **RUNS[name])
+        return folder, spec, run_worker(spec, folder / "run")
 
     return made
 
 
 @pytest.fixture
 def train(spec_of, run_worker, tmp_path):
-    def made(*asked: Any, folder: str = "run", **changes: Any) -> Events:
+    def made(*asked, folder="run", **changes):
         return run_worker(spec_of(*asked, **changes), tmp_path / folder)
 
     return made
 
 
-def of(events: Events, kind: str) -> Events:
+def of(events, kind):
     return [event for event in events if event["event"] == kind]
 
 
-def material(spec: RunSpec, **changes: Any) -> TrainingData:
+def material(spec, **changes):
     spec = replace(spec, **changes)
     return prepare(spec, check_file(Path(spec.file)), load_tokenizer(Path(spec.base_path)))
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_learns_and_says_so_and_publishes_what_transformers_and_peft_load(spec_of, run_worker, tmp_path, name):
+def test_a_run_learns_and_says_so_and_publishes_what_transformers_and_peft_load(whole, name):
     """24 rows make 6 batches an epoch: 4 steps end in the middle of one."""
-    spec = spec_of(**RUNS[name])
+    made, spec, events = whole(name)
     objective, method = spec.objective, get_method(spec.method)
-    events = run_worker(spec, tmp_path / "run")
     done, steps, evals, samples = events[-1], of(events, "step"), of(events, "eval"), of(events, "sample")
     assert done["event"] == "done", done
     assert [step["step"] for step in steps] == [1, 2, 3, 4]
@@ -102,32 +121,34 @@ def test_a_run_learns_and_says_so_and_publishes_what_transformers_and_peft_load(
     if objective == "grpo":
         assert 0 <= steps[0]["figures"]["reward"] <= 1
         assert {f"rewards/{name}/mean" for name in spec.rewards} <= steps[0]["figures"].keys()
-    folder = tmp_path / "adapters" / done["adapter"]
+    folder = made / "adapters" / done["adapter"]
     record = json.loads((folder / "run.json").read_text())
     own = {"objective": objective, "method": spec.method, "options": spec.options, "data": "rows.jsonl"}
     assert record | own | {"kind": "full" if method.whole else "peft"} == record
     assert [step for step, _ in record["curve"]["held_out"]] == [0, 2, 4]
     assert record["kept_step"] in (2, 4)
     assert "## How it went" in (folder / "README.md").read_text()
-    assert all(str(tmp_path) not in file.read_text() for file in folder.iterdir() if file.suffix in (".json", ".md"))
+    assert all(str(made) not in file.read_text() for file in folder.iterdir() if file.suffix in (".json", ".md"))
     there, ours = {file.name for file in folder.iterdir()}, {"README.md", "run.json"}
     if method.whole:
         assert there >= ours | {"model.safetensors", "config.json", "tokenizer.json"}
         AutoModelForCausalLM.from_pretrained(folder)
         return
     assert there == ours | {"adapter_config.json", "adapter_model.safetensors"}
-    kind: Any = AutoModelForSequenceClassification if objective == "reward" else AutoModelForCausalLM
+    kind = AutoModelForSequenceClassification if objective == "reward" else AutoModelForCausalLM
     PeftModel.from_pretrained(
         kind.from_pretrained(spec.base_path, **({"num_labels": 1} if objective == "reward" else {})), folder
     )
     check_folder(folder, BaseShapes.from_folder(Path(spec.base_path)))
 
 
-@pytest.mark.parametrize("name", ["lora", "pissa", "prefix", "dpo", "grpo"])
-def test_a_resumed_run_ends_as_the_uninterrupted_one_and_takes_no_step_twice(spec_of, run_worker, tmp_path, name):
+@pytest.mark.parametrize("name", ["pissa", "prefix", "dpo", "grpo"])
+def test_a_resumed_run_ends_as_the_uninterrupted_one_and_takes_no_step_twice(whole, run_worker, tmp_path, name):
     """A prefix's file holds what its network makes; what goes on is the network. A checkpoint holds a plain adapter
     beside it."""
-    spec, run_dir, asked = spec_of(**RUNS[name]), tmp_path / "broken", iter([False, False, True])
+    _, spec, uninterrupted = whole(name)
+    run_dir, asked = tmp_path / "broken", iter([False, False, True])
+    spec = replace(spec, adapters_dir=str(tmp_path / "adapters"))
     broken = run_worker(spec, run_dir, lambda: next(asked))
     assert broken[-1]["event"] == "cancelled"
     checkpoint = newest_complete(run_dir)
@@ -145,10 +166,9 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one_and_takes_no_step_twice(spe
     ended = run_worker(spec, run_dir)  # only its end was missing
     assert len(of(ended, "step")) == len(of(resumed, "step"))
     if name != "grpo":  # which samples anew
-        done = run_worker(spec, tmp_path / "whole")[-1]
         for other in (resumed[-1], ended[-1]):
-            assert other["loss"] == pytest.approx(done["loss"], abs=1e-5)
-            assert other["eval_loss"] == pytest.approx(done["eval_loss"], abs=1e-5)
+            for figure in ("loss", "eval_loss"):
+                assert other[figure] == pytest.approx(uninterrupted[-1][figure], abs=1e-5)
 
 
 def test_trl_sees_our_tokens(spec_of, tmp_path):
@@ -157,7 +177,7 @@ def test_trl_sees_our_tokens(spec_of, tmp_path):
         spec = spec_of(objective, max_tokens=256)
         tokenizer, expected = load_tokenizer(Path(spec.base_path)), set()
         for row in check_file(Path(spec.file)).usable:
-            prompt = row.prompt if objective != "grpo" else row.messages[:-1]  # type: ignore[union-attr]
+            prompt = row.prompt if objective != "grpo" else row.messages[:-1]
             text = render_prompt(tokenizer, [Message(turn.role, turn.content) for turn in prompt])
             said = [getattr(row, name) for name in ("chosen", "rejected", "completion") if hasattr(row, name)]
             ends = [""] if objective == "grpo" else [answer + tokenizer.eos_token for answer in said]
@@ -168,10 +188,10 @@ def test_trl_sees_our_tokens(spec_of, tmp_path):
         trainer = own.trainer(
             Setup(model, tokenizer, made.train, (), spec, arguments_of(spec, len(made.train), tmp_path))
         )
-        seen: set[tuple[int, ...]] = set()
+        seen = set()
         for batch in trainer.get_train_dataloader():
             if objective == "grpo":
-                seen |= {tuple(ids) for ids in trainer._tokenize_prompts([row["prompt"] for row in batch])[0]}  # type: ignore[attr-defined]
+                seen |= {tuple(ids) for ids in trainer._tokenize_prompts([row["prompt"] for row in batch])[0]}
                 continue
             for ids in (key for key in batch if key.endswith("input_ids") and not key.startswith(("prompt", "KL"))):
                 masked = zip(batch[ids].cpu(), batch[ids.replace("input_ids", "attention_mask")].cpu(), strict=True)
@@ -182,17 +202,18 @@ def test_trl_sees_our_tokens(spec_of, tmp_path):
 def test_a_long_prompt_loses_its_start_in_both_answers_and_pairs_can_train_kto(spec_of):
     long = [{"prompt": "word " * 200 + str(n), "chosen": "Yes, " * 9 + "gladly.", "rejected": "No."} for n in range(4)]
     for pair in material(spec_of("dpo", long), max_tokens=64).train:
-        assert pair.chosen.prompt_ids == pair.rejected.prompt_ids  # type: ignore[union-attr]
-        assert pair.chosen.tokens == 64 > pair.rejected.tokens  # type: ignore[union-attr]
+        assert pair.chosen.prompt_ids == pair.rejected.prompt_ids
+        assert pair.chosen.tokens == 64 > pair.rejected.tokens
     made = material(spec_of("kto", PAIRS), split={"validation": [1], "test": []})
     assert (made.rows_used, len(made.train), len(made.validation)) == (23, 46, 2)
-    assert sum(row.good for row in made.train) == 23  # type: ignore[union-attr]
+    assert sum(row.good for row in made.train) == 23
 
 
-def test_a_reward_model_rewards(train, tmp_path):
+def test_a_reward_model_rewards(whole, train):
     """grpo by a check and by the scores of a reward model that was trained here."""
-    scorer = train("reward", steps=1, folder="scorer")[-1]["adapter"]
-    files = {f"model={scorer}": str(tmp_path / "adapters" / scorer)}
+    folder, _, scoring = whole("reward")
+    scorer = scoring[-1]["adapter"]
+    files = {f"model={scorer}": str(folder / "adapters" / scorer)}
     events = train("grpo", steps=1, rewards=["json", *files], reward_files=files)
     assert events[-1]["event"] == "done", events[-1]
     figures = of(events, "step")[0]["figures"]
@@ -306,4 +327,4 @@ def test_every_answer_of_a_chat_is_learned_or_the_last_alone(spec_of, turns, lea
     contents = ("Hello", "This", "And now", "It")
     messages = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(contents)]
     made = material(spec_of("sft", [{"messages": messages}] * 4, turns=turns))
-    assert [row.learned for row in made.train] == [learned] * 4, "each answer is a word and its end"  # type: ignore[union-attr]
+    assert [row.learned for row in made.train] == [learned] * 4, "each answer is a word and its end"
