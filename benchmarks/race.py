@@ -51,7 +51,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     methods = tuple(name for name in options.methods.split(",") if name)
     race = services.race.start(
         RaceRequest(
-            shipped.file, methods, steps=options.steps, name="race", batch_size=options.batch_size, seed=options.seed
+            shipped.file,
+            methods=methods,
+            steps=options.steps,
+            name="race",
+            batch_size=options.batch_size,
+            seed=options.seed,
         )
     )
     said = ""

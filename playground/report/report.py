@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Literal
 
 import pandas as pd
@@ -117,29 +118,24 @@ def parted(record: Record, rows: Rows) -> tuple[list[list[Row]], list[list[Row]]
 
     Worst first, in both: 1. by the figure of the chosen side (of all sides' mean where none was chosen); 2. by how far
     the sides are apart; 3. by number."""
-    metric, chosen = record["main_metric"], record["chosen_side"]
-    order = {side["side"]: place for place, side in enumerate(record["sides"])}
-    frame = pd.DataFrame(
-        [(row["example"], order[row["side"]], row["metrics"].get(metric), row) for row in rows if row["side"] in order],
-        columns=["example", "place", "value", "row"],
-    ).sort_values(["example", "place"], kind="stable")
-    frame["value"] = frame["value"].astype(float)
-    if metric is not None and not record["about"][metric]["higher_is_better"]:
-        frame["value"] *= -1
-    examples = frame.groupby("example")
-    figures = examples["value"]
-    mine = frame[frame["place"] == order.get(chosen)].set_index("example")["value"]
-    found = pd.DataFrame(
-        {
-            "answers": examples["row"].agg(list),
-            "sides": examples["place"].nunique(),
-            "figure": mine.combine_first(figures.mean()).fillna(0.0),
-            "spread": (figures.max() - figures.min()).fillna(0.0),
-        }
-    ).sort_values(["figure", "spread", "example"], ascending=[True, False, True])
-    found = found[found["sides"] == len(order)]
-    apart = found["spread"] > 1e-9
-    return list(found["answers"][apart]), list(found["answers"][~apart])
+    metric, order = record["main_metric"], [side["side"] for side in record["sides"]]
+    sign = 1 if metric is None or record["about"][metric]["higher_is_better"] else -1
+    by_example: dict[int, dict[str, Row]] = {}
+    for row in rows:
+        by_example.setdefault(row["example"], {})[row["side"]] = row
+    found = []
+    for example, said in by_example.items():
+        if set(order) <= said.keys():
+            figures = {side: said[side]["metrics"].get(metric) for side in order}
+            known = {side: sign * figure for side, figure in figures.items() if figure is not None}
+            spread = max(known.values(), default=0.0) - min(known.values(), default=0.0)
+            worst = known.get(record["chosen_side"], fmean(known.values()) if known else 0.0)
+            found.append(((worst, -spread, example), [said[side] for side in order]))
+    found.sort(key=lambda one: one[0])
+    apart, alike = (
+        [answers for (_, spread, _), answers in found if (spread < -1e-9) is differ] for differ in (True, False)
+    )
+    return apart, alike
 
 
 FAULTS = {"wrong fact": ("content", 0.0), "wrong form": ("format", 0.0), "reply cut off": ("cut_off", 1.0)}

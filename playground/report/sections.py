@@ -10,6 +10,8 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
+from markupsafe import Markup
+
 from playground.evaluation.comparison import link, overlap_words, p_words
 from playground.evaluation.cost import CHANGES_A_YEAR, Prices, break_even
 from playground.evaluation.criterion import FIELD
@@ -352,16 +354,15 @@ def forgetting(record: Record) -> Context | None:
             continue
         one, moved = ones[0], [known["divergence"] for known in ones if known.get("divergence") is not None]
         after, right = [known["loss_after"] for known in ones], [known["right_after"] for known in ones]
-        value, low, high = one.get("lost") or (0.0, 0.0, 0.0)
-        ends = _ends(one.get("harder"), "+.2f"), _ends((-value, -high, -low), "+.0f", " points") * bool(one.get("lost"))
+        ends = (
+            _ends(one.get("harder"), "+.2f"),
+            _ends([-lost for lost in one.get("lost") or ()], "+.0f", " points"),
+        )
         if len(ones) > 1:
-            ends = (
-                _ends((0, min(after), max(after)), ".2f", " by seed"),
-                _ends((0, min(right), max(right)), ".0f", " by seed"),
-            )
+            ends = _ends(after, ".2f", " by seed"), _ends(right, ".0f", " by seed")
         cells = (
-            f"{one['loss_before']:.2f} → {fmean(after):.2f}{ends[0]}",
-            f"{one['right_before']} → {fmean(right):.3g} of {one['questions']}{ends[1]}",
+            Markup("{}{}").format(f"{one['loss_before']:.2f} → {fmean(after):.2f}", ends[0]),
+            Markup("{}{}").format(f"{one['right_before']} → {fmean(right):.3g} of {one['questions']}", ends[1]),
             f"{fmean(moved):.2f}" if moved else "–",
         )
         rows.append((side, "", False, [(text, "") for text in cells]))
@@ -371,10 +372,10 @@ def forgetting(record: Record) -> Context | None:
     return {"rows": rows, "notes": notes} if rows else None
 
 
-def _ends(found: Sequence[float] | None, form: str, unit: str = "") -> str:
-    """The 95 % interval of a change, where it was kept."""
-    low, high = (found[1], found[2]) if found else (0.0, 0.0)
-    return f" ({low:{form}} to {high:{form}}{unit})" if found else ""
+def _ends(found: Sequence[float] | None, form: str, unit: str = "") -> Markup:
+    """From the lowest to the highest of a figure, or the 95 % interval of a change, where it was kept."""
+    low, high = (min(found), max(found)) if found else (0.0, 0.0)
+    return tag("small", f"{low:{form}} to {high:{form}}{unit}") if found else Markup()
 
 
 def refusals(record: Record) -> Context | None:

@@ -179,8 +179,9 @@ class VoteView(BlindView):
 class LabelView(BlindView):
     title = "Label replies"
     idea = (
-        "One reply at a time, without the name of its side: is it right? From 50 such labels on, a model that judges as"
-        " you do may say what is right in later verdicts (judge:NAME). The answer above is out of sight meanwhile."
+        "One reply at a time, without the name of its side: is it right? From 50 such labels on (then at 75, 100, 150,"
+        " 200 and 300), a model that judges as you do may say what is right in later verdicts (judge:NAME). The answer"
+        " above is out of sight meanwhile."
     )
     begin_label = "Label the replies of the verdict above"
     keys_js = _keys_js("{1: 'right', 2: 'wrong', 3: 'unsure', Backspace: 'undo'}") + _FOCUS_JS

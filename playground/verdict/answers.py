@@ -36,6 +36,8 @@ from playground.workspace.examples import DataService
 T = TypeVar("T")
 TIMING_S = 60.0
 """Timing ends after about so long: all sides then have the same number of timed replies, at least one."""
+TIMING_FOR_LIMIT = 5
+"""So many times as long it may take where a limit of seconds or a price of the device's hours rests on it."""
 SCORED = 24
 """Rows of which the references are scored, the first ones: enough for a mean, and it decides nothing."""
 AFTER = 0.3
@@ -230,7 +232,9 @@ class Answering:
         steps = [(row, True) for row in first] + [(row, False) for row in rest]
         if len(rest) == TIMED - 1:
             steps += [(rest[0], True), (first[0], False)]
-        done, of = 0, sum(len(by_row[row]) for row, _ in steps)
+        done, of, asked = 0, sum(len(by_row[row]) for row, _ in steps), asking.request
+        rests = asked.questions.latency_s is not None or asked.prices.device_per_hour is not None
+        most_s = TIMING_S * (TIMING_FOR_LIMIT if rests else 1)
         for row, cold in steps:
             started = time.monotonic()
             able = [(item, asking.request.sampling()) for item in by_row[row] if item.side.label not in asking.failed]
@@ -240,7 +244,7 @@ class Answering:
                 now = Progress("Timing", done, of)
                 yield from self._write(asking, chunk, now, timed=() if cold and rest else (row,), apart=cold)
                 done += len(chunk)
-            if not cold and time.monotonic() - began + (time.monotonic() - started) > TIMING_S:
+            if not cold and time.monotonic() - began + (time.monotonic() - started) > most_s:
                 break
         # what waited for a side that has failed is known now
         yield Progress("Timing", of, of, what="seconds")

@@ -177,8 +177,8 @@ def test_figures_are_those_of_the_record_and_what_fits_no_common_scale_is_not_on
     drawn = {**tuned, "draws": [{"side": name}, {"side": "s2"}], "spread": [0.9, 1.0], "drawn": "training seeds"}
     found = {**record, "sides": [*record["sides"][:3], drawn], "forgetting": {name: first, "s2": {**first, **second}}}
     seeds = report.section("forgetting", found)
-    assert "3.02 → 3.21 (3.11 to 3.31 by seed)" in seeds
-    assert "21 → 17.5 of 40 (15 to 20 by seed)" in seeds
+    assert "3.02 → 3.21<small>3.11 to 3.31 by seed</small>" in seeds
+    assert "21 → 17.5 of 40<small>15 to 20 by seed</small>" in seeds
     axes = sections.radar_axes(record)
     assert {CHECK, "token_f1", "consistency"} <= set(axes)
     assert not {"bleu", "chrf", "seconds", "loss", "perplexity", "prompt_tokens", "groundedness"} & set(axes)
