@@ -49,7 +49,9 @@ LOOK = """
 import sys
 from playground.cli.main import main
 from playground.gpu.device import CudaDevice, default_budget, find_device
+from playground.methods import all_methods
 
+assert all_methods()
 for verb in ("runs", "races", "adapters", "status"):
     assert main([verb]) == 0
 card = type("Card", (CudaDevice,), {"name": "H200", "memory": lambda self: (10, 9)})

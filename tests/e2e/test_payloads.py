@@ -5,7 +5,6 @@ import csv
 import json
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,20 +24,22 @@ __all__ = ["make_lora"]
 FOLDS = ".label-wrap:not(.open), summary"
 TAGS = "[onerror], [onload], [onclick], [onfocus], img[src*=pwned], iframe, a[href^='javascript:']"
 TAGS += ", body script:not([src])"
+PAIRS = [f"{PAYLOADS[one]} {PAYLOADS[other]}" for one, other in ((5, 0), (1, 2), (3, 6), (4, 7))]
+"""Each is short enough for a name, and neither half stops the other from breaking out of a tag, a quote or a script."""
 
 
-def poison(home: Path, lora: Path) -> None:
-    """Adapters, runs, races, prompts and verdicts, one for each payload, with it in every text field."""
+def poison(home, lora):
+    """Adapters, runs, races, prompts and verdicts, one for each pair of payloads, with it in every text field."""
     settings = Settings(home=home)
     runs, races, verdicts = RunStore(settings.database), RaceStore(settings.database), VerdictFiles(home / "verdicts")
-    for place, payload in enumerate(PAYLOADS):
+    for place, payload in enumerate(PAIRS):
         adapter = settings.adapters_dir / f"poisoned{place}"
         shutil.copytree(lora, adapter)
         texts = ("name", "base", "data", "objective", "created", "error", "prompt", "parts", "how")
         record = {"schema": 1, **dict.fromkeys(texts, payload), "method": f"lora{payload}"[:40]}
         (adapter / "run.json").write_text(json.dumps(record))
         (adapter / "README.md").write_text(payload)
-        run: Any = {"run": f"20260101-00000{place}-{place:04x}", "owner": "local", "state": "FAILED"}
+        run = {"run": f"20260101-00000{place}-{place:04x}", "owner": "local", "state": "FAILED"}
         run |= dict.fromkeys(("name", "method", "error"), payload)
         runs.add(**run, created_s=1.0 + place, steps=10, needs_bytes=1)
         figures, loss = {"eval_loss": 1.0, "trainable_params": 9}, [[1, 2.0], [2, 1.0]]
@@ -61,10 +62,10 @@ class Watched:
     page: Any
     did: list[str]
 
-    def unfold(self) -> None:
+    def unfold(self):
         self.page.evaluate(f"() => document.querySelectorAll(`{FOLDS}`).forEach(fold => fold.click())")
 
-    def check(self, where: str) -> None:
+    def check(self, where):
         tags = f"[...document.querySelectorAll(`{TAGS}`)].map(one => one.outerHTML.slice(0, 200))"
         pwned, *found = self.page.evaluate(f"() => [window.pwned, ...{tags}]")
         assert (pwned, [one for one in found if "gradio" not in one], self.did) == (None, [], []), where
@@ -79,14 +80,15 @@ def poisoned(tiny_base, make_lora, tmp_path_factory):
         yield app
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def watched(poisoned, browser):
-    did: list[str] = []
+    """One page for all: nothing on it is anybody's own."""
+    did = []
 
-    def note(text: str, wrong: bool) -> None:
+    def note(text, wrong):
         did.extend([text] if wrong else [])
 
-    def watch(page: Any) -> None:
+    def watch(page):
         page.on("dialog", lambda dialog: (did.append(dialog.message), dialog.dismiss()))
         page.on("console", lambda said: note(said.text, "Content Security Policy" in said.text))
         page.on("request", lambda asked: note(asked.url, _is_foreign(asked.url, poisoned.url)))
@@ -95,14 +97,14 @@ def watched(poisoned, browser):
         yield Watched(page, did)
 
 
-def _is_foreign(url: str, home: str) -> bool:
+def _is_foreign(url, home):
     return "pwned" in url.partition("?")[0] or not url.startswith((home, "data:", "blob:"))
 
 
 def test_adapters(watched):
     page = watched.page
     tab(page, "Adapters")
-    for place, payload in enumerate(PAYLOADS):
+    for place, payload in enumerate(PAIRS):
         row = page.locator(f"button[data-id='poisoned{place}']")
         row.wait_for()
         assert payload in row.inner_text(), "a text is shown as it was written"
@@ -113,13 +115,13 @@ def test_adapters(watched):
     watched.check("adapters")
     tab(page, "Compare")
     page.get_by_label("Model of side A").click()
-    page.get_by_role("option", name=PAYLOADS[0][:20]).first.wait_for()
+    page.get_by_role("option", name=PAIRS[0][:20]).first.wait_for()
     watched.check("sides")
 
 
 def test_asked_and_answered(watched):
     page = watched.page
-    for payload in PAYLOADS:
+    for payload in (PAIRS[0], " ".join(PAIRS[1:])):
         page.get_by_placeholder("Ask every side the same thing").fill(payload)
         press(page, "Ask", exact=True)
         page.locator(".sA .said", has_text=payload).first.wait_for()
@@ -131,19 +133,42 @@ def test_asked_and_answered(watched):
 def test_verdicts_prompts_and_votes(watched):
     page = watched.page
     tab(page, "Verdict")
-    for payload in PAYLOADS:
+    for payload in PAIRS:
         page.locator(".run-list button[data-id]:visible", has_text=payload).first.click()
         page.locator(".verdict-head h2", has_text=payload).wait_for()
         page.locator(".verdict-body .v-answer").wait_for()
         watched.unfold()
         watched.check(payload)
-    sees(page, f"Say {PAYLOADS[0]}")
+    sees(page, f"Say {PAIRS[0]}")
     press(page, "Vote on the verdict above")
     page.locator(".ballot").wait_for()
     press(page, "Left is better")
     press(page, "Reveal")
     page.locator(".revealed").wait_for()
     watched.check("votes")
+
+
+def test_files_columns_runs_races_and_storage(watched, tmp_path):
+    page = watched.page
+    tab(page, "Train")
+    watched.unfold()
+    for payload in PAIRS:
+        page.locator(".run-list button[data-id]", has_text=payload).first.click()
+        page.locator(".run-card h2", has_text=payload).wait_for()
+        watched.check(payload)
+    file = tmp_path / f"{PAYLOADS[0].replace('/', '_')}.csv"
+    with file.open("w", newline="") as out:
+        rows = [[f"{payload} {number}", payload, *PAYLOADS] for payload in PAYLOADS for number in range(3)]
+        csv.writer(out).writerows([["prompt", "completion", *PAYLOADS], *rows, [PAYLOADS[0], ""]])
+    page.locator(".drop input[type=file]").first.set_input_files(str(file))
+    sees(page, ": 25 rows")
+    watched.unfold()
+    watched.check("a file")
+    page.get_by_text("Race several methods").wait_for()
+    watched.check("races")
+    page.locator("#pill").click()
+    watched.unfold()
+    watched.check("storage")
 
 
 def test_replies_are_labelled_with_the_keyboard_on_a_narrow_page(watched):
@@ -171,29 +196,6 @@ def test_replies_are_labelled_with_the_keyboard_on_a_narrow_page(watched):
     watched.check("labels")
     press(page, "Done for now")
     page.locator(".verdict-body .v-answer").wait_for()
-
-
-def test_files_columns_runs_races_and_storage(watched, tmp_path):
-    page = watched.page
-    tab(page, "Train")
-    watched.unfold()
-    for payload in PAYLOADS:
-        page.locator(".run-list button[data-id]", has_text=payload).first.click()
-        page.locator(".run-card h2", has_text=payload).wait_for()
-        watched.check(payload)
-    file = tmp_path / f"{PAYLOADS[0].replace('/', '_')}.csv"
-    with file.open("w", newline="") as out:
-        rows = [[f"{payload} {number}", payload, *PAYLOADS] for payload in PAYLOADS for number in range(3)]
-        csv.writer(out).writerows([["prompt", "completion", *PAYLOADS], *rows, [PAYLOADS[0], ""]])
-    page.locator(".drop input[type=file]").first.set_input_files(str(file))
-    sees(page, ": 25 rows")
-    watched.unfold()
-    watched.check("a file")
-    page.get_by_text("Race several methods").wait_for()
-    watched.check("races")
-    page.locator("#pill").click()
-    watched.unfold()
-    watched.check("storage")
 
 
 def test_the_browser_itself_refuses_a_script_in_a_tag(watched):

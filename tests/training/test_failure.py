@@ -1,14 +1,18 @@
 """What the errors of several libraries mean, from the real ones where they can be had; and what would have fitted."""
 
 import errno
-import subprocess
-import sys
+import multiprocessing
+import resource
 from dataclasses import replace
+from functools import partial
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from playground.errors import InputError, RunFailedError
 from playground.training.failure import DISK, MEMORY, OTHER, estimated, explain, oom_advice, reason_of, smallest_bytes
+from playground.training.processes import own_bytes
 from tests.training.conftest import PLAIN
 
 SHAPES = {
@@ -48,20 +52,33 @@ def test_the_words_carry_figures(tmp_path):
     assert explain(ValueError("one\ntwo"), None, tmp_path)[1] == "Training stopped: ValueError: one"
 
 
+def said_by_libraries(file):
+    """What is made of each error, in a process that may write no large file and take no more memory."""
+    torch.set_num_threads(1)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))
+    large, more = torch.zeros(9_000_000), (own_bytes("VmData") or 0) + 10**9
+
+    def starved():
+        resource.setrlimit(resource.RLIMIT_DATA, (more, more))
+        torch.zeros(10**9)
+
+    def reason(act):
+        with pytest.raises(Exception) as error:  # noqa: PT011
+            act()
+        return reason_of(error.value)
+
+    full = (
+        partial(torch.save, large, file),
+        partial(save_file, {"a": large}, file),
+        partial(file.write_bytes, bytes(3 * 10**7)),
+    )
+    return [reason(act) for act in (*full, starved)]
+
+
 def test_what_libraries_say_of_a_file_that_may_not_grow_and_of_memory_that_is_not_there(tmp_path):
     """A limit on the size of files is the same fault to a library as a full disk, and needs no disk of its own."""
-    acts = (
-        "torch.save(torch.zeros(9_000_000), PATH)",
-        "safetensors.torch.save_file({'a': torch.zeros(9_000_000)}, PATH)",
-        "open(PATH, 'wb').write(bytes(30_000_000))",
-        "resource.setrlimit(resource.RLIMIT_DATA, (3 * 10**9, 3 * 10**9)), torch.zeros(10**9)",
-    )
-    code = "import resource, safetensors.torch, torch\nfrom playground.training.failure import reason_of\n"
-    code += f"resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))\nPATH = {str(tmp_path / 'file')!r}\n"
-    for act in acts:
-        code += f"try:\n    {act}\nexcept BaseException as error:\n    print(reason_of(error))\n"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.stdout.split() == [DISK, DISK, DISK, MEMORY], done.stderr
+    with multiprocessing.get_context("fork").Pool(1) as fork:
+        assert fork.apply(said_by_libraries, (tmp_path / "file",)) == [DISK, DISK, DISK, MEMORY]
 
 
 SIZES = {"batch_size": 64, "max_tokens": 1024, "rows": 500, "tokens_p95": 800, "answer_max": 400}
