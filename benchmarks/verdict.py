@@ -82,7 +82,9 @@ CASES = {
     ),
     "banking77": Case(
         "An intent is right or wrong. Rows: somewhat more than the app plans for four rungs (100) beside the fifth on"
-        " which two few-shot sides compete. Defaults otherwise.",
+        " which two few-shot sides compete. Measured once before: every side was set aside, the tuned one as 11 of the"
+        " 140 rows are nearly rows it learned from, the others as a limit of 16 tokens was too low for one of the"
+        " labels; so these rows are left out now, and the limit is the app's. Defaults otherwise.",
         ("label",),
     ),
     "e2e": Case(
@@ -173,7 +175,7 @@ def banking77(services: Services, data: Path, work: Path) -> VerdictRequest:
         (),
         examples=files["train"],
         name="banking77",
-        max_tokens=16,
+        unseen=True,
     )
 
 
@@ -319,25 +321,20 @@ def times(services: Services, out: Path) -> None:
 
 PAGE = """# Verdicts from real runs
 
-The default base on a CPU, greedy, every side on the same held-out rows; beside other work, so their times are rough. In
-`benchmarks/results/verdicts/` lie figures as JSON and, for the sets that ship, the report as the page shows it; beside
-those by the protocol lie rows with their marks, from which a test recomputes all that decides, by other code.
+The default base on a CPU, greedy, every side on the same held-out rows; beside other work, so the times beside each are
+rough. In `benchmarks/results/verdicts/` lie figures as JSON and, for the sets that ship, the report as the page shows
+it, with the rows and their marks, from which a test recomputes all that decides, by other code.
 `python benchmarks/verdict.py NAME` makes them again; what is right, bar, margin and maximum are stated there first
 (`CASES`). Amounts of money rest on made-up example prices.
-"""
-EARLIER = """
-**The verdicts below that say “earlier rules” were measured before the [protocol](decision.md)**, when one figure
-decided alone; they are measured anew next. What ships was: by those rules support_json and hospital_reports were told
-“show it examples”, since four of them keep the form. By the protocol such replies are right in 0 and 4 of 120.
 """
 
 
 def page(out: Path, docs: Path) -> None:
     """docs/verdicts.md: the answer and the figures of every verdict that lies in ``out``."""
     found = {name: json.loads(file.read_text("utf-8")) for name in CASES if (file := out / f"{name}.json").is_file()}
-    lines = [PAGE + EARLIER * any(one["schema"] == 1 for one in found.values())]
+    lines = [PAGE]
     for name, one in found.items():
-        lines += _earlier(name, one) if one["schema"] == 1 else _by_protocol(name, one)
+        lines += _by_protocol(name, one)
         took = (f"{phase.removesuffix('_s')} {seconds:.0f} s" for phase, seconds in one["timings"].items() if seconds)
         lines += ["", f"Took: {', '.join(took)}.", ""]
     file = out / "batching.json"
@@ -346,6 +343,11 @@ def page(out: Path, docs: Path) -> None:
         text = f"{one['replies']} replies of hospital_reports: {one['batched_s']:.0f} s in batches,"
         text += f" {one['one_by_one_s']:.0f} s one after another ({one['times_faster']:.1f} times; medians of three, in"
         lines += ["## The engine's batches", "", f"{text} turn).", ""]
+    file = out / "times.json"
+    if file.is_file():
+        lines += ["## Times", "", "hospital_reports on two cores with nothing beside it, all phases:"]
+        took = {name: one for name, one in json.loads(file.read_text("utf-8")).items() if isinstance(one, dict)}
+        lines += [", ".join(f"{name} {one['all_s'] / 60:.1f} minutes" for name, one in took.items()) + ".", ""]
     docs.write_text("\n".join(lines), encoding="utf-8")
 
 
@@ -385,26 +387,6 @@ def _standing(one: Mapping[str, Any], rung: Mapping[str, Any] | None) -> list[st
     adds = [f"{100 * share:+.0f}" for share in rung["adds"] or ()]
     bounds = f"{interval(one, 'pass', rung['low'], rung['high'])} %, n {rung['n']}"
     return [bounds, rung["set_aside"] or shown, f"{adds[0]} ({adds[1]} to {adds[2]})" if adds else "–"]
-
-
-def _earlier(name: str, one: Mapping[str, Any]) -> list[str]:
-    """A verdict of before the protocol, which decided by one figure."""
-    metric = one["main_metric"]
-    lines = [
-        f"## {name} (earlier rules)",
-        "",
-        f"**{one['reason']}**",
-        "",
-        f"By `{metric}`, {one['examples']} rows.",
-        "",
-    ]
-    lines += ["| side | figure | 95 % interval | tokens in |", "|---|---|---|---|"]
-    for side in one["sides"]:
-        value, low, high = (side["metrics"][metric][part] for part in ("value", "low", "high"))
-        said = f"{figure(one, metric, value)} | {interval(one, metric, low, high)}"
-        lines.append(f"| {side['side']} | {said} | {side['prompt_tokens_mean']:.0f} |")
-    lines += ["", *(f"- {reason['text']}" for reason in one["reasons"])]
-    return lines + [f"- {side}: {said['words']}" for side, said in one["forgetting"].items()]
 
 
 def main() -> None:

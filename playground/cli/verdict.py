@@ -29,7 +29,8 @@ from playground.verdict.request import VerdictRequest
 from playground.verdict.service import VerdictView
 
 YES = ("y", "yes")
-NUMBERS = ("repeats", "limit", "max_tokens", "temperature", "seed", "name", "bar", "margin", "maximum", "form_only")
+NUMBERS = ("repeats", "limit", "max_tokens", "temperature", "seed", "name", "bar", "margin", "maximum")
+SWITCHES = ("form_only", "unseen")
 PUBLIC = (
     *("side", "metrics", "prompt_tokens_mean", "cached_tokens_mean", "completion_tokens_mean", "seconds_mean"),
     *("timed", "cost", "draws", "spread", "interval_over"),
@@ -48,7 +49,11 @@ def verdict(settings: Settings, options: Namespace) -> Outcome:
     if out is not None and out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file. --out names a folder for the report and the rows.")
     if options.extend:
-        kept = [f"--{name}" for name in ("side", "right", "check", "form_only", "maximum") if getattr(options, name)]
+        kept = [
+            f"--{name}"
+            for name in ("side", "right", "check", "form_only", "unseen", "maximum")
+            if getattr(options, name)
+        ]
         kept += [f"--{name}" for name in ("bar", "margin") if getattr(options, name) != getattr(Terms, name)]
         if kept:
             stated = ", ".join(kept).replace("_", "-")
@@ -96,7 +101,7 @@ def _request(options: Namespace, file: Path) -> VerdictRequest:
         losses=not options.no_losses,
         forgetting=not options.no_forgetting,
         refusals=not options.no_refusals,
-        **{name: getattr(options, name) for name in NUMBERS},
+        **{name: getattr(options, name) for name in (*NUMBERS, *SWITCHES)},
     )
 
 

@@ -254,6 +254,15 @@ def hashes_of(rows: Sequence[Row]) -> dict[str, list[str]]:
 def overlaps(rows: Sequence[Row], record: Mapping[str, Any]) -> dict[str, int | None]:
     """How many rows an adapter was trained on by its record, each counted by the first of ``OVERLAPS`` that holds;
     None = the record does not tell."""
+    return _compared(rows, record)[1]
+
+
+def unseen(rows: Sequence[Row], record: Mapping[str, Any]) -> list[Row]:
+    """The rows that ``overlaps`` does not count."""
+    return _compared(rows, record)[0]
+
+
+def _compared(rows: Sequence[Row], record: Mapping[str, Any]) -> tuple[list[Row], dict[str, int | None]]:
     left, found = list(rows), dict[str, int | None]()
     for name, (listed, make) in OVERLAPS.items():
         told = record.get(listed)
@@ -263,7 +272,7 @@ def overlaps(rows: Sequence[Row], record: Mapping[str, Any]) -> dict[str, int | 
             again = _near_ones(made, told) if make is sketch else there.intersection(made)
             left = [row for row, one in zip(left, made, strict=True) if one not in again]
             found[name] = len(made) - len(left)
-    return found
+    return left, found
 
 
 def _near_ones(made: Sequence[str], told: Sequence[str]) -> set[str]:

@@ -178,9 +178,10 @@ class Facts:
     one (``near``); None = its record is older and does not tell. used_before: test examples that an earlier verdict of
     this person measured. judge: how far the judge that says what is right goes with the person,
     in words; "" = there is none. forgotten: tuned side -> (points of general questions lost, the 95 % interval's two
-    ends), where it was measured. undertrained: tuned side -> why it may have been trained too little. grown: tuned side
-    -> (another that learned a part of its rows by the same settings, how many, how many it learned itself). larger:
-    what to try where no untuned side is right in half of the rows, a sentence."""
+    ends), where it was measured. undertrained: tuned side -> why it may have been trained too little. left_out: rows
+    that were not judged by because a tuned side may know them. grown: tuned side -> (another that learned a part of its
+    rows by the same settings, how many, how many it learned itself). larger: what to try where no untuned side is right
+    in half of the rows, a sentence."""
 
     rows_trained: int | None = None
     poor_share: float = 0.0
@@ -191,6 +192,7 @@ class Facts:
     overlaps: Mapping[str, Mapping[str, int | None]] = field(default_factory=dict)
     forgotten: Mapping[str, Sequence[float]] = field(default_factory=dict)
     undertrained: Mapping[str, str] = field(default_factory=dict)
+    left_out: int = 0
     grown: Mapping[str, tuple[str, int, int]] = field(default_factory=dict)
     larger: str = "Try a larger base or an endpoint."
 

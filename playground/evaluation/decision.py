@@ -72,6 +72,7 @@ WORDS = {
 GUARDS = {
     "leakage": "Trained on",
     "unknown-training": "Unknown",
+    "seen-rows": "Rows left out",
     "cut-off": "Cut off",
     "weak-base": "This base only",
     "rows-used-before": "Used before",
@@ -326,7 +327,7 @@ def _guards(tested: Sequence[Candidate], *, aside: bool = False) -> list[Guard]:
         if one.leaked is not None and one.leaked > MOST_LEAKED:
             how = f": {one.leaks}" * bool(one.leaks)
             text = f"{one.name} may have been trained on {one.leaked:.0%} of these rows{how}."
-            found.append(Guard("leakage", f"{text} Judge it by rows it has not seen.", (one.name,)))
+            found.append(Guard("leakage", f"{text} Leave these rows out, or judge it by others.", (one.name,)))
     unknown = tuple(one.name for one in tuned if one.leaked is None)
     if unknown and not aside:
         text = f"What {', '.join(unknown)} was trained on is unknown, so these rows may be among it."

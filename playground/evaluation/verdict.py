@@ -332,6 +332,9 @@ def _guards(
         replace(one, sentence=f"{one.sentence} {facts.larger}") if one.name == WEAK else one for one in decision.guards
     ]
     guards += (Guard("undertrained", text, (side,)) for side, text in facts.undertrained.items())
+    if facts.left_out:
+        text = f"{facts.left_out} rows were left out: a tuned side may have been trained on them, or nearly."
+        guards.append(Guard("seen-rows", text))
     replies = {side.name: timed[side.name].n if side.name in timed else 0 for side in sides}
     few, by_seconds = tuple(name for name, n in replies.items() if n < TIMED), prices.device_per_hour is not None
     if few and (questions.latency_s is not None or by_seconds):

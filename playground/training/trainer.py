@@ -99,8 +99,8 @@ def prepare(spec: RunSpec, checked: Checked, tokenizer: Any) -> TrainingData:
 def _learned(rows: Sequence[Source], spec: RunSpec) -> dict[str, Any]:
     """Hashes of these rows and of those that the adapter which the run begins with was trained on. ``rows_known`` is
     False where that is not all."""
-    before = [read_run(Path(spec.start_path))] if spec.start_path else []
-    return united([hashes_of(rows) | {"rows_known": len(rows) <= MOST_HASHED}, *before])
+    own: dict[str, Any] = hashes_of(rows) | {"rows_known": len(rows) <= MOST_HASHED}
+    return united([own, read_run(Path(spec.start_path))]) if spec.start_path else own
 
 
 def rows_of(tokenizer: Any, source: Source, spec: RunSpec) -> list[Row]:

@@ -146,6 +146,9 @@ class VerdictTab:
                     "spend_cap": number(None, label="Endpoints may cost", info="At most; empty or 0: no limit."),
                 }
             with gr.Row():
+                self.settings["unseen"] = gr.Checkbox(
+                    True, label="Leave out rows a tuned side was trained on, or nearly", min_width=200
+                )
                 self.settings["losses"] = gr.Checkbox(True, label="Loss of the references", min_width=200)
                 self.settings["forgetting"] = gr.Checkbox(True, label="What the adapter forgot", min_width=200)
 

@@ -97,6 +97,7 @@ class SettingValues(TypedDict):
     max_tokens: float | None
     temperature: float | None
     seed: float | None
+    unseen: bool
     losses: bool
     forgetting: bool
     spend_cap: float | None
@@ -472,6 +473,7 @@ def start(
         owner=visitor.owner,
         questions=asked,
         prices=prices,
+        unseen=bool(settings.get("unseen")),
         losses=bool(settings["losses"]),
         forgetting=bool(settings["forgetting"]),
         right=() if terms["form_only"] else lines_of(terms["right"]),

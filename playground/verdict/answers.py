@@ -30,7 +30,7 @@ from playground.models.endpoints import Endpoint
 from playground.models.remote import Remote, Spending
 from playground.verdict.files import VERDICT, State, VerdictFiles
 from playground.verdict.losses import ForgettingService, ScoringService, ToScore
-from playground.verdict.request import VerdictRequest
+from playground.verdict.request import VerdictRequest, rows_judged
 from playground.workspace.examples import DataService
 
 T = TypeVar("T")
@@ -106,14 +106,15 @@ class Answering:
 
     def examples(self, request: VerdictRequest) -> list[Example]:
         """The rows to judge by. Raises InputError when there are none."""
-        there = list(self._data.check(request.file, request.mapping, request.owner).examples)
-        rows = part(there, request.rows) if request.rows is not None else there
+        there = self._data.check(request.file, request.mapping, request.owner).examples
+        rows, seen = rows_judged(request, there, self.cards(request) if request.unseen else ())
         if not there:
             needed = "A verdict needs rows with a request and an answer."
             raise InputError(f"The answers are none: this file holds raw text. {needed}")
         if not rows:
-            raise InputError("No row is left to judge by. Choose another part, or a file with more rows.")
-        return rows[: request.limit]
+            why = f": {seen} were left out, which a tuned side may have been trained on" * bool(seen)
+            raise InputError(f"No row is left to judge by{why}. Choose another part, or a file with more rows.")
+        return rows
 
     def cards(self, request: VerdictRequest) -> list[AdapterCard | None]:
         """Whose weights answer, by side. Raises NotFoundError, and InputError for what cannot answer."""
@@ -268,16 +269,17 @@ class Answering:
         return {label: replies for label, replies in found.items() if label not in asking.failed}
 
     def reply_limit(self, request: VerdictRequest) -> int:
-        """Tokens of a reply: a quarter more than 19 of 20 references have, in steps of 8, for the side that takes most
-        tokens for them."""
-        checked, most = self._data.check(request.file, request.mapping, request.owner), 0
+        """Tokens of a reply, in steps of 8, for the side that takes most tokens for the references: a quarter more than
+        19 of 20 of these have, and enough for the longest one unless that has twice as many."""
+        checked, tokens = self._data.check(request.file, request.mapping, request.owner), 0.0
         for card in {
             card.id if card is not None and card.is_base else "": card for card in self.cards(request)
         }.values():
             tokenizer = self._bases.tokenizer(card)
-            lengths = sorted(len(encode(tokenizer, one.completion)) for one in checked.examples)
-            most = max(most, lengths[math.ceil(0.95 * len(lengths)) - 1] if lengths else 0)
-        return min(LONGEST_REPLY, max(SHORTEST_REPLY, 8 * math.ceil(1.25 * (most + 1) / 8)))
+            lengths = sorted(1 + len(encode(tokenizer, one.completion)) for one in checked.examples) or [1]
+            most = lengths[math.ceil(0.95 * len(lengths)) - 1]
+            tokens = max(tokens, 1.25 * most, min(lengths[-1], 2 * most))
+        return min(LONGEST_REPLY, max(SHORTEST_REPLY, 8 * math.ceil(tokens / 8)))
 
     def losses(self, asking: Asking) -> Generator[Progress, None, None]:
         """Loss of the first references, in nats a token; a row too long for some side's context is left out. Another

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from playground.chat.compare import Side, side_as_json, side_from
 from playground.data.example import Example
 from playground.data.render import encode
-from playground.data.split import BY_CHANCE, SplitBy, overlaps
+from playground.data.split import BY_CHANCE, SplitBy, overlaps, part, unseen
 from playground.engine.request import Sampling
 from playground.errors import InputError, PlaygroundError
 from playground.evaluation.checks import Check, parse_check, parse_checks, schema_file
@@ -51,6 +51,7 @@ class VerdictRequest:
     the earlier looks of the verdict that this one extends, and extends: its id. max_tokens: 0 = as references ask for.
     split_by: columns that the parts of the file follow. send: the person agreed that rows leave for other machines.
     spend_cap: the most that other servers may cost, in the prices' currency; the side that would pass it ends there.
+    unseen: leave rows out that a tuned side may have been trained on.
     purpose: a bench is left out of the list of verdicts, and nothing is timed. Raises InputError
     that names every fault.
     """
@@ -85,6 +86,7 @@ class VerdictRequest:
     split_by: SplitBy = BY_CHANCE
     send: bool = False
     spend_cap: float | None = None
+    unseen: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sides", tuple(draw for side in self.sides for draw in side.drawn))
@@ -210,7 +212,8 @@ class RecordMaker:
         facts = self._facts(request, [example for example in there if example.row in judged_by], cards)
         judge = " ".join(one["words"] for one in about.get("judges", ()))
         lost = {side: one["lost"] for side, one in about.get("forgetting", {}).items() if one.get("lost")}
-        facts = replace(facts, used_before=len(judged_by.keys() & set(used)), judge=judge, forgotten=lost)
+        seen, used_before = rows_judged(request, there, cards)[1], len(judged_by.keys() & set(used))
+        facts = replace(facts, used_before=used_before, judge=judge, forgotten=lost, left_out=seen)
         if (offer := self._bases.larger(cards)) is not None:
             named = f"{offer.known.name} fits this device ({offer.chat_bytes / 1e9:.1f} GB)"
             facts = replace(facts, larger=f"Try a larger base: {named}. {WHERE} Or try an endpoint.")
@@ -350,6 +353,17 @@ def _judged_ones(request: VerdictRequest, answers: Collection[Answered]) -> list
     return [one for one in answers if judges <= one.marks.keys()]
 
 
+def rows_judged(
+    request: VerdictRequest, there: Sequence[Example], cards: Sequence[AdapterCard | None]
+) -> tuple[list[Example], int]:
+    """The rows of the file to judge by, and how many were left out because a tuned side may know them."""
+    rows = part(there, request.rows) if request.rows is not None else list(there)
+    left = rows
+    for card in {card.id: card for card in cards if card is not None and request.unseen}.values():
+        left = unseen(left, _run(card))
+    return left[: request.limit], len(rows) - len(left)
+
+
 def _leaked(run: Mapping[str, Any], known: Mapping[str, int | None], rows: int) -> float | None:
     """The share of so many rows that a run may have learned from; None = its record does not say what it learned
     from, or not all of it and what it says is too little to matter."""
@@ -360,6 +374,8 @@ def _leaked(run: Mapping[str, Any], known: Mapping[str, int | None], rows: int) 
 
 STILL_FALLING = 0.02
 """A held-out loss that ended lower than ever before by more than this share of it was still falling."""
+LEAST_FALL = 0.005
+"""And by more than so many nats a token: what is learned to the end falls by shares of nothing."""
 
 
 def undertrained(run: Mapping[str, Any]) -> str:
@@ -369,8 +385,8 @@ def undertrained(run: Mapping[str, Any]) -> str:
     if 0 < seen < rows and run.get("objective") != "grpo":  # whose steps are counted in replies
         reasons.append(f"it saw {seen} of its {rows} rows, which is less than one pass")
     held = [float(loss) for _, loss in (run.get("curve") or {}).get("held_out") or ()]
-    if len(held) > 2 and held[-1] < min(held[:-1]) - STILL_FALLING * abs(min(held[:-1])):
-        reasons.append(f"its held-out loss was still falling at its end, from {min(held[:-1]):.2f} to {held[-1]:.2f}")
+    if len(held) > 2 and held[-1] < min(held[:-1]) - max(STILL_FALLING * min(held[:-1]), LEAST_FALL):
+        reasons.append(f"its held-out loss was still falling at its end, from {min(held[:-1]):.2g} to {held[-1]:.2g}")
     return "; ".join(reasons)
 
 

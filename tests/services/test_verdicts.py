@@ -63,9 +63,9 @@ def test_every_side_answers_every_row_and_the_figures_come_from_the_rows(service
 
 
 def test_the_references_of_the_first_rows_are_scored(services, asked, tmp_path):
-    many = replace(asked, file=put_rows(tmp_path / "many.jsonl", 44), sides=asked.sides[:1], limit=42, max_tokens=1)
+    many = replace(asked, file=put_rows(tmp_path / "many.jsonl", 28), sides=asked.sides[:1], limit=26, max_tokens=1)
     rows = services.verdicts.rows(last(services.verdicts.run(many)).id)
-    assert [row["example"] for row in rows if row["loss"] is None] == [41, 42]
+    assert [row["example"] for row in rows if row["loss"] is None] == [25, 26]
 
 
 def test_timing_ends_with_its_time_and_the_same_count_for_all_sides(services, asked, monkeypatch):
@@ -276,7 +276,7 @@ def test_forgetting_goes_on_without_an_adapter_that_fails(tmp_path):
     ("losses", "changes", "words"),
     [
         ([2.0, 1.5, 1.5], {}, ""),
-        ([2.0, 1.5, 1.2], {}, "still falling at its end, from 1.50 to 1.20"),
+        ([2.0, 1.5, 1.2], {}, "still falling at its end, from 1.5 to 1.2"),
         ([1.5, 1.2], {}, ""),
         ([], {"steps": 9}, "saw 72 of its 80 rows"),
         ([], {"steps": 9, "objective": "grpo"}, ""),
@@ -366,13 +366,32 @@ def test_rows_that_a_side_may_know_are_counted_by_how_it_may_know_them(services,
     unknown = services.adapters.import_file(folder).id
     (tmp_path / "docs.md").write_text("Say is a verb.")
     sides = (Side(known, name="Knows"), Side(unknown, docs=tmp_path / "docs.md", name="Unknown"))
-    found = last(services.verdicts.run(replace(asked, sides=sides, limit=10, rows=tuple(range(1, 11))))).record
+    asked = replace(asked, sides=sides, limit=10, rows=tuple(range(1, 11)))
+    found = last(services.verdicts.run(asked)).record
     assert found["overlap"] == 2
     assert found["facts"]["overlaps"]["Knows"] == {"rows": 2, "prompts": 3, "near": 0}
     assert found["facts"]["leaked"] == {"Knows": 0.5, "Unknown": None}
     said = {one["name"]: one["sentence"] for one in found["guards"]}
     assert "50% of these rows: 2 the same row, 3 the same prompt, 0 nearly the same prompt" in said["leakage"]
     assert "Unknown was trained on is unknown" in said["unknown-training"]
+    view = last(services.verdicts.run(replace(asked, unseen=True, limit=4)))
+    assert {row["example"] for row in services.verdicts.rows(view.id)} == {3, 4, 8, 9}
+    said = {one["name"]: one["sentence"] for one in view.record["guards"]}
+    assert said["seen-rows"].startswith("5 rows were left out")
+    assert "leakage" not in said
+    part = replace(asked, unseen=True, rows=(1, 2, 5, 6, 7))
+    refused("No row is left to judge by: 5 were left out", services.verdicts.start, part)
+
+
+def test_the_longest_reply_is_what_the_references_need(services, asked, tmp_path):
+    file = tmp_path / "labels.jsonl"
+    for lengths, tokens in (([4] * 30, 16), ([40] * 30, 56), ([10] * 29 + [20], 24), ([10] * 29 + [400], 24)):
+        answers = [" ".join(["one"] * length) for length in lengths]
+        file.write_text(
+            "".join(json.dumps({"prompt": f"Say {n}", "completion": one}) + "\n" for n, one in enumerate(answers))
+        )
+        view = last(services.verdicts.run(replace(asked, file=file, max_tokens=0, limit=1, losses=False)))
+        assert view.record["max_tokens"] == tokens
 
 
 def test_draws_of_shots_are_asked_and_counted_each_and_told_as_one_side(services, asked, tmp_path):
