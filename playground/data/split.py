@@ -257,12 +257,12 @@ def overlaps(rows: Sequence[Row], record: Mapping[str, Any]) -> dict[str, int | 
     return _compared(rows, record)[1]
 
 
-def unseen(rows: Sequence[Row], record: Mapping[str, Any]) -> list[Row]:
+def unseen(rows: Sequence[R], record: Mapping[str, Any]) -> list[R]:
     """The rows that ``overlaps`` does not count."""
     return _compared(rows, record)[0]
 
 
-def _compared(rows: Sequence[Row], record: Mapping[str, Any]) -> tuple[list[Row], dict[str, int | None]]:
+def _compared(rows: Sequence[R], record: Mapping[str, Any]) -> tuple[list[R], dict[str, int | None]]:
     left, found = list(rows), dict[str, int | None]()
     for name, (listed, make) in OVERLAPS.items():
         told = record.get(listed)
