@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
 RUNGS = ("prompt", "few-shot", "fine-tune")
 SCENES: dict[str, tuple[float, float, float]] = {
     "all well above the bar": (0.97, 0.97, 0.97),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from playground.services import Services
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 PACKAGE, TESTS, PAGE = ROOT / "playground", ROOT / "tests", ROOT / "docs" / "structure.md"
 COLUMNS, POSITIONS = 120, 4
 SEAMS = ("services", "storage", "verdict", "chat", "runs", "models", "workspace", "ui", "server", "cli")
