@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,17 +19,20 @@ from playground.data.split import part
 from playground.engine.request import Sampling, stamp_hash
 from playground.errors import InputError, PlaygroundError, RunFailedError
 from playground.evaluation.checks import parse_check
+from playground.evaluation.cost import Prices
 from playground.evaluation.form import REFERENCES, grammar, read_form, shared_form
 from playground.library.bases import label_of
 from playground.library.card import AdapterCard
 from playground.models.adapters import AdapterService, Residents
 from playground.models.bases import BASE, BaseService
 from playground.models.bases import PREFIX as BASE_PREFIX
-from playground.models.endpoints import PREFIX
+from playground.models.endpoints import PREFIX, Endpoint
 from playground.models.remote import Remote
 from playground.workspace.examples import DataService
 
 MODELS = "model=base, model=ADAPTER, model=base:ID or model=endpoint:NAME"
+RECORDED = "recorded"
+"""The model of a side whose replies were recorded elsewhere."""
 SHOTS_MAX = 16
 DRAWS_MAX = 20
 
@@ -39,7 +44,8 @@ class Side:
     nearest to the question. docs: a text whose nearest passages are put into the question. format: what its replies are
     held to (``evaluation.form``), "" = free; ``references`` is the form of the answers in ``shots_from``. name: for a
     person. draws: of its shots, each a side of its own in ``drawn``; draw: which of these this one is, from 1, 0 = not
-    one of them."""
+    one of them. replies: a file of recorded replies, which are judged and never asked for; column: that holds them,
+    "" = by its name; prices: what that model costs, a million tokens read and written."""
 
     model: str = "base"
     system_prompt: str = ""
@@ -51,8 +57,17 @@ class Side:
     draws: int = 1
     draw: int = 0
     format: str = ""
+    replies: Path | None = None
+    column: str = ""
+    prices: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
+        if (self.model == RECORDED) != (self.replies is not None):
+            raise InputError("A recorded side is a file of replies: replies=FILE, in place of model=.")
+        if self.replies is not None and (self.system_prompt or self.shots or self.docs or self.format):
+            raise InputError("Recorded replies are as they are: leave out prompt=, shots=, docs= and format=.")
+        if self.prices is not None and not all(0 <= price < math.inf for price in self.prices):
+            raise InputError("The prices of recorded replies are two numbers from 0: a million tokens in and out.")
         if not 0 <= self.shots <= SHOTS_MAX:
             raise InputError(f"A side has {self.shots} shots; it goes from 0 to {SHOTS_MAX}.")
         if self.shots and self.shots_from is None:
@@ -61,8 +76,6 @@ class Side:
             raise InputError(f"A side has {self.draws} draws of its shots; it goes from 1 to {DRAWS_MAX}.")
         if self.draws > 1 and (self.nearest or not self.shots):
             raise InputError(f"Only shots drawn by the seed have {self.draws} draws: name shots=K, without nearest.")
-        if self.format and self.is_remote:
-            raise InputError("Another server is not held to a form here. Leave format= out, and check its replies.")
         if self.format not in ("", REFERENCES):
             grammar(self.format)  # raises what is wrong with it
 
@@ -77,9 +90,14 @@ class Side:
         return self.model.startswith(BASE_PREFIX)
 
     @property
+    def is_here(self) -> bool:
+        """Whether a model on this machine answers."""
+        return not self.is_remote and self.replies is None
+
+    @property
     def adapter(self) -> str:
         """The id of its adapter, "" = it has none."""
-        return "" if self.model == BASE or self.is_remote or self.is_other_base else self.model
+        return "" if self.model == BASE or not self.is_here or self.is_other_base else self.model
 
     @property
     def label(self) -> str:
@@ -88,6 +106,8 @@ class Side:
     @property
     def approach(self) -> str:
         """Its label, the same for all its draws."""
+        if self.replies is not None:
+            return self.name or self.column or self.replies.stem
         extra = ["prompt"] if self.system_prompt else []
         extra += [f"{self.shots} {'nearest ' if self.nearest else ''}shots"] if self.shots else []
         extra += ["documents"] if self.docs else []
@@ -116,9 +136,9 @@ class Turn:
 def parse_side(spec: str, examples: Path | None = None) -> Side:
     """``model=base``, ``=ADAPTER``, ``=base:ID`` or ``=endpoint:NAME``, then ``,prompt=FILE`` ``,shots=K`` ``,draws=K``
     ``,pick=seed|nearest`` ``,docs=FILE`` ``,format=json|json-schema:FILE|regex:PATTERN|references``
-    ``,name=LABEL``; patterns may hold commas. examples: where shots and the form of the references come from. Raises
-    InputError."""
-    names = ("model", "prompt", "shots", "draws", "pick", "docs", "format", "name")
+    ``,name=LABEL``; patterns may hold commas. Or ``replies=FILE``, then ``,column=NAME`` ``,prices=IN/OUT``
+    ``,name=LABEL``. examples: where shots and the form of the references come from. Raises InputError."""
+    names = ("model", "prompt", "shots", "draws", "pick", "docs", "format", "name", "replies", "column", "prices")
     values: dict[str, str] = {}
     key = ""
     for field in spec.split(","):
@@ -128,8 +148,10 @@ def parse_side(spec: str, examples: Path | None = None) -> Side:
             continue
         if not equals or key not in names or key in values:
             more = "prompt=FILE, shots=K, draws=K, pick=nearest, docs=FILE, format=json, name=LABEL, with commas"
-            raise InputError(f"{spec!r} is not a side. Write {MODELS}, then, if wanted, {more}.")
+            raise InputError(f"{spec!r} is not a side. Write {MODELS}, then, if wanted, {more}; or replies=FILE.")
         values[key] = value
+    if "replies" in values:
+        return _recorded(spec, values)
     if "model" not in values:
         raise InputError(f"{spec!r} names no model. Begin with {MODELS}.")
     if (pick := values.get("pick", "seed")) not in ("seed", "nearest"):
@@ -158,17 +180,38 @@ def parse_side(spec: str, examples: Path | None = None) -> Side:
     return Side(*made, format=form)
 
 
+def _recorded(spec: str, values: Mapping[str, str]) -> Side:
+    """Of ``replies=FILE``. Raises InputError."""
+    if others := sorted(values.keys() - {"replies", "column", "prices", "name"}):
+        raise InputError(
+            f"{spec!r} asks nothing anew: leave out {', '.join(others)}. It takes column, prices and name."
+        )
+    file, (read, _, written) = Path(values["replies"]), values.get("prices", "").partition("/")
+    if not file.is_file():
+        raise InputError(f"There is no file {file}. replies= takes recorded replies: rows with prompt and reply.")
+    try:
+        prices = (float(read), float(written)) if "prices" in values else None
+    except ValueError as error:
+        raise InputError(f"prices={values['prices']} is not IN/OUT, a million tokens each, such as 2.5/10.") from error
+    column, name = values.get("column", ""), values.get("name", "")
+    return Side(RECORDED, name=name, replies=file, column=column, prices=prices)
+
+
+PATHS = ("shots_from", "docs", "replies")
+
+
 def side_as_json(side: Side) -> dict[str, Any]:
     """A side as it is sent to another process; paths are absolute."""
-    paths = {name: str(path.resolve()) if (path := getattr(side, name)) else None for name in ("shots_from", "docs")}
+    paths = {name: str(path.resolve()) if (path := getattr(side, name)) else None for name in PATHS}
     return asdict(side) | paths
 
 
 def side_from(said: Mapping[str, Any]) -> Side:
     """From ``side_as_json``. Raises InputError."""
-    paths = {name: Path(said[name]) if said.get(name) else None for name in ("shots_from", "docs")}
+    values: dict[str, Any] = {name: Path(said[name]) if said.get(name) else None for name in PATHS}
+    values["prices"] = tuple(said["prices"]) if said.get("prices") else None
     try:
-        return Side(**{**said, **paths})
+        return Side(**{**said, **values})
     except TypeError as error:
         raise InputError(f"A side cannot be understood: {error}.") from error
 
@@ -244,6 +287,37 @@ class CompareService:
     ) -> None:
         self._bases, self._data, self._adapters = bases, data, adapters
         self._residents, self._batches = residents, batches
+        self._agreed: set[tuple[str, Endpoint]] = set()
+
+    def leaving(self, sides: Sequence[Side], session: str = "local") -> str:
+        """What a person agrees to before the first question of this session goes to other machines, in words; "" where
+        there is nothing to ask."""
+        said: dict[Endpoint, str] = {}
+        for side in sides:
+            if (endpoint := self._away(side)) is None or (session, endpoint) in self._agreed:
+                continue
+            what = "the system prompt and " * bool(side.system_prompt.strip())
+            what += f"{side.shots} answered examples and " * bool(side.shots)
+            cost = f"{Prices.currency} {endpoint.price_words}"
+            if endpoint.prices is None:
+                cost = "what it costs is not known (no prices in endpoints.toml)"
+            said[endpoint] = f"{what}what is asked go{'' if what else 'es'} to {endpoint.label}; {cost}"
+        if not said:
+            return ""
+        return f"This leaves your machine: {'; '.join(said.values())}. You are asked once in this session."
+
+    def agree(self, sides: Sequence[Side], session: str = "local") -> None:
+        """The person agreed to ``leaving``."""
+        self._agreed |= {(session, endpoint) for side in sides if (endpoint := self._away(side)) is not None}
+
+    def _away(self, side: Side) -> Endpoint | None:
+        """The endpoint of a side that is on another machine; None where it is not there, which asking it tells."""
+        if not side.is_remote:
+            return None
+        with contextlib.suppress(PlaygroundError):
+            endpoint = self._batches.endpoints.get(side.model)
+            return None if endpoint.is_here else endpoint
+        return None
 
     def ask(
         self,
@@ -267,7 +341,7 @@ class CompareService:
         replies = [Reply() for _ in sides]
         for place, side in enumerate(sides):
             try:
-                asked[place] = self._asked(side, histories[place], question, sampling, owner)
+                asked[place] = self._asked(side, histories[place], question, sampling, owner, session)
             except PlaygroundError as error:
                 replies[place] = Reply(done=True, error=str(error))
         yield list(replies)
@@ -284,19 +358,27 @@ class CompareService:
         lane: str = "chat",
     ) -> Iterator[list[Reply]]:
         """One side, several questions, each a conversation of its own, in one batch. Raises NotFoundError."""
-        asked = {place: self._asked(side, (), text, sampling, owner) for place, text in enumerate(questions)}
+        asked = {place: self._asked(side, (), text, sampling, owner, session) for place, text in enumerate(questions)}
         yield from self._run(asked, [Reply() for _ in questions], session, lane)
 
-    def _asked(self, side: Side, history: Sequence[Turn], question: str, sampling: Sampling, owner: str) -> Asked:
+    def _asked(
+        self, side: Side, history: Sequence[Turn], question: str, sampling: Sampling, owner: str, session: str
+    ) -> Asked:
+        """Every question goes through here. Raises InputError for one that would leave this machine unagreed to."""
+        if side.replies is not None:
+            raise InputError(f"{side.label} is recorded replies, and answers nothing new. Judge it in a verdict.")
+        if leaves := self.leaving([side], session):
+            raise InputError(f"{leaves} Agree to that first (--send, or the question before Ask).")
         card = None if side.is_remote else self._adapters.model(side.model, owner)
         endpoint = self._batches.endpoints.get(side.model) if side.is_remote else None
         passages = passages_for(side, question, self._data.documents(side.docs, owner) if side.docs else None)
         pool = self._pool(side, sampling.seed, owner)
         messages = conversation(side, history, question, pool, sampling.seed, passages)
+        form = side.format if side.format != REFERENCES else form_like([one.completion for one in pool])
+        sampling = replace(sampling, format=form)
         if endpoint is not None:
             return Asked(None, "", sampling, remote=Remote(endpoint, tuple(messages)))
-        form = side.format if side.format != REFERENCES else form_like([one.completion for one in pool])
-        return Asked(card, render_prompt(self._bases.tokenizer(card), messages), replace(sampling, format=form))
+        return Asked(card, render_prompt(self._bases.tokenizer(card), messages), sampling)
 
     def passes(self, check: str, text: str) -> bool:
         """Whether a reply passes a check, written as in ``evaluation.checks``. Raises InputError when it is not one."""

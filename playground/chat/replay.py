@@ -41,6 +41,9 @@ class ReplayService:
     def check(self, saved: Saved, owner: str = "local") -> tuple[Asked, int]:
         """What to ask and in how many rows; loads nothing. Raises InputError where the same text cannot be had here."""
         stamp = saved.stamp
+        if isinstance(file := stamp.get("recorded"), Mapping):
+            read = f"It was read from {plain_text(file.get('file'), 80)}; no model here wrote it."
+            raise InputError(f"This reply is not replayable: recorded. {read}")
         if isinstance(from_ := stamp.get("endpoint"), Mapping):
             model, host = (plain_text(from_.get(name), 80) for name in ("model", "host"))
             why = f"It came from {model} at {host}, another server, whose weights and sampling are not in its stamp."

@@ -22,6 +22,7 @@ from playground.verdict.service import VerdictView
 from playground.workspace.visitors import WAIT_S, Home, HomeTaken
 
 Outcome = tuple[dict[str, Any], str, int]  # what a verb returns: its JSON, the same in words, the exit code
+YES = ("y", "yes")
 _QUIET_S = 2.0  # a shorter step prints nothing of its progress
 
 
@@ -67,8 +68,20 @@ def services_for(settings: Settings, base: str | None = None, sides: Sequence[Si
     """All services, on ``base`` if one is named. Raises NotFoundError for a side without its model."""
     services = build_services(replace(settings, base=base) if base else settings)
     for side in sides:
-        services.endpoints.get(side.model) if side.is_remote else services.adapters.model(side.model)
+        if side.is_remote:
+            services.endpoints.get(side.model)
+        elif side.is_here:
+            services.adapters.model(side.model)
     return services
+
+
+def agreed(leaves: str, send: bool) -> bool:
+    """Whether a person agrees to what leaves this machine, in words; "" = nothing does. Raises InputError."""
+    if leaves:
+        print(leaves, file=sys.stderr)
+        if not (send or (sys.stdin.isatty() and input("Send them? (yes/no) ").strip().lower() in YES)):
+            raise InputError(f"{leaves} Nothing was sent. Add --send to agree.")
+    return bool(leaves)
 
 
 @contextlib.contextmanager

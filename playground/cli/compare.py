@@ -12,7 +12,7 @@ from typing import Any
 
 from playground.chat.compare import all_replies, parse_side, side_as_json
 from playground.chat.replay import Saved, read_saved, together
-from playground.cli.common import Outcome, Progress, call, owned_or_served, services_for
+from playground.cli.common import Outcome, Progress, agreed, call, owned_or_served, services_for
 from playground.engine.request import Sampling
 from playground.errors import InputError
 from playground.settings import Settings
@@ -26,9 +26,11 @@ def compare(settings: Settings, options: Namespace) -> Outcome:
     sides = [side for spec in options.side for side in parse_side(spec, source).drawn]
     sampling = Sampling(temperature=options.temperature, max_tokens=options.max_tokens, seed=options.seed)
     services, progress = services_for(settings, options.base, sides), Progress()
+    if sent := agreed(services.compare.leaving(sides), options.send):
+        services.compare.agree(sides)
     with owned_or_served(settings) as home:
         if home is None:
-            asked = {"sides": [side_as_json(side) for side in sides], "questions": options.ask}
+            asked = {"sides": [side_as_json(side) for side in sides], "questions": options.ask, "send": sent}
             replies = call(settings, "/internal/compare", {**asked, "sampling": asdict(sampling)})["replies"]
         else:
             if not all(side.is_remote or side.is_other_base for side in sides):

@@ -17,7 +17,6 @@ from playground.cli.arguments import weights_of
 from playground.cli.common import Outcome, Progress, call, services_for
 from playground.errors import EndpointError, InputError, PlaygroundError
 from playground.library.card import AdapterCard
-from playground.models.endpoints import Endpoint
 from playground.services import Services, build_services
 from playground.settings import Settings
 from playground.workspace.visitors import WAIT_S, Home, HomeTaken
@@ -158,16 +157,10 @@ def endpoints(settings: Settings, options: Namespace) -> Outcome:
         else:
             wrong = services.client.probe(one)
         found.append(about | {"reachable": not wrong} | ({"error": wrong} if wrong else {}))
-        lines.append(f"{one.name:<20}  {one.label}, {_price_words(one)}: {wrong or said}")
+        lines.append(f"{one.name:<20}  {one.label}, {one.price_words}: {wrong or said}")
     failed = options.action == "test" and not found[0]["reachable"]
     none = "No endpoints yet: endpoints.toml in the home names them, a table each: [NAME], then url and model."
     return {"endpoints": found}, "\n".join(lines) or none, int(failed)
-
-
-def _price_words(endpoint: Endpoint) -> str:
-    if (prices := endpoint.prices) is None:
-        return "prices not known"
-    return f"{prices.prompt_per_million:g} and {prices.completion_per_million:g} a million tokens in and out"
 
 
 def adapters(settings: Settings, options: Namespace) -> Outcome:

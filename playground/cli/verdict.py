@@ -4,7 +4,6 @@ validation part."""
 from __future__ import annotations
 
 import json
-import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -13,7 +12,7 @@ from typing import Any
 
 from playground.chat.compare import Side, parse_side
 from playground.cli.arguments import mapping_of
-from playground.cli.common import Outcome, Progress, judge_in_app, owned_or_served, services_for
+from playground.cli.common import Outcome, Progress, agreed, judge_in_app, owned_or_served, services_for
 from playground.errors import InputError, RunFailedError
 from playground.evaluation.comparison import Questions, money
 from playground.evaluation.cost import Prices, read_prices
@@ -28,7 +27,6 @@ from playground.verdict.files import DONE
 from playground.verdict.request import VerdictRequest
 from playground.verdict.service import VerdictView
 
-YES = ("y", "yes")
 NUMBERS = ("repeats", "limit", "max_tokens", "temperature", "seed", "name", "bar", "margin", "maximum")
 SWITCHES = ("form_only", "unseen")
 PUBLIC = (
@@ -39,7 +37,7 @@ PAIR = ("a", "b", "metric", "difference", "low", "high", "p_value", "p_adjusted"
 RECORD = (
     *("examples", "choice", "reason", "reasons", "runner_up", "rows_needed", "main_metric", "overlap"),
     *("forgetting", "refusals", "seconds", "right", "bar", "margin", "maximum", "planned_rows", "guards"),
-    *("ladder", "look", "alpha", "left_out", "by_cost", "made_up", "facts", "spent"),
+    *("ladder", "look", "alpha", "left_out", "by_cost", "made_up", "facts", "spent", "not_worse"),
 )
 
 
@@ -130,11 +128,9 @@ def _measured(
     if any(side.is_remote for side in request.sides):
         services.bases.resolve(progress.base)
         progress.end()
-        if leaves := services.verdicts.leaving(request):
-            print(leaves, file=sys.stderr)
-            if not (request.send or (sys.stdin.isatty() and input("Send them? (yes/no) ").strip().lower() in YES)):
-                raise InputError(f"{leaves} Nothing was sent. Add --send to agree.")
-            request = replace(request, send=True)
+        request = replace(request, send=agreed(services.verdicts.leaving(request), request.send))
+    for words in services.verdicts.recorded(request):
+        progress.say(words, always=True)
     for view in _views(settings, services, request, progress):
         left = f", about {view.seconds_left:.0f} s left" if view.seconds_left else ""
         progress.say(f"{view.message}: {view.done} of {view.of}{left}" if view.live else view.state.capitalize())

@@ -284,12 +284,17 @@ def _odd_labels(rows: list[Example]) -> Iterator[RowWarning]:
             yield RowWarning(row.row, reason, "label")
 
 
-def _example(record: Record, shape: Shape, row: int) -> Example:
-    mapping = shape.mapping
+def prompt_of(record: Record, mapping: Mapping[str, str]) -> tuple[Message, ...]:
+    """The turns of a row before its answer; of a chat, all of them. mapping: as in ``Shape``. Raises Unusable."""
     if column := mapping.get("messages"):
-        turns = _with_system(read_turns(_present(record, column, "messages"), repr(column)), record, mapping)
-    else:
-        turns = (*_prompt(record, mapping), *_answer(record, mapping, "completion", "answer"))
+        return _with_system(read_turns(_present(record, column, "messages"), repr(column)), record, mapping)
+    return _prompt(record, mapping)
+
+
+def _example(record: Record, shape: Shape, row: int) -> Example:
+    turns = prompt_of(record, shape.mapping)
+    if "messages" not in shape.mapping:
+        turns = (*turns, *_answer(record, shape.mapping, "completion", "answer"))
     check_turns(turns)
     return Example(turns, row)
 

@@ -124,6 +124,54 @@ def _part(one: Measured, places: list[int], values: np.ndarray) -> Tally:
     return st.tally_of(values) if one.tally is None else Tally(one.tally.rows[places], one.tally.pool)
 
 
+@dataclass(frozen=True)
+class NotWorse:
+    """Whether a side is not worse than another one by more than the margin (non-inferiority, Newcombe 1998).
+    difference: of the shares that pass, side less than, with its interval; level: of that, two-sided, of which only
+    the lower end is tested. planned: rows that would tell of two equal sides."""
+
+    side: str
+    than: str
+    passed: tuple[float, float]
+    n: int
+    difference: float
+    low: float
+    high: float
+    level: float
+    margin: float
+    shown: bool
+    planned: int
+
+    @property
+    def words(self) -> str:
+        more = f"worse than {self.than} by more than {100 * self.margin:.0f} points"
+        is_open = not self.shown and self.high >= -self.margin
+        claim = f"That {self.side} is not {more} is not shown" if is_open else f"{self.side} is {more}"
+        claim = f"{self.side} is not {more}" if self.shown else claim
+        span = f"{100 * self.level:.0f} % interval {100 * self.low:+.0f} to {100 * self.high:+.0f}"
+        right = f"right in {self.passed[0]:g} against {self.passed[1]:g} of {self.n}"
+        text = f"{claim}: {right}, {100 * self.difference:+.0f} points ({span})"
+        return f"{text}; about {self.planned:,} rows would tell." if is_open else f"{text}."
+
+
+def not_worse(
+    sides: Mapping[str, np.ndarray], than: Mapping[str, np.ndarray], alpha: float, margin: float, planned: int
+) -> list[NotWorse]:
+    """Each of the sides against each of the others. [draws, rows] of each: whether it passes. alpha: what all of them
+    may spend together; 0 = nothing can be shown."""
+    found, share = [], (alpha or ALPHA) / max(1, len(sides) * len(than))
+    for (side, mine), (other, theirs) in itertools.product(sides.items(), than.items()):
+        level = 1 - 2 * share
+        if len(mine) == len(theirs) == 1:
+            ends = st.newcombe_paired(mine[0] > 0, theirs[0] > 0, level)
+        else:
+            ends = st.paired_draws(mine, theirs, level)
+        passed = float(mine.mean(axis=0).sum()), float(theirs.mean(axis=0).sum())
+        about = ends.value, ends.low, ends.high, level, margin, alpha > 0 and ends.low >= -margin, planned
+        found.append(NotWorse(side, other, passed, mine.shape[1], *about))
+    return found
+
+
 def link(kind: Literal["side", "pair", "cost", "question", "fact"], *names: str) -> str:
     """The id of a figure: ``side|SIDE|METRIC``, ``pair|A|B|METRIC`` with the sides in the table's order,
     ``cost|SIDE``, ``question|NAME`` of the answer to a question, ``fact|NAME`` of the data."""

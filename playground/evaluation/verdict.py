@@ -14,12 +14,14 @@ from playground.evaluation import cost
 from playground.evaluation.checks import Check
 from playground.evaluation.comparison import (
     Facts,
+    NotWorse,
     Questions,
     Reason,
     Table,
     compare_sides,
     link,
     money,
+    not_worse,
     overlap_words,
 )
 from playground.evaluation.cost import Prices, SideCost, SideFigures, TokenPrices
@@ -39,6 +41,7 @@ from playground.evaluation.decision import (
     Standing,
     Terms,
     decide,
+    rows_for_equality,
 )
 from playground.evaluation.inferred_checks import labels_of
 from playground.evaluation.statistics import Interval, Measured
@@ -105,13 +108,18 @@ class SideFacts:
 
     @property
     def is_remote(self) -> bool:
-        """Whether another server answered, at its own prices."""
-        return bool(self.described.get("endpoint"))
+        """Whether another server answered, now or when it was recorded, at its own prices."""
+        return bool(self.described.get("endpoint") or self.is_recorded)
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether its replies come from a file, and nobody was asked."""
+        return bool(self.described.get("recorded"))
 
     @property
     def own(self) -> TokenPrices | None:
         """Prices of that server, None where they are not known."""
-        prices = (self.described.get("endpoint") or {}).get("prices")
+        prices = (self.described.get("endpoint") or self.described.get("recorded") or {}).get("prices")
         return TokenPrices(**prices) if prices else None
 
 
@@ -168,6 +176,8 @@ def conclude(
         candidates.append(_candidate(table, side, passes, limit, priced.total(12 * (volume or 0)), facts))
     validation = _validation(there, sorted(common))
     decision = decide(candidates, terms, validation=validation, looks=looks, by_cost=bool(volume))
+    against = _against(candidates, there, decision, validation, terms)
+    decision = replace(decision, sentence=" ".join([decision.sentence, *(one.words for one in against)]))
     unpriced = tuple(name for name, one in costs.items() if not one.known)
     guards = _guards(decision, timed, there, unpriced, questions, prices, facts, form_only=criterion is None)
     record = {
@@ -208,6 +218,7 @@ def conclude(
         "about": {name: asdict(about) for name, about in table.about.items()},
         "pairs": [asdict(pair) for pair in table.pairs],
         **_decided(decision, guards, volume, prices, _what_helps(decision, table, facts, terms)),
+        "not_worse": [asdict(one) for one in against],
         "overlap": facts.overlap,
         "facts": asdict(facts),
         "questions": asdict(questions),
@@ -304,6 +315,28 @@ def _candidate(
     return Candidate(name, side.kind, passed, cut_off, leaked, limit, total, leaks, passes.draws)
 
 
+def _against(
+    candidates: Sequence[Candidate],
+    sides: Sequence[SideFacts],
+    decision: Decision,
+    validation: np.ndarray | None,
+    terms: Terms,
+) -> list[NotWorse]:
+    """Whether what would take the place of a recorded model is not worse than it: the tuned sides that were tested and
+    not set aside, or the chosen one where there are none, on the rows that decided."""
+    recorded = [side.name for side in sides if side.is_recorded]
+    able = [one for one in decision.standings if not one.set_aside and one.side not in recorded]
+    new = [one for one in able if one.rung in TUNED] or [one for one in able if one.side == decision.side]
+    if not recorded or not new:
+        return []
+    rows = np.ones(len(candidates[0].passed), dtype=bool)
+    if validation is not None and new[0].n < len(rows):
+        rows = ~validation
+    passes = {one.name: one.on(rows).by_draw for one in candidates}
+    mine, theirs = ({name: passes[name] for name in names} for names in ([one.side for one in new], recorded))
+    return not_worse(mine, theirs, decision.alpha, terms.margin, rows_for_equality(terms))
+
+
 def _validation(sides: Sequence[SideFacts], examples: Sequence[int]) -> np.ndarray | None:
     """Where several sides stand on one rung: a fifth of the examples, at least 10 and at most half, on which these
     compete; they are no test rows then. Drawn by the example's number alone, so that from some 50 on rows which are
@@ -335,7 +368,7 @@ def _guards(
     if facts.left_out:
         text = f"{facts.left_out} rows were left out: a tuned side may have been trained on them, or nearly."
         guards.append(Guard("seen-rows", text))
-    replies = {side.name: timed[side.name].n if side.name in timed else 0 for side in sides}
+    replies = {side.name: timed[side.name].n if side.name in timed else 0 for side in sides if not side.is_recorded}
     few, by_seconds = tuple(name for name, n in replies.items() if n < TIMED), prices.device_per_hour is not None
     if few and (questions.latency_s is not None or by_seconds):
         text = f"{', '.join(few)}: not timed well enough ({min(replies.values())} replies; {TIMED} are needed)"

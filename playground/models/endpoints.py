@@ -13,7 +13,7 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,13 @@ class Endpoint:
         return None if read is None or written is None else TokenPrices(read, written, self.cached_per_million)
 
     @property
+    def price_words(self) -> str:
+        """``2.5 and 10 a million tokens in and out``."""
+        if (prices := self.prices) is None:
+            return "prices not known"
+        return f"{prices.prompt_per_million:g} and {prices.completion_per_million:g} a million tokens in and out"
+
+    @property
     def about(self) -> dict[str, Any]:
         """What a stamp and a record say of it."""
         prices = asdict(self.prices) if self.prices is not None else None
@@ -144,9 +151,22 @@ class Endpoints:
 
     def add(self, endpoint: Endpoint) -> None:
         """Write it to the file, in the place of one of its name. Raises InputError where the environment names it."""
+        self._write(self._mine() | {endpoint.name: endpoint})
+
+    def remove(self, name: str) -> Endpoint:
+        """Take it out of the file; returns it. Raises NotFoundError, and InputError where the environment names it."""
+        there, gone = self._mine(), self.get(name)
+        self._write({name: one for name, one in there.items() if name != gone.name})
+        return gone
+
+    def _mine(self) -> dict[str, Endpoint]:
+        """Those of a file that may be changed here."""
         if self.file is None or self._named:
             raise InputError("Endpoints are set by whoever runs the app, in the file that PLAYGROUND_ENDPOINTS names.")
-        tables = {one.name: one for one in self.all()} | {endpoint.name: endpoint}
+        return {one.name: one for one in self.all()}
+
+    def _write(self, tables: Mapping[str, Endpoint]) -> None:
+        assert self.file is not None
         self.file.parent.mkdir(parents=True, exist_ok=True)
         self.file.touch(0o600)
         write_text(self.file, "\n".join(map(_table, tables.values())))

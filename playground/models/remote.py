@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from playground.data.example import Message
 from playground.engine.request import RowState, Sampling
 from playground.errors import EndpointError
+from playground.evaluation.form import REGEX, schema_of
 from playground.models.endpoints import Endpoint
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ NOT_REPLAYABLE = "not replayable: remote"
 _MAY_BE_UNKNOWN = ("max_tokens", "temperature", "top_p", "seed", "stop", "stream_options")
 _THOUGHTS = re.compile(r"\A\s*<think>.*?(</think>\s*|\Z)", re.DOTALL)
 """What a server that does not keep them apart puts before its answer."""
+_OF_THE_FORM = re.compile(r"response_format|json|schema|guided|structured|grammar|regex", re.IGNORECASE)
+"""What a server that takes no form says of it."""
 _OF_THE_ROW = (400, 413, 422)
 """Statuses that may be one request's fault; any other one is the server's."""
 
@@ -228,7 +231,7 @@ class Client:
                     raise down[endpoint]
                 await self._paid(one)
         except Exception as error:
-            one.failure = _endpoint_error(endpoint, error)
+            one.failure = _endpoint_error(endpoint, error, one.sampling.format)
             if getattr(error, "status_code", None) not in _OF_THE_ROW and not isinstance(error, EndpointError):
                 down[endpoint] = one.failure
 
@@ -324,7 +327,20 @@ def _settings(sampling: Sampling, unknown: set[str]) -> dict[str, Any]:
     settings["max_completion_tokens" if "max_tokens" in unknown else "max_tokens"] = sampling.max_tokens
     settings |= {"top_p": sampling.top_p} if sampling.top_p < 1 else {}
     settings |= {"stop": list(sampling.stop)} if sampling.stop else {}
+    settings |= _held(sampling.format)
     return {name: value for name, value in settings.items() if name not in unknown}
+
+
+def _held(form: str) -> dict[str, Any]:
+    """What asks a server to hold its reply to a form: OpenAI's ``response_format``; of a pattern vLLM's fields, the
+    older and the newer one."""
+    if form.startswith(REGEX):
+        pattern = form.removeprefix(REGEX)
+        return {"extra_body": {"guided_regex": pattern, "structured_outputs": {"regex": pattern}}}
+    if form == "json":
+        return {"response_format": {"type": "json_object"}}
+    schema = {"name": "reply", "schema": schema_of(form), "strict": True} if form else {}
+    return {"response_format": {"type": "json_schema", "json_schema": schema}} if form else {}
 
 
 def _take(one: RemoteReply, chunk: Any, began_s: float) -> str:
@@ -346,8 +362,9 @@ def _take(one: RemoteReply, chunk: Any, began_s: float) -> str:
     return finish
 
 
-def _endpoint_error(endpoint: Endpoint, error: Exception) -> EndpointError:
-    """What went wrong and what to do, never the key, nor what a server that refused it said."""
+def _endpoint_error(endpoint: Endpoint, error: Exception, form: str = "") -> EndpointError:
+    """What went wrong and what to do, never the key, nor what a server that refused it said. form: that the reply was
+    to be held to."""
     import openai
 
     if isinstance(error, EndpointError):
@@ -365,6 +382,9 @@ def _endpoint_error(endpoint: Endpoint, error: Exception) -> EndpointError:
         if status in _OF_THE_ROW:
             text = " ".join(str(error.message).split())
             said = f" ({(text.replace(key, '…') if key else text)[:200]})"
+            if form and _OF_THE_FORM.search(text):
+                told = f"does not hold its replies to this form{said}. Leave format= out, and check its replies."
+                return EndpointError(f"{endpoint.label} {told}")
         return EndpointError(f"{endpoint.label} answered {status}{said}. {advice.get(status, 'Try again.')}")
     if isinstance(error, openai.APIConnectionError | OSError):
         cause = error.__cause__ or error

@@ -151,8 +151,8 @@ def differences(
     record: Record, rows: Rows = (), only: int | None = None, replay: bool = False, fault: str = ""
 ) -> Context:
     """Where the sides differ, worst first, at most ``only`` examples; then, folded, those where they do not, as many
-    again. replay: each reply with a stamp gets a button whose ``data-id`` is ``example|place of its side``. fault: one
-    of ``FAULTS``: only examples on which some side has it."""
+    again. replay: each reply that its stamp can repeat gets a button whose ``data-id`` is ``example|place of its
+    side``. fault: one of ``FAULTS``: only examples on which some side has it."""
     if fault:
         having = {row["example"] for row in rows if fault in faults_of(row)}
         rows = [row for row in rows if row["example"] in having]
@@ -204,7 +204,7 @@ def _reply(record: Record, row: Row, place: int, side: Seen, replay: bool) -> Co
         "figure": words,
         "passes": bool(value) if value is not None and yes_no else None,
         "diff": word_diff(str(row["reply"]), str(row["reference"])),
-        "replay": f"{row['example']}|{place}" if replay and stamp else "",
+        "replay": f"{row['example']}|{place}" if replay and stamp and "replay" not in stamp else "",
         "stamp": stamp,
     }
 

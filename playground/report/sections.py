@@ -414,10 +414,11 @@ def measured(record: Record) -> Context:
 
 
 def _side_words(side: Seen) -> str:
-    said, server = side.said, side.said.get("endpoint")
+    said, server, file = side.said, side.said.get("endpoint"), side.said.get("recorded")
     parts = [
         f"model {said.get('model', 'not recorded')}",
         f"{server['model']} at {server['host']}" if server else "",
+        _recorded_words(file) if file else "",
         f"SHA-256 {str(said.get('adapter_sha256'))[:16]}" if said.get("adapter_sha256") else "",
         f"{said.get('shots')} answered examples in every prompt" if said.get("shots") else "",
         f"passages of {said.get('documents')}" if said.get("documents") else "",
@@ -427,3 +428,11 @@ def _side_words(side: Seen) -> str:
         f"intervals over {said['interval_over']}" if said.get("interval_over") else "",
     ]
     return ", ".join(part for part in parts if part)
+
+
+def _recorded_words(file: Mapping[str, Any]) -> str:
+    words = f"replies of {file['file']}, SHA-256 {file['sha256'][:16]}, asked nothing and not timed"
+    words += ", tokens counted by this base where the file does not count them"
+    return words + f", {file['several']} rows with several different replies, of which the first counts" * bool(
+        file["several"]
+    )

@@ -129,7 +129,7 @@ def _form(body: Mapping[str, Any]) -> str:
         else:
             said = "json takes a schema, regex a pattern, choice a list of strings; nothing else is held to here."
             raise FieldError(field, f"{field} is {value!r:.40}: {said}")
-    if len(found) > 1:
+    if len(set(found.values())) > 1:
         raise FieldError(list(found)[1], f"{' and '.join(found)} ask for a form each. A reply has one: leave one out.")
     for field, form in found.items():
         try:

@@ -64,6 +64,8 @@ def build_routes(services: Services, token: str) -> list[Route]:
 def _compare(services: Services, body: JsonObject) -> JsonObject:
     sides = [side_from(side) for side in body["sides"]]
     questions = [str(question) for question in body["questions"]]
+    if body.get("send"):
+        services.compare.agree(sides)
     return {"replies": all_replies(services.compare, sides, questions, Sampling(**body["sampling"]))}
 
 

@@ -18,7 +18,7 @@ from playground.ui import html, side, words
 from playground.ui.html import card
 from playground.ui.side import Log, Setup, SideValues
 from playground.ui.sidebar import ready, require
-from playground.ui.wiring import Drawn, Initial, Stream, Updates, Visitor, slot
+from playground.ui.wiring import AWAY, Drawn, Initial, Stream, Updates, Visitor, slot
 from playground.workspace.examples import ShippedSet
 
 if TYPE_CHECKING:
@@ -58,6 +58,14 @@ class SamplingValues(TypedDict):
 class CheckValues(TypedDict):
     kind: str
     text: str
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """What the person is asked to agree to before it leaves this machine. again: it is the last question once more."""
+
+    words: str = ""
+    again: bool = False
 
 
 Setups: TypeAlias = Mapping[str, SideValues]
@@ -119,7 +127,10 @@ def ask(
     check: CheckValues,
     sampling: SamplingValues,
     setups: Setups,
+    leaving: Leaving = Leaving(),
 ) -> Stream:
+    """Ask every side, or first ask the person whether it may go to the other machines among them. leaving: what they
+    have agreed to."""
     question = (question or "").strip()
     if not question:
         raise InputError(words.EMPTY_QUESTION)
@@ -135,9 +146,15 @@ def ask(
     asked, histories = [made(log.setup) for log in logs], [log.history() for log in logs]
     warm, top_p = float(sampling["temperature"]), float(sampling["top_p"])
     how = Sampling(warm, top_p, int(sampling["max_tokens"]), int(sampling["seed"]))
+    if leaves := services.compare.leaving(asked, visitor.session):
+        if leaves != leaving.words:
+            said = replace(leaving, words=leaves)
+            yield {tab.sending: gr.update(visible=True), tab.leaves: html.note(leaves), tab.leaving: said}
+            return
+        services.compare.agree(asked, visitor.session)
     comparison, shown = comparison.of_shown(lambda log: log.asked(question)), comparison.shown
     busy = _controls(services, tab, busy=True)
-    yield {tab.comparison: comparison, tab.question: "", **busy, **_chats(tab, comparison, shown)}
+    yield {tab.comparison: comparison, tab.question: "", tab.sending: AWAY, **busy, **_chats(tab, comparison, shown)}
     failed: list[str] = []
     replies = services.compare.ask(asked, histories, question, how, visitor.owner, visitor.session)
     for step in side.streamed(replies, failed.append):
@@ -154,14 +171,41 @@ def ask(
 
 
 def ask_again(
-    services: Services, visitor: Visitor, tab: Tab, *, comparison: Comparison, question: str, **given: Any
+    services: Services,
+    visitor: Visitor,
+    tab: Tab,
+    *,
+    comparison: Comparison,
+    question: str,
+    leaving: Leaving = Leaving(again=True),
+    **given: Any,
 ) -> Stream:
     """The last question once more, with the seed that is set: an unchanged side answers the same. given: the other
     values of ``ask``."""
     turns = [comparison.logs[letter].current for letter in comparison.shown]
     last = next((one[-1].question for one in turns if one), question)
     before = _settled(services, visitor, comparison, given["setups"])[0].of_shown(Log.without_last)
-    yield from ask(services, visitor, tab, comparison=before, question=last, **given)
+    yield from ask(services, visitor, tab, comparison=before, question=last, leaving=leaving, **given)
+
+
+def send(
+    services: Services,
+    visitor: Visitor,
+    tab: Tab,
+    *,
+    comparison: Comparison,
+    question: str,
+    leaving: Leaving,
+    **given: Any,
+) -> Stream:
+    """The person agreed: what was to be asked is asked."""
+    asks = ask_again if leaving.again else ask
+    yield from asks(services, visitor, tab, comparison=comparison, question=question, leaving=leaving, **given)
+
+
+def not_sent(services: Services, visitor: Visitor, tab: Tab) -> Updates:
+    """Nothing is asked, and the question to the person goes."""
+    return {tab.sending: AWAY}
 
 
 def stop(services: Services, visitor: Visitor, tab: Tab, *, comparison: Comparison, check: CheckValues) -> Updates:

@@ -12,7 +12,7 @@ from gradio.events import Dependency
 
 from playground.services import Services
 from playground.ui import asking, html, side, words
-from playground.ui.asking import Comparison
+from playground.ui.asking import Comparison, Leaving
 from playground.ui.side import SideView
 from playground.ui.wiring import AWAY, BARE, QUIET, Drawn, Event, Updates, Visitor, hidden_slot, listen, unasked
 
@@ -37,11 +37,18 @@ class CompareTab:
         with gr.Row(elem_classes="sides"):
             self.sides = {letter: SideView(letter) for letter in words.LETTERS}
         self.error = hidden_slot(elem_classes="error-slot")
-        with gr.Column(elem_classes="composer"), gr.Row(elem_classes="ask-row"):
-            label, button = words.ASK_LABEL, partial(gr.Button, elem_classes="ask", min_width=80)
-            lines: dict[str, Any] = {"lines": 1, "max_lines": 5, "max_length": 20_000, "scale": 1}
-            self.question = gr.Textbox(label=label, placeholder=label, **BARE, **lines, **closed)
-            self.ask, self.stop = button(words.ASK, variant="primary"), button("Stop", variant="stop", visible=False)
+        with gr.Column(elem_classes="composer"):
+            with gr.Column(visible=False, elem_classes="in-place") as self.sending:
+                self.leaves, self.leaving = gr.HTML(""), gr.State(Leaving())
+                with gr.Row(elem_classes="acts"):
+                    self.send = gr.Button("Send and ask", variant="primary", size="sm")
+                    self.not_sent = gr.Button("Send nothing", size="sm")
+            with gr.Row(elem_classes="ask-row"):
+                label, button = words.ASK_LABEL, partial(gr.Button, elem_classes="ask", min_width=80)
+                lines: dict[str, Any] = {"lines": 1, "max_lines": 5, "max_length": 20_000, "scale": 1}
+                self.question = gr.Textbox(label=label, placeholder=label, **BARE, **lines, **closed)
+                self.ask = button(words.ASK, variant="primary")
+                self.stop = button("Stop", variant="stop", visible=False)
         with gr.Row(elem_classes="acts"):
             small = partial(gr.Button, size="sm", interactive=False)
             self.add, self.again, self.clear = small("Add a side"), small("Ask again"), small("Clear every side")
@@ -89,17 +96,19 @@ def wire(services: Services, tab: CompareTab, uploaded: gr.State) -> None:
     controls = [tab.ask, tab.stop, tab.hospital, tab.again, tab.clear]
     scored = [tab.comparison, tab.board, *tab.of_sides("chat")]
     asks = partial(on, failure=tab.error, uploaded=uploaded)
-    shown = [*scored, tab.question, *controls, *tab.of_sides("line")]
+    shown = [*scored, tab.question, *controls, *tab.of_sides("line"), tab.sending, tab.leaves, tab.leaving]
     asked = asks([tab.ask.click, tab.question.submit], asking.ask, shown)
     given: dict[str, Any] = {"check": tab.check, "sampling": tab.sampling, "setups": tab.setups}
     again = asks(tab.again.click, asking.ask_again, shown, **given)
+    sent = asks(tab.send.click, asking.send, shown, **given)
+    on(tab.not_sent.click, asking.not_sent, tab.sending)
     story: list[Block] = [tab.comparison, tab.question, tab.kind, tab.text, tab.check_fold]
     for view in (tab.sides["A"], tab.sides["B"]):
         story += [view.column, view.model, view.prompt, view.shots, view.form]
     set_up = on(tab.hospital.click, asking.set_up_story, story, failure=tab.error)
     played = asks(set_up.then, asking.ask, shown)
     # First the stream ends, then what had arrived is drawn: the other way round a last snapshot would draw over it.
-    stopped = tab.stop.click(None, None, None, cancels=[asked, again, played], **QUIET)
+    stopped = tab.stop.click(None, None, None, cancels=[asked, again, sent, played], **QUIET)
     on(stopped.then, asking.stop, [*scored, *controls])
     on(tab.clear.click, asking.clear, scored, failure=tab.error)
     columns = [*scored, tab.add, *tab.of_sides("column")]

@@ -90,7 +90,7 @@ def _wire(services: Services, page: gr.Blocks, tab: WholePage) -> None:
     compare.wire(services, tab.compare, uploaded)
     sidebar.wire(services, tab.device, page)
     sidebar.wire_storage(services, tab.storage)
-    servers.wire(services, tab.servers)
+    servers.wire(services, tab.servers, page)
     _cross(services, tab)
     verdict.wire(services, page, tab.tabs, tab.verdict, training, tab.mark)
     verdict.wire_carry(services, tab.tabs, tab.verdict, tab.compare, training)

@@ -1,4 +1,4 @@
-"""Other servers as models of a side, on a person's own app: one is added, and asked for a word."""
+"""Other servers as models of a side, on a person's own app: one is added and asked for a word, or removed."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from functools import partial
 from typing import TypedDict
 
 import gradio as gr
+from gradio.blocks import Block
 
 from playground.errors import InputError
 from playground.models.endpoints import Endpoint
 from playground.services import Services
 from playground.ui import html
-from playground.ui.wiring import Updates, Visitor, hidden_slot, listen, slot
+from playground.ui.wiring import AWAY, Choices, Drawn, Dropdown, Updates, Visitor, hidden_slot, listen, slot, unasked
 
 IDEA = (
     "Any server that speaks OpenAI's protocol can answer a side: vLLM, Ollama, llama.cpp, a hosted one. It is kept in"
@@ -47,11 +48,27 @@ class ServersView:
                 self.server["prompt_per_million"] = price(label="Price in", info="A million tokens.")
                 self.server["completion_per_million"] = price(label="Price out", info="Empty or 0: not known.")
             self.add = gr.Button("Add and ask it for a word", size="sm")
+            with gr.Row(visible=False) as self.there:
+                self.name = Dropdown([], label="Set up here", filterable=False, min_width=110)
+                self.remove = gr.Button("Remove", size="sm", elem_classes="fit")
+            with gr.Column(visible=False, elem_classes="in-place") as self.question:
+                self.ask = gr.HTML("")
+                with gr.Row(elem_classes="acts"):
+                    self.yes = gr.Button("Yes, remove", variant="stop", size="sm")
+                    self.no = gr.Button("Keep", size="sm")
             self.error, self.said = hidden_slot(), hidden_slot()
 
 
-def wire(services: Services, view: ServersView) -> None:
-    listen(services, view, view.add.click, add, view.said, failure=view.error, restored={view.said: slot("")})
+def wire(services: Services, view: ServersView, page: gr.Blocks) -> None:
+    listed: list[Block] = [view.there, view.name]
+    cleared: Updates = {view.said: slot("")}
+    on = partial(listen, services, view, failure=view.error, restored=cleared)
+    asked: list[Block] = [view.question, view.ask]
+    unasked(services, view, page.load, there, listed)
+    listen(services, view, on(view.add.click, add, view.said).then, there, listed)
+    on(view.remove.click, ask_remove, asked)
+    on(view.no.click, keep, view.question)
+    listen(services, view, on(view.yes.click, remove, [view.said, view.question, view.name]).then, there, listed)
 
 
 def add(services: Services, visitor: Visitor, view: ServersView, *, server: ServerValues) -> Updates:
@@ -66,3 +83,30 @@ def add(services: Services, visitor: Visitor, view: ServersView, *, server: Serv
     reply = services.client.test(endpoint)
     said = f"{endpoint.name} answered in {reply.state.seconds:.1f} s. Choose it as the model of a side."
     return {view.said: slot(html.good(said))}
+
+
+def there(services: Services, visitor: Visitor, view: ServersView) -> Drawn:
+    """Those that are set up, to remove one; none where they are not this person's to change."""
+    names = [] if services.settings.shared else [one.name for one in services.endpoints.usable()]
+    return {view.there: gr.update(visible=bool(names)), view.name: Choices(names)}
+
+
+def ask_remove(services: Services, visitor: Visitor, view: ServersView, *, name: str | None) -> Updates:
+    """Before it is lost. Raises InputError, NotFoundError."""
+    if services.settings.shared or not name:
+        raise InputError("Choose which one to remove.")
+    label = services.endpoints.get(name).label
+    text = f"Remove {name} ({label})? Its address and prices are forgotten here; what it answered stays."
+    return {view.question: gr.update(visible=True), view.ask: html.note(text)}
+
+
+def keep(services: Services, visitor: Visitor, view: ServersView) -> Updates:
+    return {view.question: AWAY}
+
+
+def remove(services: Services, visitor: Visitor, view: ServersView, *, name: str | None) -> Updates:
+    """Raises InputError, NotFoundError."""
+    if services.settings.shared:
+        raise InputError("Endpoints are set by whoever runs this app.")
+    gone = services.endpoints.remove(name or "")
+    return {view.said: slot(html.good(f"{gone.name} is removed.")), view.question: AWAY, view.name: None}

@@ -14,6 +14,8 @@ from markupsafe import Markup
 
 from playground.chat.compare import Reply, Turn
 from playground.evaluation import checks
+from playground.evaluation.comparison import money
+from playground.evaluation.cost import Prices
 from playground.library.card import AdapterCard
 from playground.methods import all_methods
 from playground.models.bases import PREFIX as BASE_PREFIX
@@ -178,7 +180,9 @@ def line_html(services: Services, setup: Setup) -> str:
         tokens = f"{services.compare.prompt_tokens(prompt, setup.model)} tokens" if ready(services).yes else ""
         line = f"System prompt, {tokens or f'{len(prompt.split())} words'}"
     line += f", {html.plural(setup.shots, 'answered example')}" if setup.shots else ""
-    return html.note(f"{line}, held to {setup.format:.60}" if setup.format else line)
+    line += f", held to {setup.format:.60}" if setup.format else ""
+    server = next((one for one in services.endpoints.usable() if PREFIX + one.name == setup.model), None)
+    return html.note(f"{line}; {server.label}, {server.price_words}" if server is not None else line)
 
 
 def switch_html(services: Services, visitor: Visitor, setup: Setup) -> str:
@@ -297,6 +301,8 @@ def _answer(one: Exchange) -> list[dict[str, Any]]:
     shown: list[dict[str, Any]] = [{"role": "assistant", "content": _reply(reply, one.stopped)}]
     if reply.done and not one.stopped and not reply.error:
         line = f"{reply.prompt_tokens} in · {reply.completion_tokens} out · {duration(reply.seconds)}"
+        if price := (reply.stamp or {}).get("price"):
+            line += f" · {money(price, Prices.currency)}"
         stamp = {"title": f"{line} · {reply.stamp_id[:4]}" if reply.stamp_id else line, "status": "done"}
         shown.append({"role": "assistant", "content": _stamp(reply, reply.stamp or {}, _short), "metadata": stamp})
     return shown

@@ -19,6 +19,7 @@ from playground.services import Services
 from playground.ui import bench, blind, html, verdict_form, verdict_shown, words
 from playground.ui.bench import BenchView
 from playground.ui.blind import LabelView, VoteView
+from playground.ui.recorded import RecordedView
 from playground.ui.runs import PICK_JS
 from playground.ui.verdict_form import Kept
 from playground.ui.verdict_shown import FORMATS
@@ -87,7 +88,8 @@ class VerdictTab:
         with gr.Column(elem_classes="run-list"):
             self.listing = gr.HTML("", visible=False, js_on_load=PICK_JS)
         self.asked = gr.Textbox(visible="hidden", label="Verdict in the address")
-        self.line = {"adapter": self.adapter, "prompt": self.prompt, "chosen": self.sides, "offered": self.offered}
+        self.line: dict[str, Any] = {"adapter": self.adapter, "prompt": self.prompt, "chosen": self.sides}
+        self.line |= {"offered": self.offered, "recorded": self.recorded.values}
         self.shown: list[Block] = [self.followed, self.shown_error, self.head, self.body, self.listing]
         self.shown += [self.stop, self.files, self.delete, self.question, self.again, self.fault, self.extend]
 
@@ -112,6 +114,7 @@ class VerdictTab:
         self.checks = gr.Textbox(label=label, lines=3, max_lines=8, placeholder=hint, **look)
         gr.HTML(html.note("Documents to look things up in; an example set brings its own, drop others here:"))
         self.docs = _file("Documents to look things up in", [".txt", ".md", ".rst"])
+        self.recorded = RecordedView()
 
     def _build_terms(self) -> None:
         """What is right, and how sure the answer has to be: stated before anything is measured."""
@@ -208,14 +211,15 @@ def wire(
     """training: for its upload, columns, seed and test share. mark: changes when a base is ready."""
     where, uploaded = examples_of(tab, training), training.uploaded
     on = partial(listen, services, tab, failure=tab.error)
-    fits = [tab.facts, tab.error, tab.prompt, tab.checks, tab.adapter, tab.right]
+    fits = [tab.facts, tab.error, tab.prompt, tab.checks, tab.adapter, tab.right, tab.recorded.column]
 
     def refresh(events: Events, wired: Callable[..., Dependency] = listen) -> None:
         outputs = [tab.measure, tab.more, tab.stated]
         wired(services, tab, events, verdict_form.refresh, outputs, where=where)
 
     def line_up(events: Events) -> None:
-        refresh(listen(services, tab, events, verdict_form.lined_up, [tab.sides, tab.offered], uploaded=uploaded).then)
+        offered = listen(services, tab, events, verdict_form.lined_up, [tab.sides, tab.offered], uploaded=uploaded)
+        refresh(on(offered.then, verdict_form.joined, tab.recorded.said, where=where).then)
 
     def follow(event: Event) -> Dependency:
         fitted = on(event, verdict_form.source_chosen, fits, where=where)
@@ -235,7 +239,9 @@ def wire(
         on(tab.drop.upload, verdict_form.drop, [tab.kept, tab.source], file=tab.drop, uploaded=uploaded).then
     )
     line_up(on([tab.docs.upload, tab.docs.clear], verdict_form.documents, tab.kept, file=tab.docs).then)
-    line_up([tab.adapter.input, tab.prompt.blur])
+    today = tab.recorded
+    line_up(on([today.file.upload, today.file.clear], verdict_form.replies, tab.kept, file=today.file).then)
+    line_up([tab.adapter.input, tab.prompt.blur, today.column.input, today.name.blur])
     stated = [one.change for name, one in tab.terms.items() if name != "right"]
     refresh([tab.sides.change, tab.right.blur, *stated, *(one.change for one in tab.settings.values())])
     refresh(mark.change, unasked)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 import gradio as gr
 
-from playground.chat.compare import Side
+from playground.chat.compare import RECORDED, Side
 from playground.data.example import Example
 from playground.data.split import BY_CHANCE, SplitBy
 from playground.errors import InputError, PlaygroundError
@@ -24,10 +24,11 @@ from playground.models.adapters import AdapterRow
 from playground.models.bases import PREFIX as BASE_PREFIX
 from playground.models.endpoints import PREFIX
 from playground.services import Services
-from playground.ui import html, side, words
+from playground.ui import html, recorded, side, words
 from playground.ui.asking import CheckValues, Comparison, Setups
 from playground.ui.form import lines_of
 from playground.ui.html import card, plural
+from playground.ui.recorded import RecordedValues
 from playground.ui.rows import Source
 from playground.ui.sidebar import ready, require
 from playground.ui.wiring import AWAY, Drawn, Initial, Updates, Visitor, slot
@@ -67,6 +68,7 @@ class Kept:
 
     dropped: Path | None = None
     docs: Path | None = None
+    replies: Path | None = None
     carried: tuple[Side, ...] = ()
 
 
@@ -82,12 +84,14 @@ class ExampleValues(TypedDict):
 
 
 class LineUpValues(TypedDict):
-    """What the sides are made of, which are chosen, and which were offered last (key -> name)."""
+    """What the sides are made of, which are chosen, and which were offered last (key -> name). recorded: of the side
+    whose replies are in a file."""
 
     adapter: str
     prompt: str
     chosen: Sequence[str]
     offered: Mapping[str, str]
+    recorded: RecordedValues
 
 
 class SettingValues(TypedDict):
@@ -193,7 +197,7 @@ def adapters(rows: Sequence[AdapterRow]) -> list[tuple[str, str]]:
 
 def _key_of(one: Side) -> str:
     """Which of the ready-made sides this is."""
-    if one.is_remote or one.is_other_base:
+    if one.is_remote or one.is_other_base or one.replies is not None:
         return one.model
     if one.adapter:
         return "tuned+documents" if one.docs else "tuned"
@@ -202,10 +206,14 @@ def _key_of(one: Side) -> str:
     return "form" if one.format else "prompt" if one.system_prompt else "base"
 
 
-def _share_form(services: Services, visitor: Visitor, source: str | None, uploaded: Path | None, kept: Kept) -> bool:
-    """Whether the answers of these examples have a form that a side can be held to."""
+def _file_of(services: Services, source: str | None, uploaded: Path | None, kept: Kept) -> Path | None:
+    """The file of the examples that are chosen."""
     shipped = shipped_set(services, source)
-    file = shipped.heldout if shipped is not None else {UPLOAD: uploaded, FILE: kept.dropped}.get(source or "")
+    return shipped.heldout if shipped is not None else {UPLOAD: uploaded, FILE: kept.dropped}.get(source or "")
+
+
+def _share_form(services: Services, visitor: Visitor, file: Path | None) -> bool:
+    """Whether the answers of these examples have a form that a side can be held to."""
     with contextlib.suppress(PlaygroundError):  # shown where the examples are chosen
         found = services.data.check(file, None, visitor.owner).examples if file is not None else ()
         return bool(shared_form([one.completion for one in found[:MOST_READ]]))
@@ -227,8 +235,11 @@ def line_up(
     shipped = shipped_set(services, source)
     docs = kept.docs or (shipped.documents if shipped is not None else None)
     adapter = line["adapter"] if line["adapter"] in known else ""
-    form = _share_form(services, visitor, source, uploaded, kept)
+    file = _file_of(services, source, uploaded, kept)
+    form = _share_form(services, visitor, file)
     made = services.verdicts.line_up(shots, adapter, line["prompt"] or "", docs, visitor.owner, form)
+    today = recorded.side_of(kept.replies, file, line["recorded"])
+    made = (*made, *([today] if today is not None else []))
     carried = {f"{CARRIED}{place}": one for place, one in enumerate(kept.carried)}
     taken = {one.label for one in carried.values()}
     named = [replace(one, name=f"{one.label}, ready-made") if one.label in taken else one for one in made]
@@ -290,6 +301,27 @@ def documents(services: Services, visitor: Visitor, tab: VerdictTab, *, file: st
     return {tab.kept: replace(kept, docs=path)}
 
 
+def replies(services: Services, visitor: Visitor, tab: VerdictTab, *, file: str | None, kept: Kept) -> Updates:
+    """Recorded replies were dropped, or taken away."""
+    path = services.data.keep_uploads([Path(file)], visitor.owner) if file else None
+    return {tab.kept: replace(kept, replies=path)}
+
+
+def joined(
+    services: Services, visitor: Visitor, tab: VerdictTab, *, where: ExampleValues, line: LineUpValues
+) -> Updates:
+    """What the recorded replies hold for the rows that are judged by, or what is wrong with them."""
+    try:
+        found, kept = examples(services, visitor, where), where["kept"]
+        one = recorded.side_of(kept.replies, found.file, line["recorded"])
+        if one is None:
+            return {tab.recorded.said: slot("")}
+        asked = VerdictRequest(found.file, (one,), rows=found.rows, mapping=found.mapping, owner=visitor.owner)
+        return {tab.recorded.said: slot(html.note(" ".join(services.verdicts.recorded(asked))))}
+    except PlaygroundError as error:
+        return {tab.recorded.said: slot(card(error))}
+
+
 def source_chosen(
     services: Services, visitor: Visitor, tab: VerdictTab, *, where: ExampleValues, prompt: str | None
 ) -> Updates:
@@ -300,6 +332,8 @@ def source_chosen(
     except PlaygroundError as error:
         return {tab.facts: slot(""), tab.error: slot(card(error))}
     updates: Updates = {tab.facts: slot(html.note(found.about))}
+    used = set(services.data.check(found.file, found.mapping, visitor.owner).mapping.values())
+    updates |= recorded.columns(services, visitor, tab.recorded, found.file, used)
     shipped = shipped_set(services, where["source"])
     right = services.data.right_of(found.file) or (suggested(found.answers).spec,)
     updates[tab.right] = Initial(value="\n".join(right))
@@ -372,6 +406,7 @@ def refresh(
     why = blocked(services, where["source"], count, sides)
     draws = int(settings["draws"] or 1)
     asked = len(sides or ()) + (draws - 1) * (SHOTS in (sides or ()))
+    asked -= RECORDED in (sides or ())
     replies = count * asked * (1 + again if again > 1 else 1)
     how = f"temperature {settings['temperature']:g}" if settings["temperature"] else "greedy"
     parts = [
@@ -449,7 +484,7 @@ def start(
     found = examples(services, visitor, where)
     sides = line_up(services, visitor, line, where["kept"], where["source"], where["uploaded"], found.shots)
     chosen = [str(key) for key in line["chosen"] or ()]
-    if any(key.startswith(("tuned", CARRIED, PREFIX, BASE_PREFIX)) and key not in sides for key in chosen):
+    if any(key.startswith(("tuned", CARRIED, PREFIX, BASE_PREFIX, RECORDED)) and key not in sides for key in chosen):
         raise InputError(words.VERDICT_GONE)
     if SHOTS in sides:
         sides[SHOTS] = replace(sides[SHOTS], draws=1 if settings["draws"] is None else int(settings["draws"]))

@@ -28,6 +28,7 @@ from playground.models.adapters import AdapterService
 from playground.models.bases import BaseService
 from playground.models.endpoints import Endpoint
 from playground.models.remote import Remote, Spending
+from playground.verdict import recorded
 from playground.verdict.files import VERDICT, State, VerdictFiles
 from playground.verdict.losses import ForgettingService, ScoringService, ToScore
 from playground.verdict.request import VerdictRequest, rows_judged
@@ -119,7 +120,7 @@ class Answering:
     def cards(self, request: VerdictRequest) -> list[AdapterCard | None]:
         """Whose weights answer, by side. Raises NotFoundError, and InputError for what cannot answer."""
         owner = request.owner
-        found = [None if side.is_remote else self._adapters.model(side.model, owner) for side in request.sides]
+        found = [self._adapters.model(side.model, owner) if side.is_here else None for side in request.sides]
         unusable = {row.card.id: row.reason for row in self._adapters.list(owner) if not row.usable}
         for card in found:
             if card is not None and card.id in unusable:
@@ -172,7 +173,23 @@ class Answering:
         self.cards(request), self.endpoints(request)
         for side in request.sides:
             self._read(side, request)
-        return rows * len(request.sides) * request.replies_each
+        recorded.refuse_missing(self._data, request, self.examples(request), measured)
+        return rows * sum(side.replies is None for side in request.sides) * request.replies_each
+
+    def recorded_words(self, request: VerdictRequest) -> list[str]:
+        """As in ``VerdictService``."""
+        joined = recorded.joined(self._data, request, self.examples(request)) if request.has_recorded else ()
+        return [f"{side.label}: {found.words}" for side, _, found in joined]
+
+    def recorded(self, request: VerdictRequest, answered: Collection[tuple[int, str]]) -> list[Answered]:
+        """What recorded sides say to rows that are not ``answered`` yet. Raises InputError, NotFoundError."""
+        tokenizer = self._bases.tokenizer()
+
+        def count(text: str) -> int:
+            return len(encode(tokenizer, text))
+
+        found = recorded.answers(self._data, request, self.examples(request), count)
+        return [one for one in found if (one.example, one.side) not in answered]
 
     def formed(self, request: VerdictRequest) -> VerdictRequest:
         """The request with the form written out where a side takes that of the references: of rows that are not judged
@@ -192,6 +209,8 @@ class Answering:
         items = []
         for example in examples:
             for side, (card, endpoint), (pool, documents) in zip(request.sides, models, read, strict=True):
+                if side.replies is not None:
+                    continue
                 messages, passages = _asked(side, example, pool, request.seed, documents)
                 prompt = "" if endpoint is not None else render_prompt(self._bases.tokenizer(card), messages)
                 items.append(Item(example, side, card, prompt, tuple(messages), passages, endpoint))
@@ -355,7 +374,7 @@ class Answering:
                 faults.setdefault(item.side.label, one.failure)
         named = [type(fault)(f"{label}: {fault}") for label, fault in faults.items()]
         others = [fault for fault in named if not isinstance(fault, (InputError, OutOfMemoryError, EndpointError))]
-        if faults and (others or len({*asking.failed, *faults}) == len(asking.request.sides)):
+        if faults and (others or {one.side.label for one in asking.items} <= {*asking.failed, *faults}):
             raise [*others, *named][0]
         asking.failed.update({label: str(fault) for label, fault in faults.items()})
         return written
@@ -410,7 +429,7 @@ def _answered(item: Item, one: Written) -> Answered:
 @dataclass
 class Work:
     """What is measured so far. failed: side -> why it cannot answer. judges: how far each judge that says what is right
-    goes with the person, as the record has it."""
+    goes with the person, as the record has it. recorded: sides that are asked nothing."""
 
     state: State
     began_s: float = 0.0
@@ -421,6 +440,12 @@ class Work:
     failed: dict[str, str] = field(default_factory=dict)
     judges: list[dict[str, Any]] = field(default_factory=list)
     spending: Spending = field(default_factory=Spending)
+    recorded: set[str] = field(default_factory=set)
+
+    def complete(self, sides: Collection[Side]) -> set[int]:
+        """Rows that each of these sides has answered, but for those that have failed."""
+        able = {side.label for side in sides} - self.failed.keys()
+        return {row for row, _ in self.answers if all((row, side) in self.answers for side in able)}
 
     def drop_failed(self) -> None:
         """A side that cannot answer all is compared in nothing: what it wrote before goes."""
@@ -443,9 +468,13 @@ class Measuring:
         """Ask all of it but rows that are answered, then the judges that say what is right. Raises CancelledError when
         it is stopped; what was measured by then stays in ``work``."""
         work.began_s = time.monotonic()
-        asker, judged, before = self._answering, request.purpose == VERDICT, {row for row, _ in work.answers}
+        asker, judged = self._answering, request.purpose == VERDICT
         work.spending = Spending(request.spend_cap)
-        items = [item for item in asker.prepare(request) if item.example.row not in before]
+        items = [item for item in asker.prepare(request) if item.key not in work.answers]
+        known = asker.recorded(request, work.answers) if request.has_recorded else []
+        work.answers |= {(one.example, one.side): one for one in known}
+        work.recorded = {side.label for side in request.sides if side.replies is not None}
+        self._files.keep(work.state.id, known)
         asking = Asking(request, items, f"verdict {request.owner}", work.failed, work.spending)
         self._follow(work, job, "answers_s", asker.answers(asking))
         if judges := judges_in(request.right):
@@ -511,7 +540,7 @@ class Measuring:
 
 def _learn(work: Work, step: Progress, pending: dict[int, dict[str, object]]) -> list[Answered]:
     """Put what is known into answers, an example once it is known of all its sides; returns those that changed."""
-    changed, sides = [], {side for _, side in work.answers}
+    changed, sides = [], {side for _, side in work.answers} - work.recorded
     for (row, side), value in step.known.items():
         pending.setdefault(row, {})[side] = value
     for row in [row for row, known in pending.items() if step.what and sides <= known.keys()]:

@@ -126,6 +126,11 @@ class VerdictRequest:
         return Terms(self.bar, self.margin, self.maximum)
 
     @property
+    def has_recorded(self) -> bool:
+        """Whether a side's replies come from a file."""
+        return any(side.replies is not None for side in self.sides)
+
+    @property
     def replies_each(self) -> int:
         """Replies of one side to one example: the main one, and its repeats."""
         return 1 if self.repeats == 1 else 1 + self.repeats
@@ -206,7 +211,7 @@ class RecordMaker:
             raise InputError("No example was answered by every side.")
         sides = _with_draws(request.sides, cards)
         sides = [
-            _served(one, by_side[one.name]) or self._repeating(one, by_side[one.name], card)
+            _elsewhere(one, by_side[one.name]) or self._repeating(one, by_side[one.name], card)
             for one, card in zip(sides, cards, strict=True)
         ]
         facts = self._facts(request, [example for example in there if example.row in judged_by], cards)
@@ -390,7 +395,7 @@ def undertrained(run: Mapping[str, Any]) -> str:
     return "; ".join(reasons)
 
 
-DESCRIBED = ("model", "adapter_sha256", "shots", "documents", "prompt", "format", "endpoint")
+DESCRIBED = ("model", "adapter_sha256", "shots", "documents", "prompt", "format", "endpoint", "recorded")
 """What a side is, beside its name and kind."""
 
 
@@ -404,22 +409,28 @@ def _checks(request: VerdictRequest, known: Sequence[str]) -> list[Check]:
 def _facts_of(side: Side, card: AdapterCard | None) -> SideFacts:
     docs, other = side.docs.name if side.docs else None, card is not None and card.is_base
     card = None if other else card
-    described = (side.model, card.sha256 if card else None, side.shots, docs, side.system_prompt, side.format, None)
+    described = (side.model, card.sha256 if card else None, side.shots, docs, side.system_prompt, side.format)
     kind: Rung = "documents" if side.docs else "few-shot" if side.shots else "base"
-    if side.is_remote or other:
+    if side.is_remote or other or side.replies is not None:
         kind = "larger-model"
     elif side.adapter:
         kind = "fine-tune+documents" if side.docs else "fine-tune"
     elif kind == "base" and (side.format or side.system_prompt.strip()):
         kind = "constraint" if side.format else "prompt"
-    training_s, about = float(_run(card).get("seconds") or 0.0), dict(zip(DESCRIBED, described, strict=True))
+    training_s, about = (
+        float(_run(card).get("seconds") or 0.0),
+        dict(zip(DESCRIBED, (*described, None, None), strict=True)),
+    )
     rows = (card.rows or None) if card is not None else None
     return SideFacts(side.label, kind, training_s, about, rows_trained=rows)
 
 
-def _served(side: SideFacts, answers: Sequence[Answered]) -> SideFacts | None:
-    """A side that another server answered, with that server and the tokens that it read from its cache; None for one
-    of this machine."""
+def _elsewhere(side: SideFacts, answers: Sequence[Answered]) -> SideFacts | None:
+    """A side that another server answered, with that server and the tokens that it read from its cache, or one that is
+    recorded, with its file; None for one of this machine."""
+    if about := next((one.stamp["recorded"] for one in answers if one.stamp and "recorded" in one.stamp), None):
+        several = sum("several" in (one.stamp or {}) for one in answers)
+        return replace(side, described={**side.described, "recorded": {**about, "several": several}})
     stamps = [one.stamp for one in answers if one.stamp and "endpoint" in one.stamp]
     if not stamps:
         return None

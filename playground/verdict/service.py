@@ -141,9 +141,11 @@ class VerdictService:
                 f"Row {changed[0]} of {before.file.name} is no longer what was measured. New rows go to the end of the "
                 "file; measure a new verdict on a file that has changed."
             )
-        if all(one.row in measured for one in there[:limit]):
+        work, _ = self._before(replace(before, extends=id))
+        complete = work.complete(before.sides)
+        if all(one.row in complete for one in there[:limit]):
             raise InputError(
-                f"All {len(measured)} rows that {state.name} may look at are measured: its maximum is "
+                f"All {len(complete)} rows that {state.name} may look at are measured: its maximum is "
                 f"{before.maximum}, there are {len(there)}, and {rows or 'all'} are asked for."
             )
         looked = (record["ladder"] or [{"n": record["examples"]}])[0]["n"]
@@ -191,7 +193,12 @@ class VerdictService:
         """What a person agrees to before it is measured: rows that go to other machines, in words; "" = none. Raises
         InputError, NotFoundError."""
         work, asked = self._before(request)
-        return self._answering.leaving(asked, {row for row, _ in work.answers})
+        return self._answering.leaving(asked, work.complete(asked.sides))
+
+    def recorded(self, request: VerdictRequest) -> list[str]:
+        """What is there of each recorded side's replies to the rows that are judged by, in words. Raises InputError,
+        NotFoundError."""
+        return self._answering.recorded_words(request)
 
     def trusted(self, judge: str, file: str, owner: str = LOCAL) -> Trust:
         """How far a judge goes with the person, where that is enough for it to say what is right of this file's rows.
@@ -234,7 +241,7 @@ class VerdictService:
         parse_checks(request.checks, files=not self._settings.shared)
         request = self._answering.formed(request)
         work, asked = self._before(request)
-        measured = {row for row, _ in work.answers}
+        measured = work.complete(asked.sides)
         replies = self._answering.replies(asked, measured)
         if not request.send and (leaves := self._answering.leaving(asked, measured)):
             raise InputError(f"{leaves} Agree to that first (--send, or the question before Measure).")

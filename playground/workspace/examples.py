@@ -20,6 +20,7 @@ from playground.data.example import Checked, Row
 from playground.data.hub import parse_dataset, write_dataset
 from playground.data.records import OnProgress
 from playground.data.render import LAST, TokenPreview, preview_tokens
+from playground.data.replies import Said, read_replies
 from playground.data.retrieval import Documents, read_documents, with_documents
 from playground.data.split import BY_CHANCE, VALIDATION, Columns, Parts, SplitBy, columns_of, share_for_test, split
 from playground.data.text_formats import pasted_kind
@@ -148,6 +149,12 @@ class DataService:
         """A text cut into passages. Raises InputError, and NotFoundError when it is somebody else's."""
         path = self._readable(Path(path), owner)
         return self._cached(("documents", *_identity(path)), lambda: read_documents(path))
+
+    def replies(self, path: Path, column: str = "", side: str = "", owner: str = "") -> tuple[Said, ...]:
+        """Recorded replies, as ``read_replies``. Raises InputError, and NotFoundError when it is somebody else's."""
+        path, limit = self._readable(Path(path), owner), self._settings.upload_limit_bytes
+        key = ("replies", *_identity(path), column, side)
+        return self._cached(key, lambda: read_replies(path, limit, column, side))
 
     def with_documents(self, checked: Checked, path: Path, owner: str = "") -> Checked:
         """The same rows with the nearest passages of ``path`` in every question. Raises what ``documents`` does."""

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from playground.data.advice import as_json, as_text
 from playground.data.check import check_file, read_records
 from playground.data.example import Checked, FilePart, Passage, RowWarning
+from playground.data.replies import join, read_replies
 from playground.data.token_counts import token_report
 from tests.data.conftest import OBJECTIVES, Words, book, cases, jsonl, lines, pair, parquet, put
 from tests.refused import refused
@@ -208,3 +210,63 @@ def test_large_lines_are_not_kept(tmp_path):
     assert [*records.rows][4999] == (5000, {"text": "passage 4999", "more": {"inner": 4999}, "more.inner": 4999})
     assert 500 <= len(records.sample) <= 1000
     assert {"passage 0", "passage 4992"} <= {row["text"] for row in records.sample}
+
+
+CHATS = [
+    [{"role": "system", "content": "S"}, {"role": "user", "content": f"Say {n}"}, {"role": "assistant", "content": "x"}]
+    for n in range(4)
+]
+LAST = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}, *CHATS[3][1:]]
+EXAMPLES = [*({"messages": chat} for chat in CHATS[:3]), {"messages": LAST}]
+
+
+@pytest.mark.parametrize(
+    ("rows", "replies", "words"),
+    [
+        (
+            [{"prompt": f" Say  {n}", "reply": f"r{n}", "completion": "x"} for n in range(4)],
+            "r0 r1 r2 r3",
+            "4 of 4 rows.",
+        ),
+        (
+            [{"messages": [*chat[1:-1], {"role": "assistant", "content": "r" * n}]} for n, chat in enumerate(CHATS)],
+            " r rr rrr",
+            "4 of 4 rows.",
+        ),
+        ([{"messages": one["messages"][:-1], "response": "r"} for one in EXAMPLES], "r r r r", "4 of 4 rows."),
+        (
+            [{"prompt": "Say 1", "reply": "a"}, {"prompt": "Say 1", "reply": "b"}, {"prompt": "?", "reply": "c"}],
+            "- a - -",
+            "1 of 4 rows; none to rows 1, 3 and 4; several .* to row 2, of which the first counts; 1 are to other",
+        ),
+        ([{"prompt": "Say 0", "reply": None}, {"prompt": "Say 1", "reply": ""}], "-  - -", "1 of 4 rows; none to rows"),
+        (
+            [
+                {"example": 9, "side": side, "prompt": "<im>", "question": f"Say {n}", "reply": side, "stamp": {"a": 1}}
+                for side in ("A", "B")
+                for n in range(4)
+            ],
+            "B B B B",
+            "4 of 4",
+        ),
+    ],
+)
+def test_recorded_replies_are_joined_by_the_prompt(tmp_path, rows, replies, words):
+    examples = check_file(jsonl(tmp_path, *EXAMPLES)).examples
+    (folder := tmp_path / "old").mkdir()
+    found = join(read_replies(jsonl(folder, *rows), 10**6, side="B"), examples)
+    assert [said.reply if (said := found.replies.get(row)) else "-" for row in range(1, 5)] == replies.split(" ")
+    assert re.search(words, found.words)
+
+
+def test_a_file_without_replies_says_what_it_takes_and_one_of_several_sides_whose(tmp_path):
+    for rows, words in (
+        ([{"prompt": "Say 1"}], "has the columns prompt. It takes rows with prompt and reply"),
+        ([{"prompt": "Say 1", "reply": None}, {"prompt": "Say 2", "reply": None}], "(holds no reply|has the columns)"),
+        ([{"example": 1, "side": s, "question": "Q", "reply": "r"} for s in "AB"], "holds replies of A, B. Say whose"),
+    ):
+        refused(words, read_replies, jsonl(tmp_path, *rows), 10**6)
+    file = put(tmp_path, "own.csv", "question,answer,today\nSay 1,one,ONE\nSay 2,two,\n")
+    joined = join(read_replies(file, 10**6, "today"), check_file(file).examples, same_file=True)
+    assert (joined.replies[1].reply, joined.missing) == ("ONE", (2,))
+    refused("has no column 'yesterday'. It has question, answer, today", read_replies, file, 10**6, "yesterday")

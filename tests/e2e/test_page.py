@@ -13,8 +13,9 @@ import pytest
 from playground.methods import all_methods
 from tests.e2e.conftest import SLOW, examples, launch, press, running, sees, set_steps, tab, unfold, upload, visit
 from tests.engine.conftest import make_lora
+from tests.services.conftest import reply, server
 
-__all__ = ["make_lora"]
+__all__ = ["make_lora", "server"]
 pytestmark = [pytest.mark.browser]
 EMPTY_ANSWER, EMPTY_PROMPT, TORN = (3, 11, 40, 57), (5, 60), 63
 
@@ -242,6 +243,56 @@ def test_a_verdict_by_stated_terms_is_read_filtered_and_looked_at_again(page, ro
 def state(box: Any, value: str | int) -> None:
     box.fill(str(value))
     box.blur()
+
+
+def choose(page: Any, box: Any, option: str) -> None:
+    box.click()
+    page.get_by_role("option", name=option).click()
+
+
+def test_another_server_and_recorded_replies_are_judged_beside_a_side_held_to_a_form(page, server, rows, tmp_path):
+    said = reply("Number 1, gladly.", prompt_tokens=9, completion_tokens=5)
+    server.say = lambda path, body: (200, said)
+    unfold(page, "Other servers")
+    for label, text in (("Name here", "near"), ("Address", f"{server.url}/v1"), ("Model, as the server calls it", "m")):
+        page.get_by_label(label).fill(text)
+    for label, price in (("Price in", 2), ("Price out", 8)):
+        page.locator(".picker").get_by_label(label).first.fill(str(price))
+    press(page, "Add and ask it for a word")
+    sees(page, "near answered in")
+    tab(page, "Compare")
+    choose(page, page.get_by_label("Model of side A"), "near · m at 127.0.0.1")
+    sees(page.locator(".sA"), "2 and 8 a million tokens")
+    for letter in "AB":
+        page.locator(f".s{letter}").get_by_text("Prompt and examples").click()
+        choose(page, page.locator(f".s{letter}").get_by_label("Form of the replies"), "JSON")
+    page.get_by_placeholder("Ask every side the same thing").fill("Say 1")
+    press(page, "Ask", exact=True)
+    for letter, says in (("A", "5 out"), ("B", " out · ")):
+        sees(page.locator(f".s{letter}"), says, timeout=SLOW)
+    sees(page.locator(".sA"), "USD")
+    json.loads(page.locator(".sB .said").last.inner_text())
+    assert json.loads(server.asked[-1][2])["response_format"] == {"type": "json_object"}
+    press(page, "Make it a verdict")
+    page.locator(".verdict-form .drop input[type=file]").first.set_input_files(str(rows))
+    sees(page, "40 rows of numbers.jsonl")
+    lines = [json.dumps({"prompt": f"Say {n}", "reply": f"Number {n}, gladly."}) for n in range(40)]
+    (today := tmp_path / "today.jsonl").write_text("\n".join(lines[:39]))
+    unfold(page, "Replies of the model you use today")
+    page.locator(".recorded input[type=file]").set_input_files(str(today))
+    sees(page, "Replies to 39 of 40 rows; none to row 40.")
+    page.get_by_text("Everything else: greedy").click()
+    state(page.get_by_label("Longest reply"), 12)
+    state(page.get_by_label("At most so many rows"), 5)
+    for measured in ("Loss of the references", "What the adapter forgot"):
+        page.get_by_role("checkbox", name=measured).uncheck()
+    for left_out in ("Base, ready-made", "Base + 4 shots"):
+        if (box := page.get_by_role("checkbox", name=left_out, exact=True)).count():
+            box.uncheck()
+    press(page, "Measure (")
+    sees(page, "Passes, 5 examples", timeout=SLOW)
+    ladder = page.get_by_role("table", name="Every side by its main metric")
+    assert {"near + form", "today"} <= set(ladder.locator("tbody .name, tbody td:first-child").all_inner_texts())
 
 
 ATTACK = """async (app) => {

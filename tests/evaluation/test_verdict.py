@@ -2,6 +2,7 @@
 labels are found in all references."""
 
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -299,3 +300,25 @@ def test_draws_of_a_side_are_one_side_with_their_spread_and_count_from_five_on()
     (left,) = judged(3, forgets=8).record["left_out"]
     assert "up to 9 points of the general questions (4 were measured, of the worst of 2 shot draws)" in left
     assert judged(5, turned=True).record == judged(5).record, "in whatever order the replies came"
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "n", "words"),
+    [
+        (98, 97, 100, "Tuned is not worse than Old by more than 5 points: right in 98 against 97 of 100, [+]1 points"),
+        (92, 97, 100, "That Tuned is not worse than Old by more than 5 points is not shown: .*; about 495 rows"),
+        (60, 97, 100, "Tuned is worse than Old by more than 5 points: .* -37 points .90 % interval -45 to -29"),
+    ],
+)
+def test_what_takes_a_recorded_models_place_is_told_to_be_no_worse_or_not(mine, theirs, n, words):
+    texts, old = ["yes"] * n, {"recorded": {"file": "old.jsonl"}}
+    made = {"Old": theirs, "Tuned": mine}
+    replies = {side: rows(["yes"] * k + ["no"] * (n - k), texts, side) for side, k in made.items()}
+    sides = [SideFacts("Old", "larger-model", described=old), SideFacts("Tuned", "fine-tune")]
+    record = conclude(replies, sides, [], criterion=parse_criterion("exact", texts)).record
+    assert re.search(words, record["reason"])
+    (one,) = record["not_worse"]
+    assert one["shown"] == (one["low"] >= -0.05) == ("Tuned is not" in record["reason"].partition("That ")[0])
+    assert one["low"] <= one["difference"] <= one["high"]
+    cut = conclude(replies, sides, [], criterion=parse_criterion("exact", texts), facts=Facts(leaked={"Tuned": 0.5}))
+    assert cut.record["not_worse"] == [], "a side that is set aside is not said to be anything"

@@ -128,6 +128,28 @@ def test_a_reply_that_breaks_off_is_begun_anew_and_an_unknown_setting_is_left_ou
     assert len(server.asked) == 2 + 3, "what it does not know is remembered"
 
 
+SCHEMA = '{"type": "object"}'
+HELD = (
+    ("json", {"response_format": {"type": "json_object"}}),
+    (
+        f"json-schema:{SCHEMA}",
+        {"response_format": {"json_schema": {"name": "reply", "schema": {"type": "object"}, "strict": True}}},
+    ),
+    (r"regex:yes|no", {"guided_regex": "yes|no", "structured_outputs": {"regex": "yes|no"}}),
+)
+
+
+@pytest.mark.parametrize(("form", "sent"), HELD)
+def test_a_form_is_sent_as_servers_take_it_and_one_that_refuses_it_says_so(server, endpoint, form, sent):
+    ask(Client(), endpoint, sampling=Sampling(format=form))
+    body = json.loads(server.asked[-1][2])
+    sent = sent | ({"response_format": {"type": "json_schema", **sent["response_format"]}} if "schema" in form else {})
+    assert {name: body[name] for name in sent} == sent
+    server.say = lambda path, body: (400, {"error": {"message": "Unrecognized: guided_regex, response_format"}})
+    (heard,) = ask(Client(retries=0), endpoint, sampling=Sampling(format=form))
+    assert "does not hold its replies to this form (" in str(heard.failure)
+
+
 def test_no_more_requests_at_once_and_a_minute_than_the_server_takes(server, endpoint):
     now, most, lock = 0, 0, threading.Lock()
 
@@ -210,6 +232,8 @@ def test_the_file_is_the_owners_and_one_that_is_added_can_be_read_again(tmp_path
     assert stat.S_IMODE((tmp_path / "endpoints.toml").stat().st_mode) == 0o600
     assert replace(mine, shared=True).endpoints_file is None, "only the owner's environment counts"
     named = Settings.from_env({"PLAYGROUND_HOME": str(tmp_path), "PLAYGROUND_ENDPOINTS": str(tmp_path / "gone.toml")})
+    assert (there.remove("endpoint:deep"), there.all()) == (endpoint, [other])
+    refused("no endpoint 'deep'", there.remove, "deep", error=NotFoundError)
     refused("cannot be read", Endpoints(named.endpoints_file, named=True).all)
     refused("whoever runs the app", Endpoints(named.endpoints_file, named=True).add, endpoint)
 
@@ -297,6 +321,21 @@ def test_rows_leave_for_another_machine_only_where_that_was_agreed_to(services, 
     assert services.verdicts.views() == []
 
 
+def test_a_question_leaves_for_another_machine_once_that_was_agreed_to_in_this_session(services, endpoint):
+    near, far = Side("endpoint:near"), Side("endpoint:far", "Be glad.")
+    for name, url in (("near", endpoint.url), ("far", "http://192.0.2.1/v1")):
+        Endpoints(services.settings.endpoints_file).add(replace(endpoint, name=name, url=url))
+    assert services.compare.leaving([Side("base"), near]) == ""
+    words = "the system prompt and what is asked go to deep at 192.0.2.1; USD 2 and 8 a million tokens in and out"
+    assert words in services.compare.leaving([near, far], "tab")
+    *_, (heard, refused_) = services.compare.ask([near, far], [()] * 2, "Which?", Sampling(max_tokens=4), session="tab")
+    assert (heard.text, "Agree to that first" in refused_.error) == ("It is A", True)
+    services.compare.agree([near, far], "tab")
+    assert (services.compare.leaving([far], "tab"), services.compare.leaving([far], "other") != "") == ("", True)
+    Endpoints(services.settings.endpoints_file).add(replace(endpoint, name="far", url="http://192.0.2.2/v1"))
+    assert "192.0.2.2" in services.compare.leaving([far], "tab"), "another address is asked for anew"
+
+
 def test_the_command_line_lists_asks_and_agrees(call, settings, asked, server, rows_file):
     code, found, _ = call("endpoints")
     assert (code, found["endpoints"][0]["reachable"], KEY in str(found)) == (0, True, False)
@@ -308,8 +347,9 @@ def test_the_command_line_lists_asks_and_agrees(call, settings, asked, server, r
     Endpoints(settings.endpoints_file).add(
         replace(Endpoints(settings.endpoints_file).get("deep"), url="http://192.0.2.1")
     )
-    code, found, _ = call("verdict", rows_file, *side, "--limit", 2)
-    assert (code, "Add --send" in found["error"]) == (2, True)
+    for words in (("verdict", rows_file, *side, "--limit", 2), ("compare", *side, "--ask", "Which?")):
+        code, found, _ = call(*words)
+        assert (code, "Add --send" in found["error"]) == (2, True)
     code, found, _ = call("verdict", rows_file, "--side", "model=endpoint:gone", "--limit", 2)
     assert (code, "no endpoint 'gone'" in found["error"]) == (2, True)
 
@@ -327,4 +367,9 @@ def test_a_person_adds_one_on_the_page_and_it_is_asked_for_a_word(services, serv
     refused("Check DEEP_KEY", servers.add, services, Visitor(), view, server=said, error=EndpointError)
     shared = build_services(replace(services.settings, shared=True))
     refused("whoever runs", servers.add, shared, Visitor(), view, server=said)
+    refused("whoever runs", servers.remove, shared, Visitor(), view, name="near")
+    assert "Remove near (m at 127.0.0.1)?" in servers.ask_remove(services, Visitor(), view, name="near")[view.ask]
+    assert servers.there(services, Visitor(), view)[view.name].choices == ["near"]
+    assert "removed" in servers.remove(services, Visitor(), view, name="near")[view.said]["value"]
+    assert servers.there(services, Visitor(), view)[view.there]["visible"] is False
     assert shared.endpoints.usable() == []

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from playground.chat.compare import Side, parse_side
+from playground.chat.replay import Saved
 from playground.data.example import Message
 from playground.data.retrieval import with_passages
 from playground.data.split import hashes_of
+from playground.engine.request import Sampling
 from playground.errors import AdapterError, NotFoundError, OutOfMemoryError
 from playground.evaluation.comparison import Questions
 from playground.evaluation.cost import Prices
@@ -26,7 +28,7 @@ from playground.services import Services, build_services
 from playground.verdict.answers import Answering, Asking, Item, Measuring, Progress, Work
 from playground.verdict.files import VerdictFiles, answer_of
 from playground.verdict.losses import Recalling
-from playground.verdict.request import RecordMaker, VerdictRequest, request_from, undertrained
+from playground.verdict.request import RecordMaker, VerdictRequest, file_sha256, request_from, undertrained
 from playground.verdict.service import VerdictService
 from tests.refused import refused
 from tests.services.conftest import last, put_rows, verdicts_by
@@ -439,3 +441,40 @@ def test_adapters_of_runs_that_differ_in_the_seed_alone_are_draws_of_one_side(se
     assert found == [("a", ["a", "a-s2"]), ("other", []), ("more", [])]
     assert record["sides"][0]["interval_over"] == "rows, of the first of 2 training seeds"
     assert record["facts"]["grown"] == {"a": ["more", 1, 2], "a-s2": ["more", 1, 2]}, "other steps, fewer of its rows"
+
+
+def test_a_recorded_side_is_judged_beside_the_others_and_asked_nothing(services, asked, tmp_path):
+    old = tmp_path / "old.jsonl"
+
+    def record(rows):
+        old.write_text("\n".join(json.dumps({"prompt": f"Say {n}", "reply": f"Number {n}, gladly."}) for n in rows))
+
+    record(range(3))
+    sides = (asked.sides[0], parse_side(f"replies={old},prices=2.5/10,name=Today"))
+    judged = replace(asked, sides=sides, right=("exact",), limit=4, maximum=8, repeats=2, losses=True)
+    words = r"Today cannot be judged .*: old.jsonl has replies to 3 of 4 rows, and none to row 4 of rows.jsonl"
+    refused(words, services.verdicts.start, judged)
+    record(range(6))
+    assert request_from(judged.as_json()) == judged
+    view = last(services.verdicts.run(judged))
+    assert (view.state, view.error) == ("DONE", "")
+    base, today = view.record["sides"]
+    assert (today["kind"], today["metrics"]["pass"]["value"], today["seconds_mean"]) == ("larger-model", 1.0, None)
+    assert {"loss", "consistency"} <= base["metrics"].keys() - today["metrics"].keys()
+    about = today["recorded"]
+    assert (about["file"], about["sha256"], about["several"]) == ("old.jsonl", file_sha256(old), 0)
+    tokens = today["prompt_tokens_mean"], today["completion_tokens_mean"]
+    assert today["cost"]["per_request"] == pytest.approx((tokens[0] * 2.5 + tokens[1] * 10) / 1e6)
+    rows = [row for row in services.verdicts.rows(view.id) if row["side"] == "Today"]
+    assert [row["reply"] for row in rows] == [f"Number {n}, gladly." for n in range(4)]
+    stamp = rows[0]["stamp"]
+    refused("not replayable: recorded. .* old.jsonl", services.replay.check, Saved(stamp, rows[0]["reply"]))
+    report = services.verdicts.files.write(view.id, "html", tmp_path).read_text()
+    assert f"replies of old.jsonl, SHA-256 {about['sha256'][:16]}" in report
+    refused("none to rows 7 and 8", services.verdicts.start, services.verdicts.extension(view.id))
+    grown = last(services.verdicts.run(services.verdicts.extension(view.id, 6)))
+    assert (grown.record["examples"], grown.record["sides"][1]["metrics"]["pass"]["n"]) == (6, 6)
+    alone = last(services.verdicts.run(replace(judged, sides=sides[1:], maximum=None)))
+    assert (alone.state, alone.record["choice"]) == ("DONE", "not-enough-evidence")
+    said = services.compare.ask(sides[1:], [()], "Which?", Sampling())
+    assert "answers nothing new" in last(said)[0].error

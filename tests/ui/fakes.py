@@ -191,6 +191,13 @@ class FakeCompare:
     texts: tuple[str, ...] = ("plain", "fine\nReviewed by Dr. Sharma")
     error: Exception | None = None
     asked: list[tuple[Any, ...]] = field(default_factory=list)
+    leaves: str = ""
+
+    def leaving(self, sides: Any, session: str) -> str:
+        return self.leaves
+
+    def agree(self, sides: Any, session: str) -> None:
+        self.leaves = ""
 
     def ask(self, *asked: Any) -> Iterator[list[Reply]]:
         sides, *_ = asked
@@ -228,7 +235,7 @@ class FakeVerdicts:
     removed: list[str] = field(default_factory=list)
     judged: list[tuple[Any, Any]] = field(default_factory=list)
     servers: tuple[Side, ...] = ()
-    leaving = always("6 rows leave for elsewhere.")
+    leaving, recorded = always("6 rows leave for elsewhere."), always(["today: Replies to 6 of 6 rows."])
 
     start, stop = noted("started", "v1"), noted("stopped")
 

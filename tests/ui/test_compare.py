@@ -1,6 +1,7 @@
 """The Compare tab's handlers, called as plain functions."""
 
 import re
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -81,6 +82,20 @@ def test_a_side_is_held_to_its_form_and_a_broken_one_is_said(services, tab, ask,
     changed = call(asking.side_changed, tab, letter="A", switched=False, comparison=Comparison(), setups=said, **SCORED)
     pattern = changed[tab.sides["A"].form_text]["value"]
     assert all(re.fullmatch(pattern, one.completion, re.DOTALL) for one in answers.examples)
+
+
+def test_the_first_question_leaves_for_another_machine_once_that_is_agreed_to(services, tab, ask, once):
+    services.compare.leaves = f"what is asked goes to big at elsewhere {EVIL}; USD 2 and 8 a million tokens."
+    for handler, again in ((asking.ask, False), (asking.ask_again, True)):
+        (asked,) = ask(once, "Two", handler=handler)
+        says(asked[tab.leaves], "big at elsewhere", "USD 2 and 8")
+        assert (asked[tab.sending]["visible"], asked[tab.leaving].again, tab.question in asked) == (True, again, False)
+    assert len(services.compare.asked) == 1, "nothing was asked"
+    first, *_, last = ask(once, "Two", handler=partial(asking.send, leaving=asked[tab.leaving]))
+    assert (first[tab.sending]["visible"], services.compare.asked[-1][2]) == (False, "One")
+    assert len(last[tab.sides["A"].chat]) == 3, "it took the place of the turn that was to be asked again"
+    services.compare.leaves = "something else"
+    assert tab.leaves in ask(once, "Two", handler=partial(asking.send, leaving=asked[tab.leaving]))[0], "said anew"
 
 
 def test_a_pane_says_where_in_line_it_waits_and_the_next_turn_sends_the_first(services, tab, ask, once):

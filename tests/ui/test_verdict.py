@@ -51,15 +51,20 @@ def examples(count: int, ending: str = "Reviewed by A. Person") -> Checked:
     return Checked("prompt-completion", "sft", count, tuple(rows))
 
 
+NOTHING: Any = {"name": "", "column": "", "read": None, "written": None}
+
+
 def line(**changes: Any) -> Any:
-    return {"adapter": "hospital_reports", "prompt": "Be careful.", "chosen": [], "offered": {}, **changes}
+    there = {"adapter": "hospital_reports", "prompt": "Be careful.", "chosen": [], "offered": {}}
+    return there | {"recorded": NOTHING, **changes}
 
 
 @pytest.fixture
 def start(services, call, tab):
     def start(*chosen: str, checks: str = "json", prompt: str = "Be careful.", **more: Any) -> Updates:
         situation = {**SITUATION, **more.pop("situation", {})}
-        given = {"line": line(chosen=chosen, prompt=prompt), "checks": checks, "settings": SETTINGS}
+        said = {"recorded": more.pop("recorded", NOTHING)}
+        given = {"line": line(chosen=chosen, prompt=prompt, **said), "checks": checks, "settings": SETTINGS}
         given["terms"] = {**TERMS, **more.pop("terms", {})}
         begin = partial(verdict_form.start, send=more.pop("send", False), leaving=more.pop("leaving", ""))
         return call(begin, tab, where=where(**more), situation=situation, **given)
@@ -83,6 +88,26 @@ def test_another_server_is_offered_and_rows_go_there_once_that_is_agreed_to(serv
     services.verdicts.servers = ()
     with pytest.raises(InputError, match="not here any more"):
         start("endpoint:big")
+
+
+def test_replies_of_the_model_of_today_are_a_side_from_a_file_or_a_column(services, call, tab, start):
+    source = call(verdict_form.source_chosen, tab, where=where(), prompt="")
+    assert source[tab.recorded.column].choices == [("None", ""), ("colour", "colour"), ("size", "size")]
+    kept = call(verdict_form.replies, tab, file="today.jsonl", kept=Kept())[tab.kept]
+    priced = {**NOTHING, "name": "Today", "read": 2.5, "written": 0}
+    said = call(verdict_form.joined, tab, where=where(kept=kept), line=line(recorded=priced))
+    says(said[tab.recorded.said], "Replies to 6 of 6 rows.")
+    offered = lined_up(call, tab, kept=kept, recorded=priced)[tab.sides]
+    assert (offered.choices[-1], "recorded" in offered.value) == (("Today", "recorded"), True)
+    start("base", "recorded", kept=kept, recorded=priced)
+    side = services.verdicts.started[-1].sides[1]
+    assert (side.replies, side.prices, side.column) == (Path("today.jsonl"), (2.5, 0.0), "")
+    start("recorded", recorded={**NOTHING, "column": "size"})
+    side = services.verdicts.started[-1].sides[0]
+    assert (side.replies, side.column, side.label) == (services.data.sets()[0].heldout, "size", "size")
+    with pytest.raises(InputError, match="not here any more"):
+        start("recorded")
+    assert call(verdict_form.joined, tab, where=where(), line=line())[tab.recorded.said]["visible"] is False
 
 
 @pytest.fixture
