@@ -3,6 +3,8 @@
     python benchmarks/verdict.py hospital_reports support_json brand_voice [--out FOLDER]
     python benchmarks/verdict.py keep_the_prompt show_examples not_enough
     python benchmarks/verdict.py banking77 e2e restaurant_name --data FOLDER  # sets that do not ship; trained first
+    python benchmarks/verdict.py fair_hospital_reports fair_support_json --old CHECKOUT   # against stronger rivals
+    python benchmarks/verdict.py fair_banking77 --data FOLDER
     python benchmarks/verdict.py batching                      # the same answers in batches, and one after another
     python benchmarks/verdict.py times                         # hospital_reports' five sides on 40 and on 120 rows
     python benchmarks/verdict.py page                          # docs/verdicts.md from the results that are there
@@ -33,15 +35,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from playground.chat.compare import Side
+from playground.chat.compare import RECORDED, Side
 from playground.evaluation.comparison import Questions
 from playground.evaluation.decision import GUARDS, Terms
+from playground.evaluation.form import REFERENCES
 from playground.report.format import figure, interval
 from playground.runs.service import TrainRequest
 from playground.services import Services, build_services
 from playground.settings import Settings
 from playground.verdict import answers
+from playground.verdict.files import BENCH
 from playground.verdict.request import VerdictRequest
+from playground.verdict.service import VerdictView
 
 
 @dataclass(frozen=True)
@@ -97,9 +102,20 @@ CASES = {
         " e2e's facts, is short, so nothing is cut off, and right or wrong. Tried beforehand on other rows than these.",
         ("exact",),
     ),
+    "fair_hospital_reports": Case(
+        "Whether the answer stands against stronger rivals: the best prompt that a search found, the form enforced, and"
+        " recorded replies of the adapter that shipped before this one. No base without a prompt, no documents.",
+    ),
+    "fair_support_json": Case("As fair_hospital_reports, on the set where no side was good enough."),
+    "fair_banking77": Case(
+        "banking77 with the form enforced, one of the labels, for the prompt and for the nearest shots.", ("label",)
+    ),
 }
 """Before anything was measured by these rules. What the earlier rules had found of the same sets was known; nothing was
 chosen by it but keep_the_prompt, show_examples and restaurant_name, which are there to show two of the answers."""
+FAIR = ("fair_hospital_reports", "fair_support_json")
+SEARCHED = Path(__file__).parent / "results" / "search.json"
+"""What ``search`` found for each shipped set."""
 SHIPPED = ("hospital_reports", "support_json", "brand_voice")
 QUESTIONS = Questions(volume=20_000, changes="never", latency_s=None, budget=100.0)
 INTENTS = 20
@@ -203,8 +219,53 @@ def _restaurants(data: Path, work: Path, answer: Callable[[str, str], str]) -> t
     return _write(work / "train.jsonl", pairs[ROWS : ROWS + 320]), _write(work / "test.jsonl", pairs[:ROWS])
 
 
+def fair(services: Services, name: str, old: Path, work: Path) -> VerdictRequest:
+    """A shipped set's tuned side against its prompt, that with the form enforced, the prompt that a search found, and
+    replies of the adapter of an earlier checkout, recorded here."""
+    found, searched = services.data.shipped(name), json.loads(SEARCHED.read_text("utf-8"))["sets"][name]["searched"]
+    card = services.adapters.import_file(old / "adapters" / name)
+    asked = (Side(card.id, name="then"),)
+    request = VerdictRequest(found.heldout, asked, (), name=name, purpose=BENCH, losses=False, forgetting=False)
+    view = _last(services, request)
+    pairs = [(row["question"], row["reply"]) for row in services.verdicts.rows(view.id)]
+    replies = _write(work / "recorded.jsonl", pairs, ("prompt", "reply"))
+    shots = tuple(searched["picked"])
+    sides = (
+        Side("base", found.system_prompt, name="Base + prompt"),
+        Side("base", found.system_prompt, 0, found.file, "Base + prompt + form", format=REFERENCES),
+        Side("base", searched["prompt"], len(shots), found.file if shots else None, "Searched prompt", picked=shots),
+        Side(RECORDED, name="Recorded", replies=replies),
+        Side(found.adapter, name=found.adapter),
+    )
+    return VerdictRequest(
+        found.heldout,
+        sides,
+        (found.check,),
+        examples=found.file,
+        name=f"fair_{name}",
+        questions=QUESTIONS,
+        losses=False,
+        forgetting=False,
+    )
+
+
+def fair_banking77(services: Services, data: Path, work: Path) -> VerdictRequest:
+    """One of the labels, and nothing else, can be said."""
+    request = banking77(services, data, work)
+    _, prompted, _, nearest, tuned = request.sides
+    train = nearest.shots_from
+    sides = (
+        prompted,
+        replace(prompted, name="Base + prompt + form", format=REFERENCES, shots_from=train),
+        nearest,
+        replace(nearest, name="Base + 4 nearest shots + form", format=REFERENCES),
+        tuned,
+    )
+    return replace(request, sides=sides, name="fair_banking77", losses=False, forgetting=False)
+
+
 MADE = {"keep_the_prompt": keep_the_prompt, "show_examples": show_examples, "not_enough": not_enough}
-ELSEWHERE = {"banking77": banking77, "e2e": e2e, "restaurant_name": restaurant_name}
+ELSEWHERE = {"banking77": banking77, "e2e": e2e, "restaurant_name": restaurant_name, "fair_banking77": fair_banking77}
 
 
 def _sides(train: Path, prompt: str, adapter: str) -> tuple[Side, ...]:
@@ -217,15 +278,16 @@ def _sides(train: Path, prompt: str, adapter: str) -> tuple[Side, ...]:
     )
 
 
-def _write(file: Path, pairs: Sequence[tuple[str, str]]) -> Path:
-    file.write_text(
-        "".join(json.dumps({"prompt": ask, "completion": answer}) + "\n" for ask, answer in pairs), encoding="utf-8"
-    )
+def _write(file: Path, pairs: Sequence[tuple[str, str]], names: tuple[str, str] = ("prompt", "completion")) -> Path:
+    file.write_text("".join(json.dumps(dict(zip(names, pair, strict=True))) + "\n" for pair in pairs), "utf-8")
     return file
 
 
 def _trained(services: Services, file: Path, name: str, steps: int, batch: int) -> str:
-    """A LoRA with the project's defaults; nothing is held back for a test, which has rows of its own."""
+    """A LoRA with the project's defaults, or the one of this name that is there; nothing is held back for a test, which
+    has rows of its own."""
+    if known := [row.card.id for row in services.adapters.list() if row.card.name == name]:
+        return known[0]
     services.training.start_supervisor()
     run = services.training.start(TrainRequest(file, name, steps=steps, batch_size=batch, test=0.0))
     for view in services.training.follow(run):
@@ -235,15 +297,22 @@ def _trained(services: Services, file: Path, name: str, steps: int, batch: int) 
     return view.adapter
 
 
-def measured(services: Services, request: VerdictRequest, out: Path, report: bool = True) -> dict[str, Any]:
-    """Run one verdict by its case's terms, and keep its figures, its rows and its report. report: False where the texts
-    are not ours to hand on."""
-    view, case = None, CASES[request.name]
-    for view in services.verdicts.run(case.of(request)):
+def _last(services: Services, request: VerdictRequest) -> VerdictView:
+    """How it ended, with its record."""
+    view = None
+    for view in services.verdicts.run(request):
         left = f", {view.seconds_left:.0f} s left" if view.seconds_left else ""
         print(f"{request.name}: {view.message} {view.done} of {view.of}{left}", file=sys.stderr)
     if view is None or view.record is None:
         raise SystemExit(view.error if view else "nothing was measured")
+    return view
+
+
+def measured(services: Services, request: VerdictRequest, out: Path, report: bool = True) -> dict[str, Any]:
+    """Run one verdict by its case's terms, and keep its figures, its rows and its report. report: False where the texts
+    are not ours to hand on."""
+    case = CASES[request.name]
+    view = _last(services, case.of(request))
     out.mkdir(parents=True, exist_ok=True)
     if report:
         with tempfile.TemporaryDirectory() as folder:
@@ -308,11 +377,8 @@ def times(services: Services, out: Path) -> None:
     request = replace(request, sides=tuple(side for side in request.sides if not side.format), name="times")
     found: dict[str, Any] = {"command": "python benchmarks/verdict.py times", "cores": os.cpu_count()}
     for rows in (40, 120):
-        started, view = time.monotonic(), None
-        for view in services.verdicts.run(replace(request, limit=rows)):
-            print(f"{rows} rows: {view.message} {view.done} of {view.of}", file=sys.stderr)
-        if view is None or view.record is None:
-            raise SystemExit(view.error if view else "nothing was measured")
+        started = time.monotonic()
+        view = _last(services, replace(request, limit=rows))
         phases = {name: round(seconds, 1) for name, seconds in view.record["timings"].items()}
         found[f"{rows} rows, {len(request.sides)} sides"] = phases | {"all_s": round(time.monotonic() - started, 1)}
     (out / "times.json").write_text(json.dumps(found, indent=1) + "\n")
@@ -393,6 +459,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", choices=[*CASES, "batching", "times", "page"])
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--old", type=Path)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "verdicts")
     options = parser.parse_args()
     if options.names == ["page"]:
@@ -407,6 +474,11 @@ def main() -> None:
             measured(services, shipped(services, name), options.out)
         elif name in MADE:
             measured(services, MADE[name](services), options.out)
+        elif name in FAIR:
+            if options.old is None:
+                raise SystemExit(f"{name} needs --old CHECKOUT, of which the recorded side is the adapter.")
+            with tempfile.TemporaryDirectory() as work:
+                measured(services, fair(services, name.removeprefix("fair_"), options.old, Path(work)), options.out)
         elif options.data is None:
             raise SystemExit(f"{name} needs --data FOLDER with its files.")
         else:
