@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from playground.data.example import Message
-from playground.data.render import encode, render_prompt
+from playground.data.render import encode, render_prompt, thinking
+from playground.data.thoughts import parted
 from playground.engine.request import ROWS_MAX, SEED_MAX, Decoder, Direct, Row, RowState, Sampling
 from playground.errors import (
     AdapterError,
@@ -148,7 +149,8 @@ class Batches:
         if state.finish and not reply.reported and not state.prompt_tokens:
             tokenizer, texts = self._bases.tokenizer(), [one.content for one in reply.remote.messages]
             state.prompt_tokens = sum(len(encode(tokenizer, text)) for text in texts)
-            state.completion_tokens = len(encode(tokenizer, state.text))
+            state.thought_tokens = len(encode(tokenizer, state.thought))
+            state.completion_tokens = state.thought_tokens + len(encode(tokenizer, state.text))
         return Written(replace(state), stamp=reply.stamp if reply.done else None, failure=reply.failure)
 
     def _here(
@@ -245,7 +247,7 @@ class Batches:
     ) -> Iterator[list[Written]]:
         """One batch, into ``found``. A row that cannot begin (its prompt is too long, its adapter cannot be read) is
         found by halving the batch, and the others go on without it."""
-        begun = False
+        begun, apart = False, {place: _Apart(engine.loaded.tokenizer, row.prompt) for place, row in rows.items()}
         try:
             for states in self._stream(engine, list(rows.values())):
                 for place, state in zip(rows, states, strict=True):
@@ -253,7 +255,7 @@ class Batches:
                     kind = AdapterError if asked[place].card else InputError
                     failure = kind(state.fault) if state.fault else None
                     # A copy: the engine writes on in its own.
-                    found[place] = replace(found[place], state=replace(state), failure=failure)
+                    found[place] = replace(found[place], state=apart[place].of(replace(state)), failure=failure)
                 begun = begun or any(state.tokens for state in states)
                 yield list(found)
         except PlaygroundError as error:
@@ -326,6 +328,35 @@ class Batches:
             folder = card.path if card is not None else self._bases.resolve().path
             needed += min(len(rows), ROWS_MAX) * -(-tokens // STEP) * STEP * kv_bytes_per_token(folder, 4)
         return needed
+
+
+class _Apart:
+    """Parts a local reply's thought from its text as both grow."""
+
+    def __init__(self, tokenizer: Any, prompt: str) -> None:
+        family = thinking(tokenizer)
+        self._tokenizer, self._tags, self._opened = tokenizer, family.tags, family.opened(prompt)
+        self._tokens = 0  # of the thought, once it has ended
+
+    def of(self, state: RowState) -> RowState:
+        """The state, changed. Tokens are counted once, at the first text after the thought."""
+        found = parted(state.text, self._tags, opened=self._opened, done=bool(state.finish))
+        if found.answer == state.text:
+            return state
+        written = state.completion_tokens
+        if not found.is_open and not self._tokens:
+            self._tokens = max(0, written - len(encode(self._tokenizer, found.answer)))
+        state.thought, state.text = found.thought, found.answer
+        state.thought_tokens = written if found.is_open else self._tokens
+        return state
+
+
+def prompt_of(tokenizer: Any, messages: Sequence[Message], card: AdapterCard | None, think: bool | None) -> str:
+    """The text that a model of this machine is given. think: None = as the adapter was trained, else as the base's
+    template does by itself. Raises InputError where the template cannot be told."""
+    if think is not None and not thinking(tokenizer).switch:
+        raise InputError("This base's chat template has no switch that turns thinking on and off. Leave it out.")
+    return render_prompt(tokenizer, messages, card.think if think is None and card is not None else think)
 
 
 def _stopped(error: Exception) -> RunFailedError:
@@ -420,7 +451,7 @@ class CompletionService:
         card = self.card(chat.model)
         for waiting in () if card is not None and card.is_base else self._until_there_is_a_base():
             yield [Written(waiting=waiting) for _ in range(chat.replies)]
-        prompt = render_prompt(self._bases.tokenizer(card), chat.messages)
+        prompt = prompt_of(self._bases.tokenizer(card), chat.messages, card, chat.sampling.think)
         sampling = self._fitting(prompt, chat, card)
         asked = [
             Asked(card, prompt, replace(sampling, seed=seed % (SEED_MAX + 1)), chat.logprobs)

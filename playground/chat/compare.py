@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from playground.chat.batching import Asked, Batches, Written
+from playground.chat.batching import Asked, Batches, Written, prompt_of
 from playground.data.example import Example, Message
-from playground.data.render import encode, render_prompt, with_passages
+from playground.data.render import encode, thinking, with_passages
 from playground.data.retrieval import Documents
 from playground.data.split import part
 from playground.engine.request import Sampling, stamp_hash
@@ -42,10 +42,11 @@ class Side:
     """model: ``base``, an adapter's id, ``base:ID`` (another base) or ``endpoint:NAME``. system_prompt: "" = the
     model's own default. shots: answered examples put before the question, drawn from ``shots_from`` by the seed, or the
     nearest to the question. docs: a text whose nearest passages are put into the question. format: what its replies are
-    held to (``evaluation.form``), "" = free; ``references`` is the form of the answers in ``shots_from``. name: for a
-    person. draws: of its shots, each a side of its own in ``drawn``; draw: which of these this one is, from 1, 0 = not
-    one of them. replies: a file of recorded replies, which are judged and never asked for; column: that holds them,
-    "" = by its name; prices: what that model costs, a million tokens read and written."""
+    held to (``evaluation.form``), "" = free; ``references`` is the form of the answers in ``shots_from``. think: on or
+    off, None = as its adapter was trained, else as the base's template does by itself. name: for a person. draws: of
+    its shots, each a side of its own in ``drawn``; draw: which of these this one is, from 1, 0 = not one of them.
+    replies: a file of recorded replies, which are judged and never asked for; column: that holds them, "" = by its
+    name; prices: what that model costs, a million tokens read and written."""
 
     model: str = "base"
     system_prompt: str = ""
@@ -57,6 +58,7 @@ class Side:
     draws: int = 1
     draw: int = 0
     format: str = ""
+    think: bool | None = None
     replies: Path | None = None
     column: str = ""
     prices: tuple[float, float] | None = None
@@ -64,8 +66,9 @@ class Side:
     def __post_init__(self) -> None:
         if (self.model == RECORDED) != (self.replies is not None):
             raise InputError("A recorded side is a file of replies: replies=FILE, in place of model=.")
-        if self.replies is not None and (self.system_prompt or self.shots or self.docs or self.format):
-            raise InputError("Recorded replies are as they are: leave out prompt=, shots=, docs= and format=.")
+        asked = self.system_prompt or self.shots or self.docs or self.format or self.think is not None
+        if self.replies is not None and asked:
+            raise InputError("Recorded replies are as they are: leave out prompt=, shots=, docs=, format= and think=.")
         if self.prices is not None and not all(0 <= price < math.inf for price in self.prices):
             raise InputError("The prices of recorded replies are two numbers from 0: a million tokens in and out.")
         if not 0 <= self.shots <= SHOTS_MAX:
@@ -112,6 +115,7 @@ class Side:
         extra += [f"{self.shots} {'nearest ' if self.nearest else ''}shots"] if self.shots else []
         extra += ["documents"] if self.docs else []
         extra += ["form"] if self.format else []
+        extra += [] if self.think is None else ["thinking" if self.think else "no thinking"]
         model = self.model
         if self.is_other_base:
             model = BASE_PREFIX + label_of(model.removeprefix(BASE_PREFIX))
@@ -136,9 +140,11 @@ class Turn:
 def parse_side(spec: str, examples: Path | None = None) -> Side:
     """``model=base``, ``=ADAPTER``, ``=base:ID`` or ``=endpoint:NAME``, then ``,prompt=FILE`` ``,shots=K`` ``,draws=K``
     ``,pick=seed|nearest`` ``,docs=FILE`` ``,format=json|json-schema:FILE|regex:PATTERN|references``
-    ``,name=LABEL``; patterns may hold commas. Or ``replies=FILE``, then ``,column=NAME`` ``,prices=IN/OUT``
-    ``,name=LABEL``. examples: where shots and the form of the references come from. Raises InputError."""
-    names = ("model", "prompt", "shots", "draws", "pick", "docs", "format", "name", "replies", "column", "prices")
+    ``,think=on|off`` ``,name=LABEL``; patterns may hold commas. Or ``replies=FILE``, then ``,column=NAME``
+    ``,prices=IN/OUT`` ``,name=LABEL``. examples: where shots and the form of the references come from. Raises
+    InputError."""
+    names = ("model", "prompt", "shots", "draws", "pick", "docs", "format", "think", "name")
+    names += ("replies", "column", "prices")
     values: dict[str, str] = {}
     key = ""
     for field in spec.split(","):
@@ -147,8 +153,9 @@ def parse_side(spec: str, examples: Path | None = None) -> Side:
             key, values["format"] = before, f"{values['format']},{field}"
             continue
         if not equals or key not in names or key in values:
-            more = "prompt=FILE, shots=K, draws=K, pick=nearest, docs=FILE, format=json, name=LABEL, with commas"
-            raise InputError(f"{spec!r} is not a side. Write {MODELS}, then, if wanted, {more}; or replies=FILE.")
+            more = "prompt=FILE, shots=K, draws=K, pick=nearest, docs=FILE, format=json, think=off, name=LABEL"
+            said = f"Write {MODELS}, then, if wanted, with commas, {more}; or replies=FILE."
+            raise InputError(f"{spec!r} is not a side. {said}")
         values[key] = value
     if "replies" in values:
         return _recorded(spec, values)
@@ -156,6 +163,8 @@ def parse_side(spec: str, examples: Path | None = None) -> Side:
         raise InputError(f"{spec!r} names no model. Begin with {MODELS}.")
     if (pick := values.get("pick", "seed")) not in ("seed", "nearest"):
         raise InputError(f"pick={pick} is not a way to pick shots. There are seed and nearest.")
+    if (think := values.get("think")) not in (None, "on", "off"):
+        raise InputError(f"think={think} is neither on nor off.")
     docs = Path(values["docs"]) if values.get("docs") else None
     if docs is not None and not docs.exists():
         raise InputError(f"There is no file {docs}. docs= takes a text file, or a folder of them.")
@@ -177,7 +186,7 @@ def parse_side(spec: str, examples: Path | None = None) -> Side:
     if model.startswith(BASE_PREFIX) and (folder := Path(model.removeprefix(BASE_PREFIX)).expanduser()).is_dir():
         model = f"{BASE_PREFIX}{folder.resolve()}"  # an app that serves this home has a working folder of its own
     made = model, prompt, int(shots), shots_from, name, docs, pick == "nearest", int(draws)
-    return Side(*made, format=form)
+    return Side(*made, format=form, think=None if think is None else think == "on")
 
 
 def _recorded(spec: str, values: Mapping[str, str]) -> Side:
@@ -264,7 +273,8 @@ SHOW_S = 0.15
 class Reply:
     """How far a side's reply has come. waiting: its place in the device's queue, in words. first_token_s, seconds:
     from the start of the batch. error: why this side gave none. no_effect: the adapter changes nothing. stamp: what
-    ran."""
+    ran. thought: what was thought before the text; thought_tokens: of the completion's tokens. cut: the limit of tokens
+    ended it."""
 
     text: str = ""
     done: bool = False
@@ -277,6 +287,9 @@ class Reply:
     stamp_id: str = ""
     error: str = ""
     no_effect: bool = False
+    thought: str = ""
+    thought_tokens: int = 0
+    cut: bool = False
 
 
 class CompareService:
@@ -375,10 +388,15 @@ class CompareService:
         pool = self._pool(side, sampling.seed, owner)
         messages = conversation(side, history, question, pool, sampling.seed, passages)
         form = side.format if side.format != REFERENCES else form_like([one.completion for one in pool])
-        sampling = replace(sampling, format=form)
+        sampling = replace(sampling, format=form, think=side.think)
         if endpoint is not None:
             return Asked(None, "", sampling, remote=Remote(endpoint, tuple(messages)))
-        return Asked(card, render_prompt(self._bases.tokenizer(card), messages), sampling)
+        return Asked(card, prompt_of(self._bases.tokenizer(card), messages, card, side.think), sampling)
+
+    @property
+    def can_think(self) -> bool:
+        """Whether the base's chat template has a switch that turns thinking on and off."""
+        return bool(thinking(self._bases.tokenizer()).switch)
 
     def passes(self, check: str, text: str) -> bool:
         """Whether a reply passes a check, written as in ``evaluation.checks``. Raises InputError when it is not one."""
@@ -416,6 +434,9 @@ class CompareService:
             stamp_id=stamp_hash(stamp) if stamp else "",
             error=str(written.failure or ""),
             no_effect=bool(stamp) and self._residents.no_effect(card),
+            thought=state.thought,
+            thought_tokens=state.thought_tokens,
+            cut=state.finish == "length",
         )
 
     def _pool(self, side: Side, seed: int, owner: str) -> list[Example]:
@@ -453,6 +474,8 @@ def all_replies(
             record = {"side": sides[place].label, "turn": turn, "text": reply.text}
             record |= {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
             record |= {"first_token_s": round(reply.first_token_s or 0.0, 4), "seconds": round(reply.seconds, 4)}
+            thought = {"thought": reply.thought, "thought_tokens": reply.thought_tokens}
+            record |= thought if reply.thought_tokens else {}
             found.append(record | {"stamp": reply.stamp} | ({"error": reply.error} if reply.error else {}))
         if len(failed) == len(sides):
             raise RunFailedError("\n".join(f"{sides[place].label}: {why}" for place, why in failed.items()))

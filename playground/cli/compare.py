@@ -43,8 +43,9 @@ def compare(settings: Settings, options: Namespace) -> Outcome:
     if wrong:
         print(wrong, file=sys.stderr)
     text = "\n\n".join(
-        f"[{reply['side']}] {reply['prompt_tokens']} in, {reply['completion_tokens']} out, {reply['seconds']:.1f}"
-        f" s\n{reply['text']}"
+        f"[{reply['side']}] {reply['prompt_tokens']} in, {reply['completion_tokens']} out"
+        f"{', {} of them thought'.format(reply['thought_tokens']) if reply.get('thought_tokens') else ''}"
+        f", {reply['seconds']:.1f} s\n{reply['text']}"
         for reply in replies
         if not reply.get("error")
     )

@@ -22,6 +22,7 @@ from playground.data.example import (
     Row,
     RowWarning,
     Unusable,
+    answer_turn,
     check_turns,
     is_turn,
     is_turns,
@@ -307,7 +308,7 @@ def _judged(record: Record, shape: Shape, row: int) -> Judged:
     if good is None:
         said = "empty" if value in (None, "") else f"{str(value)[:40]!r}, neither true nor false"
         raise Unusable(f"the label ({column}) is {said}", "Write true for a good answer, false for a bad one.")
-    return Judged(example.prompt, example.completion, good, row)
+    return Judged(example.prompt, example.messages[-1].whole, good, row)
 
 
 def _preference(record: Record, shape: Shape, row: int) -> Preference:
@@ -323,7 +324,7 @@ def _preference(record: Record, shape: Shape, row: int) -> Preference:
         prompt = (*_prompt(record, mapping), *head)
     else:
         prompt = _with_system(head, record, mapping)
-    chosen, rejected = (turns[-1].content for turns in whole)
+    chosen, rejected = (turns[-1].whole for turns in whole)
     check_turns((*prompt, Message("assistant", chosen)))
     if chosen.strip() == rejected.strip():
         raise Unusable("chosen and rejected are the same", "Give two different answers, or remove the row.")
@@ -410,4 +411,7 @@ def _answer(record: Record, mapping: Mapping[str, str], role: str, what: str) ->
         return turns
     if isinstance(value, list) and all(isinstance(text, str) for text in value):
         record = {column: next(filter(str.strip, value), "")}
-    return (Message("assistant", _text(record, column, what)),)
+    thought = plain_text(record.get(mapping["thought"]), "the thought") if "thought" in mapping else ""
+    if not (turn := answer_turn(_text(record, column, what), thought)).content.strip():
+        raise Unusable(f"the {what} ({column}) holds a thought and no answer", "Add the answer, or remove the row.")
+    return (turn,)

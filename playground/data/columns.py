@@ -41,7 +41,8 @@ def guess_roles(columns: list[Column], given: Mapping[str, str]) -> Guess:
     label = named(rest, "labels", "flag")
     if label:
         confidence, why = min(confidence, 0.85), f"{why}, and from the yes or no in {label}"
-    roles = _roles(prompt=prompt, completion=completion, input=extra, label=label, system=_system(columns))
+    beside = {"thought": named(rest, "thoughts", "text"), "label": label, "system": _system(columns)}
+    roles = _roles(prompt=prompt, completion=completion, input=extra, **beside)
     return Guess(roles, confidence, why)
 
 
@@ -188,16 +189,17 @@ class Format(NamedTuple):
 
 
 _EXTRA = {"input", "system"}
+_BESIDE = {"system", "thought"}
 FORMATS = (
     Format("preference", "preference", {"chosen", "rejected"}, {"prompt", "label", *_EXTRA}),
     Format("unpaired-preference", "unpaired_preference", {"messages", "label"}, {"system"}),
-    Format("unpaired-preference", "unpaired_preference", {"prompt", "completion", "label"}, _EXTRA),
+    Format("unpaired-preference", "unpaired_preference", {"prompt", "completion", "label"}, _EXTRA | _BESIDE),
     Format("chat", "sft", {"messages"}, {"system"}),
-    Format("instruction", "sft", {"prompt", "input", "completion"}, {"system"}),
-    Format("prompt-completion", "sft", {"prompt", "completion"}, {"system"}),
+    Format("instruction", "sft", {"prompt", "input", "completion"}, _BESIDE),
+    Format("prompt-completion", "sft", {"prompt", "completion"}, _BESIDE),
     Format("text", "text", {"text"}, set()),
 )
-ROLES = ("prompt", "input", "completion", "system", "messages", "chosen", "rejected", "label", "text")
+ROLES = ("prompt", "input", "completion", "thought", "system", "messages", "chosen", "rejected", "label", "text")
 ALIASES = {"instruction": "prompt", "question": "prompt"}
 ALIASES |= dict.fromkeys(("answer", "response", "output"), "completion")
 _MAP = "prompt=COLUMN completion=COLUMN"
@@ -286,7 +288,7 @@ def _lowest(records: Records, given: Mapping[str, str]) -> int:
 def _doubted(guess: Guess, columns: list[Column]) -> Guess:
     """Less sure where a needed role's column is mostly empty."""
     sparse = {column.name for column in columns if column.filled < 0.5}
-    optional = {guess.mapping.get("system"), guess.mapping.get("input")}
+    optional = {guess.mapping.get(role) for role in ("system", "input", "thought")}
     if empty := [name for name in guess.mapping.values() if name in sparse - optional]:
         return Guess(guess.mapping, guess.confidence * 0.7, f"{guess.why}; most rows have no {listed(empty)}")
     return guess

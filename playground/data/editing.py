@@ -6,13 +6,12 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from playground.data.advice import bad_rows
 from playground.data.check import read_files
-from playground.data.example import Checked, Example, Passage, Preference, Row
+from playground.data.example import Checked, Example, Message, Passage, Preference, Row
 from playground.data.token_counts import TokenReport
 
 
@@ -103,12 +102,17 @@ def as_record(row: Row) -> dict[str, Any]:
     if isinstance(row, Passage):
         return {"text": row.text}
     if isinstance(row, Example):
-        return {"messages": [asdict(turn) for turn in row.messages]}
-    prompt = [asdict(turn) for turn in row.prompt]
+        return {"messages": [_turn(turn) for turn in row.messages]}
+    prompt = [_turn(turn) for turn in row.prompt]
     answers = [[{"role": "assistant", "content": text}] for text in row.answers]
     if isinstance(row, Preference):
         return {"prompt": prompt, "chosen": answers[0], "rejected": answers[1]}
     return {"prompt": prompt, "completion": answers[0], "label": row.good}
+
+
+def _turn(turn: Message) -> dict[str, str]:
+    said = {"role": turn.role, "content": turn.content}
+    return said | ({"reasoning_content": turn.thought} if turn.thought else {})
 
 
 def _cell(value: Any) -> str:

@@ -14,16 +14,31 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Any, ClassVar
 
+from playground.data.thoughts import joined, parted
+
 HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")
 """A lone surrogate: JSON and Python hold it in a text, and no tokenizer or UTF-8 file does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. ``role`` is ``system``, ``user`` or ``assistant``."""
+    """One turn. role: ``system``, ``user`` or ``assistant``. thought: what the assistant thought before it spoke."""
 
     role: str
     content: str
+    thought: str = ""
+
+    @property
+    def whole(self) -> str:
+        """What was said, after the thought between its tags where there is one."""
+        return joined(self.thought, self.content)
+
+
+def answer_turn(text: str, thought: str = "") -> Message:
+    """The assistant's turn. A thought that its text begins with, between tags, is no part of what it says."""
+    found = parted(text)
+    own, said = ("", text) if found.is_open else (found.thought, found.answer)  # without an end it is no thought
+    return Message("assistant", said, thought.strip() or own)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +113,7 @@ def variants(row: Row) -> tuple[Example, ...]:
     """A row as examples, one for each of its answers; none for raw text."""
     if isinstance(row, Example):
         return (row,)
-    return tuple(Example((*row.prompt, Message("assistant", answer)), row.row) for answer in row.answers)
+    return tuple(Example((*row.prompt, answer_turn(answer)), row.row) for answer in row.answers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +198,7 @@ ShareGPT's tool turns are text and stand where a user's and an assistant's would
 _TOOLS = frozenset({"tool", "function", "ipython", "tool_response"})
 _WHO = ("role", "from", "author", "speaker", "sender")
 _WHAT = ("content", "value", "text", "parts", "message", "utterance")
+_THOUGHT = ("reasoning_content", "thinking", "reasoning")
 _ROUNDS = (
     *(("user", "assistant"), ("human", "assistant"), ("input", "output"), ("prompt", "response")),
     *(("question", "answer"), ("instruction", "response"), ("human", "bot"), ("user", "bot")),
@@ -338,12 +354,15 @@ def _turn(item: object, place: int, what: str) -> Message:
     role = ROLES.get(said)
     if role is None:
         raise Unusable(f"unknown role {str(name)[:40]!r} in turn {place}", _NO_TOOLS if said in _TOOLS else _ROLE_FIX)
-    text = turn_text(content, place)
-    if not text.strip() and role != "system":
+    turn = Message(role, turn_text(content, place))
+    if role == "assistant":
+        turn = answer_turn(turn.content, thought if isinstance(thought := _first(item, _THOUGHT), str) else "")
+    if not turn.content.strip() and role != "system":
         if item.get("tool_calls") or item.get("function_call"):
             raise Unusable(f"turn {place} ({role}) calls a tool and says nothing", _NO_TOOLS)
-        raise Unusable(f"turn {place} ({role}) is empty", "Fill in its text, or remove the turn.")
-    return Message(role, text)
+        empty = "holds a thought and no answer" if turn.thought else "is empty"
+        raise Unusable(f"turn {place} ({role}) {empty}", "Fill in its text, or remove the turn.")
+    return turn
 
 
 def turn_text(content: object, place: int) -> str:

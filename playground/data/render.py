@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 from jinja2 import TemplateError
 
 from playground.data.example import HALF_CHARACTER, Example, Judged, Message, Passage, Preference, Row, variants
+from playground.data.thoughts import FAMILIES, TAGS, Tags, joined
 from playground.errors import InputError
 
 PLAIN_TEMPLATE = (
@@ -24,7 +26,9 @@ PLAIN_TEMPLATE = (
 
 ALL, LAST = "all", "last"  # which of a chat's assistant turns are learned
 _NO_THOUGHT = re.compile(r"<think>\s*</think>\s*")
-_ANSWER = "An answer."
+_QUESTION, _ANSWER, _THOUGHT = "?", "An answer.", "A thought."
+_SWITCHES = ("enable_thinking", "thinking")
+"""What families call the variable of their template that turns thinking on and off (Qwen3, DeepSeek-V3.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +52,72 @@ class Rendered:
         return len(self.completion_ids) - sum(end - begin for begin, end in self.read)
 
 
-def render_prompt(tokenizer: Any, messages: Sequence[Message]) -> str:
-    """The text the model is given before it answers ``messages``. Raises InputError for half a character in it."""
-    return _checked(_template(tokenizer, messages, prompt=True))
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """How a base's chat template has it think, as its renderings show.
+
+    switch: the variable that turns it on and off, "" = none. by_itself: it thinks where nobody says otherwise. opens:
+    then a prompt ends inside a thought. as_field: a turn's thought is a field of its own, not part of its text. tags:
+    what it stands between. special: the ids in these that decoding would leave out."""
+
+    switch: str = ""
+    by_itself: bool = False
+    opens: bool = False
+    as_field: bool = False
+    tags: Tags = TAGS
+    special: frozenset[int] = frozenset()
+
+    def opened(self, prompt: str) -> bool:
+        """Whether a rendered prompt ends inside a thought."""
+        return prompt[-64:].rstrip().endswith(self.tags.begin)
+
+    def comes_first(self, prompt: str, think: bool | None) -> bool:
+        """Whether the reply to a rendered prompt begins with a thought. think: as it was rendered."""
+        if prompt[-64:].rstrip().endswith(self.tags.end):
+            return False
+        return self.opened(prompt) or (self.by_itself if think is None else think)
+
+
+def thinking(tokenizer: Any) -> Thinking:
+    return _thinking(tokenizer, tokenizer.chat_template)
+
+
+@lru_cache(maxsize=8)
+def _thinking(tokenizer: Any, template: Any) -> Thinking:
+    def rendered(*turns: dict[str, str], **variables: Any) -> str:
+        try:
+            return str(_applied(tokenizer, [{"role": "user", "content": _QUESTION}, *turns], not turns, **variables))
+        except TemplateError:
+            return ""
+
+    switch = next((one for one in _SWITCHES if rendered(**{one: True}) != rendered(**{one: False})), "")
+    prompt = rendered()
+    whole = rendered({"role": "assistant", "content": _ANSWER, "reasoning_content": _THOUGHT})
+    before, as_field, after = whole.partition(_THOUGHT)
+    known = getattr(tokenizer, "added_tokens_encoder", ())
+    tags = next((one for one in FAMILIES if one.end in known), TAGS)
+    if as_field and (end := after.partition(_ANSWER)[0].strip()):
+        own = before[len(os.path.commonprefix([before, prompt])) :].strip() or before.strip().rpartition("\n")[2]  # noqa: RUF071 (text)
+        tags = Tags(own, end) if len(encode(tokenizer, end)) == 1 else tags
+    special = {id for tag in tags for id in encode(tokenizer, tag)} & {*getattr(tokenizer, "all_special_ids", ())}
+    opens = Thinking(tags=tags).opened(prompt)
+    by_itself = opens or bool(switch and prompt == rendered(**{switch: True}))
+    return Thinking(switch, by_itself, opens, bool(as_field), tags, frozenset(special))
+
+
+def render_prompt(tokenizer: Any, messages: Sequence[Message], think: bool | None = None) -> str:
+    """The text the model is given before it answers ``messages``: of what was thought before earlier answers, nothing.
+
+    think: on or off, by the template's own switch, None = as it is by itself. A template that opens every thought and
+    has no switch is turned off by closing it at once. Raises InputError for half a character in it."""
+    text = _template(tokenizer, messages, prompt=True, think=think)
+    return _checked(_closed(tokenizer, text) if think is False else text)
+
+
+def _closed(tokenizer: Any, prompt: str) -> str:
+    family = thinking(tokenizer)
+    is_open = family.opens and not family.switch and family.opened(prompt)
+    return f"{prompt}\n{family.tags.end}\n\n" if is_open else prompt
 
 
 def with_passages(question: str, passages: Sequence[str]) -> str:
@@ -74,7 +141,8 @@ def _checked(text: str) -> str:
 
 
 def render_example(tokenizer: Any, example: Example, max_tokens: int, turns: str = LAST) -> Rendered:
-    """One example, cut to ``max_tokens``: the start goes, the last answer stays.
+    """One example, cut to ``max_tokens``: the start goes, the last answer stays. An answer with a thought is learned
+    after a prompt that asks for one, any other after one that does not.
 
     turns: ``all`` learns every assistant turn, ``last`` the last alone. A template that shows earlier turns otherwise
     than it showed them when they were the last (thinking models) has the last learned alone. What is learned last ends
@@ -84,19 +152,23 @@ def render_example(tokenizer: Any, example: Example, max_tokens: int, turns: str
     """
     texts = _in_turn(tokenizer, example) if turns == ALL else None
     if not texts:
-        prompt = render_prompt(tokenizer, example.prompt)
-        whole = _template(tokenizer, example.messages, prompt=False)
-        # Templates that treat the last turn in their own way (thinking models) do not begin with the prompt.
-        own = whole[len(prompt) :] if whole.startswith(prompt) else example.completion + (tokenizer.eos_token or "")
+        last = example.messages[-1]
+        prompt = render_prompt(tokenizer, example.prompt, bool(last.thought))
+        whole = _template(tokenizer, example.messages, prompt=False, think=bool(last.thought))
+        own = whole[len(prompt) :]
+        if not whole.startswith(prompt):  # templates that treat the last turn in their own way (thinking models)
+            family = thinking(tokenizer)
+            own = joined(last.thought, last.content, family.tags) + (tokenizer.eos_token or "")
+            own = own.removeprefix(family.tags.begin).lstrip() if family.opened(prompt) else own
         texts = [(prompt, False), (learned_answer(own, tokenizer), True)]
-    pieces = [_Piece(text, encode(tokenizer, text), learned) for text, learned in texts]
-    last = pieces[-1].ids
-    if not last or set(last) <= set(getattr(tokenizer, "all_special_ids", ())):
+    pieces = [_Piece(text, encode(tokenizer, text), is_learned) for text, is_learned in texts]
+    learned = pieces[-1].ids
+    if not learned or set(learned) <= set(getattr(tokenizer, "all_special_ids", ())):
         what = f"Row {example.row}: the base's chat template leaves nothing of the answer to learn"
         raise InputError(f"{what}. Write an answer, or use another base.")
-    if len(last) >= max_tokens:
-        what = f"Row {example.row}: the answer alone is {len(last)} tokens, the limit is {max_tokens}"
-        raise InputError(f"{what}. Raise the limit to at least {len(last) + 1}, or leave the row out.")
+    if len(learned) >= max_tokens:
+        what = f"Row {example.row}: the answer alone is {len(learned)} tokens, the limit is {max_tokens}"
+        raise InputError(f"{what}. Raise the limit to at least {len(learned) + 1}, or leave the row out.")
     cut = max(0, sum(len(piece.ids) for piece in pieces) - max_tokens)
     end, ids = 0, []
     learned_at: list[tuple[int, int, int]] = []  # place among the pieces, first token, end
@@ -125,14 +197,15 @@ def _in_turn(tokenizer: Any, example: Example) -> list[tuple[str, bool]] | None:
     for place, turn in enumerate(example.messages):
         if turn.role != "assistant":
             continue
-        before = render_prompt(tokenizer, example.messages[:place])
-        after = _template(tokenizer, example.messages[: place + 1], prompt=False)
+        think = bool(turn.thought)
+        before = render_prompt(tokenizer, example.messages[:place], think)
+        after = _template(tokenizer, example.messages[: place + 1], prompt=False, think=think)
         if not before.startswith(done + rest) or not after.startswith(before):
             return None
         learned, rest = closed_answer(after[len(before) :], tokenizer)
         texts += [(before[len(done) :], False), (learned, True)]
         done = before + learned
-    return texts
+    return [*texts[:-1], (learned_answer(texts[-1][0], tokenizer), True)] if texts else None
 
 
 def learned_answer(answer: str, tokenizer: Any) -> str:
@@ -173,23 +246,30 @@ def end_ids(tokenizer: Any) -> tuple[int, ...]:
 
 
 def render_many(tokenizer: Any, chats: Sequence[Sequence[Message]], *, prompt: bool) -> list[str]:
-    """Each chat rendered, as a prompt to be answered or whole; ``""`` for what the base's template refuses."""
+    """Each chat without thoughts rendered, as a prompt to be answered or whole; ``""`` for what the base's template
+    refuses."""
     try:
-        return [*_applied(tokenizer, [*map(_plain, chats)], prompt)] if chats else []
+        texts = _applied(tokenizer, [*map(_plain, chats)], prompt, **_switched(tokenizer, False)) if chats else []
+        return [_closed(tokenizer, text) for text in texts] if prompt else [*texts]
     except TemplateError:
         if len(chats) == 1:
             return [""]
     return [text for chat in chats for text in render_many(tokenizer, [chat], prompt=prompt)]
 
 
-def _template(tokenizer: Any, messages: Sequence[Message], *, prompt: bool) -> str:
+def _template(tokenizer: Any, messages: Sequence[Message], *, prompt: bool, think: bool | None = None) -> str:
     """A system turn that the template refuses (Gemma's does) is joined to the first turn of the user."""
+    turns = _plain(messages)
+    if messages and (thought := messages[-1].thought):
+        family = thinking(tokenizer)
+        whole = joined(thought, messages[-1].content, family.tags)
+        turns[-1] |= {"reasoning_content": thought} if family.as_field else {"content": whole}
     try:
-        return str(_applied(tokenizer, _plain(messages), prompt))
+        return str(_applied(tokenizer, turns, prompt, **_switched(tokenizer, think)))
     except TemplateError as error:
         if [turn.role for turn in messages[:2]] == ["system", "user"]:
             first = replace(messages[1], content=f"{messages[0].content}\n\n{messages[1].content}")
-            return _template(tokenizer, (first, *messages[2:]), prompt=prompt)
+            return _template(tokenizer, (first, *messages[2:]), prompt=prompt, think=think)
         what = f"the base's chat template refuses these turns ({error})"
         raise InputError(f"{what}. Change the roles, or use another base.") from error
 
@@ -204,14 +284,21 @@ def takes_system_turn(tokenizer: Any) -> bool:
 
 
 def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:
-    """As templates take them; ``asdict`` would take thirty times as long, a second for every 100,000 rows."""
+    """As templates take them, without thoughts; ``asdict`` would take thirty times as long, a second for every 100,000
+    rows."""
     return [{"role": turn.role, "content": turn.content} for turn in messages]
 
 
-def _applied(tokenizer: Any, turns: list[Any], prompt: bool) -> Any:
-    """turns: of one chat, or of each of several."""
+def _switched(tokenizer: Any, think: bool | None) -> dict[str, bool]:
+    switch = thinking(tokenizer).switch if think is not None else ""
+    return {switch: bool(think)} if switch else {}
+
+
+def _applied(tokenizer: Any, turns: list[Any], prompt: bool, **variables: Any) -> Any:
+    """turns: of one chat, or of each of several. variables: of the template."""
     template = None if tokenizer.chat_template else PLAIN_TEMPLATE
-    return tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False, add_generation_prompt=prompt)
+    made: dict[str, Any] = {"chat_template": template, "tokenize": False, "add_generation_prompt": prompt}
+    return tokenizer.apply_chat_template(turns, **made, **variables)
 
 
 def load_tokenizer(folder: Path) -> Any:

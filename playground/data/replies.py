@@ -13,6 +13,7 @@ from playground.data.check import prompt_of, read_records
 from playground.data.columns import detect
 from playground.data.example import Example, Message, Unusable, is_turn, plain_text, turn_text
 from playground.data.records import Records
+from playground.data.thoughts import parted
 from playground.errors import InputError
 
 REPLIES = ("reply", "response", "model_output", "prediction")
@@ -120,7 +121,7 @@ def _exchange(
         said, prompt = (prompt[-1].content if said is None else said), prompt[:-1]
     if not prompt or prompt[-1].role != "user":
         raise Unusable("no prompt before the reply", "Add it.")
-    return prompt, None if said is None else plain_text(said, "the reply")
+    return prompt, None if said is None else parted(plain_text(said, "the reply"), opened=None).answer
 
 
 def _tokens(record: Mapping[str, Any]) -> tuple[int, int] | None:

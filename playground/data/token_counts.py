@@ -211,12 +211,13 @@ class _Measure:
         return found
 
     def _examples(self, examples: Sequence[Example]) -> list[Counts | BadRow]:
-        """An error, an odd template, and several answers to learn are left to ``render_example``."""
-        able = [
-            (place, example)
-            for place, example in enumerate(examples)
-            if self._quick and (self._turns == LAST or sum(turn.role == "assistant" for turn in example.messages) == 1)
-        ]
+        """An error, an odd template, thoughts, and several answers to learn are left to ``render_example``."""
+
+        def is_plain(example: Example) -> bool:
+            one = self._turns == LAST or sum(turn.role == "assistant" for turn in example.messages) == 1
+            return one and not example.messages[-1].thought
+
+        able = [(place, example) for place, example in enumerate(examples) if self._quick and is_plain(example)]
         whole = render_many(self._tokenizer, [example.messages for _, example in able], prompt=False)
         prompts = render_many(self._tokenizer, [example.prompt for _, example in able], prompt=True)
         todo: list[int] = []

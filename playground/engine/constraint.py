@@ -18,6 +18,8 @@ from llguidance import LLMatcher, LLTokenizer, regex_to_lark
 from llguidance.hf import from_tokenizer
 from torch import Tensor
 
+from playground.data.render import encode, thinking
+from playground.engine.request import Row
 from playground.errors import InputError
 from playground.evaluation.form import REGEX, grammar, hints, patterns
 
@@ -41,6 +43,14 @@ class _Compiled(NamedTuple):
     hints: Sequence[Tokens]
 
 
+class _Thought(NamedTuple):
+    """Token ids: those that begin a thought, () where the prompt does; the one that ends it; those after it."""
+
+    begin: Tokens
+    end: int
+    after: Tokens
+
+
 class Grammars:
     """Forms, compiled for one tokenizer. vocabulary: rows of the model's embedding; those beyond the tokenizer's are
     padding, and never drawn. ends: token ids that end a reply."""
@@ -50,17 +60,34 @@ class Grammars:
         self._ends = sorted(ends) or [int(tokenizer.eos_token_id or 0)]
         self._compiled = lru_cache(maxsize=64)(self._compile)
 
-    def constraint(self, form: str) -> Constraint | None:
+    def constraint(self, row: Row) -> Constraint | None:
         """A new reply's, None where its form is free. Raises InputError."""
-        return Constraint(self._compiled(form), self._search, self._ends) if form else None
+        if not (form := row.sampling.format):
+            return None
+        made = self._compiled(form), self._search, self._ends
+        return AfterThought(*made, thought) if (thought := self._thought(row)) else Constraint(*made)
+
+    def _thought(self, row: Row) -> _Thought | None:
+        """None where the reply does not begin with one. Raises InputError."""
+        family = thinking(self._tokenizer)
+        if not family.comes_first(row.prompt, row.sampling.think):
+            return None
+        if len(end := encode(self._tokenizer, family.tags.end)) != 1:
+            said = f"{family.tags.end}, which ends a thought, is no single token of this base"
+            raise InputError(f"Replies that think cannot be held to a form: {said}. Leave one of them out.")
+        begin = [] if family.opened(row.prompt) else encode(self._tokenizer, f"{family.tags.begin}\n")
+        return _Thought(begin, end[0], encode(self._tokenizer, "\n\n"))
 
     def least(self, form: str) -> int:
         """Tokens of the shortest document that was found. Raises InputError for a form that cannot be held to."""
         return len(self._compiled(form).closing) if form else 0
 
-    def check(self, form: str, longest: int) -> None:
-        """Raises InputError as ``least``, and where no document of ``longest`` tokens is known."""
-        if (least := self.least(form)) > longest:
+    def check(self, row: Row) -> None:
+        """Raises InputError as ``least``, and where no document of so few tokens is known."""
+        longest, least = row.sampling.max_tokens, self.least(row.sampling.format)
+        if least and (thought := self._thought(row)):
+            least += len(thought.begin) + 1 + len(thought.after)
+        if least > longest:
             short = f"The shortest reply of the form that is asked for has {least} tokens, and the longest may have"
             raise InputError(f"{short} {longest}. Let replies have at least {least} tokens, or ask for a shorter form.")
 
@@ -134,6 +161,31 @@ class Constraint:
         found = self._search.closing(self._matcher, self._hints, self._closing)
         self._matcher.rollback(1)
         return found
+
+
+class AfterThought(Constraint):
+    """A thought, which is free, before the document. It is ended where the document would no longer fit after it."""
+
+    def __init__(self, compiled: _Compiled, search: Search, ends: Tokens, thought: _Thought) -> None:
+        super().__init__(compiled, search, ends)
+        self._thought, self._next = thought, list(thought.begin)  # tokens that come next, whatever is drawn
+        self._is_free, self._is_ending = True, False
+
+    def masked(self, logits: Tensor) -> Tensor:
+        return logits if self._is_free else super().masked(logits)
+
+    def take(self, token: int, left: int) -> int:
+        if not self._is_free:
+            return super().take(token, left)
+        if self._next:
+            token = self._next.pop(0)
+        else:
+            least = 1 + len(self._thought.after) + len(self._closing)
+            token = self._thought.end if token in self._ends or left < least else token
+            if token == self._thought.end:
+                self._next, self._is_ending = list(self._thought.after), True
+        self._is_free = not self._is_ending or bool(self._next)
+        return token
 
 
 class Search:

@@ -46,7 +46,8 @@ class Sampling:
     in the prompt or the reply become less likely (Keskar et al. 2019). max_tokens, min_tokens: longest and shortest
     reply. seed: of this row's generator. stop: strings that end the reply and are cut off. ignore_eos: go on past the
     model's own end. format: what the reply is held to (``evaluation.form``), "" = free; with one, the document's
-    end is the reply's, also where ignore_eos is set."""
+    end is the reply's, also where ignore_eos is set. think: on or off, None = as the base's template does by itself;
+    where it is on, the form begins after the thought."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -58,6 +59,7 @@ class Sampling:
     min_tokens: int = 0
     ignore_eos: bool = False
     format: str = ""
+    think: bool | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", tuple(self.stop))
@@ -133,7 +135,8 @@ class TokenLogprob:
 class RowState:
     """How far a row has come. first_token_s and seconds count from the start of the batch; ``finish``: "" while it
     runs, then ``stop`` (the model, or a stop string, ended it), ``length``, or ``error``. tokens: ids drawn so far.
-    fault: what the error was, in a sentence."""
+    fault: what the error was, in a sentence. thought, thought_tokens: what was thought before the text, and how many of
+    the completion's tokens that took; the engine leaves it in the text, ``chat.batching`` parts it."""
 
     text: str = ""
     prompt_tokens: int = 0
@@ -144,6 +147,8 @@ class RowState:
     tokens: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     fault: str = ""
+    thought: str = ""
+    thought_tokens: int = 0
 
 
 @dataclass(frozen=True)

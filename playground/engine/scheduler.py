@@ -84,7 +84,7 @@ class Scheduler:
         tokenizer: Any,
         ends: Collection[int],
         compute: WorkerThread,
-        hold: Callable[[str], Constraint | None] = lambda form: None,
+        hold: Callable[[Row], Constraint | None] = lambda row: None,
     ) -> None:
         self._hold = hold
         self.model, self._tokenizer, self._ends = model, tokenizer, frozenset(ends)
@@ -106,7 +106,7 @@ class Scheduler:
         """Queue sequences; they join at the next round. Raises AdapterError for an adapter that is not attached."""
         handle, fresh = Handle(self._changed), []
         for row, prompt in zip(rows, prompts, strict=True):
-            reply = Generation(row, prompt, self._tokenizer, self._ends, self._hold(row.sampling.format))
+            reply = Generation(row, prompt, self._tokenizer, self._ends, self._hold(row))
             handle.states.append(reply.state)
             shared = common_prefix(encode(self._tokenizer, row.shared_prefix), prompt) if row.shared_prefix else 0
             fresh.append(_Sequence(row, reply, handle, list(prompt), self.find(row.adapter), shared))

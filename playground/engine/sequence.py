@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from playground.data.render import thinking
 from playground.engine.constraint import Constraint
 from playground.engine.request import Row, RowState, Sampling, Score, TokenLogprob
 from playground.errors import is_out_of_memory
@@ -178,10 +179,12 @@ class Generation:
 
 class IncrementalDetokenizer:
     """Decodes a reply as it grows, a few tokens at a time: decoding all of it at every token would be quadratic in its
-    length. ``text`` holds back a character whose bytes are not all there yet."""
+    length. ``text`` holds back a character whose bytes are not all there yet. Special tokens are left out, but for those
+    that a thought stands between."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        self._tags = thinking(tokenizer).special
         self._tokens: list[int] = []
         self._context = self._done = 0  # where the tokens begin that give context, and those that ``text`` lacks
         self.text = ""
@@ -199,6 +202,10 @@ class IncrementalDetokenizer:
         return self._decode(self._tokens)
 
     def _decode(self, tokens: Sequence[int]) -> str:
+        if self._tags and not self._tags.isdisjoint(tokens):
+            at = next(place for place, token in enumerate(tokens) if token in self._tags)
+            tag = str(self._tokenizer.decode(tokens[at : at + 1]))
+            return self._decode(tokens[:at]) + tag + self._decode(tokens[at + 1 :])
         return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
 
 

@@ -89,9 +89,9 @@ class Answered:
 @dataclass(frozen=True)
 class SideFacts:
     """What a side is. training_s: of its adapter, 0 for none; rows_trained: what it learned from, None = not known.
-    described: model, prompt, shots, documents, format, endpoint. draw_of: the side that this one is another draw of,
-    "" = none; drawn: what their draws are, ``shot draws`` or ``training seeds``. cached_tokens: of its prompts, those
-    that every request repeats, or that a server read from its cache."""
+    described: model, prompt, shots, documents, format, think, endpoint. draw_of: the side that this one is another draw
+    of, "" = none; drawn: what their draws are, ``shot draws`` or ``training seeds``. cached_tokens: of its prompts,
+    those that every request repeats, or that a server read from its cache."""
 
     name: str
     kind: Rung

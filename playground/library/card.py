@@ -23,6 +23,7 @@ from playground.settings import DEFAULT_BASE
 SCHEMA = 1  # version of run.json that this code writes
 NOTES = "import_notes"  # key of run.json for what an import changed and left out
 PRIVATE = ("owner", NOTES)  # keys that never leave this machine with an export
+OFF = "off"  # value of ``think`` in run.json where every answer was learned without a thought
 CONFIG, WEIGHTS, RECORD, CARD = "adapter_config.json", "adapter_model.safetensors", "run.json", "README.md"
 FILES_LIMIT = 64
 RECORD_LIMIT_BYTES = 16 * 1024 * 1024  # 100,000 trained rows take 12 MB
@@ -43,7 +44,9 @@ class AdapterCard:
     = unknown. created_s: seconds since 1970. shipped: came with the app. kind: ``peft`` for a PEFT folder, ``full`` for
     a whole model trained from the base, ``base`` for another base, which has a tokenizer of its own. trained_on: the
     data file's name. objective: such as ``sft``; ``reward`` is never a side of a comparison. virtual_tokens: how many
-    it puts before a text. notes: what its import changed and left out."""
+    it puts before a text. notes: what its import changed and left out. think: how it is asked where nobody says
+    otherwise: False = with thinking off, since it learned answers without thoughts on a base that thinks; None = as the
+    base's template does by itself."""
 
     id: str
     name: str
@@ -63,6 +66,7 @@ class AdapterCard:
     objective: str = ""
     virtual_tokens: int = 0
     notes: tuple[str, ...] = ()
+    think: bool | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -107,6 +111,7 @@ def read_card(folder: Path, *, shipped: bool = False) -> AdapterCard:
         objective=plain_text(run.get("objective"), 40),
         virtual_tokens=int(plain_number(config.get("num_virtual_tokens")) or 0) if kind == "peft" else 0,
         notes=tuple(plain_text(note, 400) for note in notes[:10]) if isinstance(notes, list) else (),
+        think=False if run.get("think") == OFF else None,
     )
 
 
@@ -224,6 +229,8 @@ def sanitised(
             clean[listed] = [h for h in hashes if isinstance(h, str) and _HASH.fullmatch(h)]
     if run.get("rows_known") is False:
         clean["rows_known"] = False
+    if run.get("think") == OFF:
+        clean["think"] = OFF
     claimed = all_methods().get(plain_text(run.get("method"), 40))  # believed where the file can be one of its
     created = clean.get("created_s", now_s)
     clean |= {

@@ -17,7 +17,7 @@ from typing import Any
 
 from playground.errors import InputError, PlaygroundError
 from playground.library.archive import pack
-from playground.library.card import CARD, RECORD, SCHEMA, AdapterCard, read_card, read_run, tidied, united
+from playground.library.card import CARD, OFF, RECORD, SCHEMA, AdapterCard, read_card, read_run, tidied, united
 from playground.library.gguf_file import check_gguf, write_gguf
 from playground.methods import all_methods
 
@@ -154,6 +154,7 @@ def blend(
     record |= {"base": cards[0].base, "base_fingerprint": cards[0].base_fingerprint, "rank": int(kept["r"])}
     record |= {"owner": owner, "created_s": time.time()}
     record["blended_from"] = [{"id": card.id, "sha256": card.sha256, "weight": weight} for card, weight in parts]
+    record |= {"think": OFF} if all(card.think is False for card in cards) else {}
     record["data"] = " + ".join(f"{weight:g} x {card.name}" for card, weight in parts)
     record |= united([read_run(card.path) for card in cards])  # so that a verdict knows their rows again
     (target / RECORD).write_text(json.dumps(record, indent=1))

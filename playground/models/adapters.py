@@ -16,7 +16,7 @@ from playground.errors import AdapterError, BaseUnavailableError, BusyError, Inp
 from playground.gpu.manager import DeviceManager
 from playground.gpu.policy import Wanted
 from playground.library.adapters import NAME_LIMIT, AdapterLibrary
-from playground.library.card import CONFIG, WEIGHTS, AdapterCard, read_card
+from playground.library.card import CONFIG, OFF, WEIGHTS, AdapterCard, read_card
 from playground.library.exporting import blend
 from playground.library.fetching import unusable
 from playground.library.safety import unfit
@@ -310,6 +310,7 @@ class AdapterService:
             created_s=row.created_s,
             trained_on=spec.data,
             objective=spec.objective,
+            think=False if spec.think == OFF else None,
         )
 
     def attach(self, adapter_id: str, owner: str = "local") -> float:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from playground.data.example import Message
+from playground.data.thoughts import parted
 from playground.engine.request import RowState, Sampling
 from playground.errors import EndpointError
 from playground.evaluation.form import REGEX, schema_of
@@ -33,8 +34,8 @@ CONNECT_S, READ_S, PROBE_S = 10.0, 180.0, 5.0
 """READ_S: between two pieces of a reply; a server may load its model first."""
 NOT_REPLAYABLE = "not replayable: remote"
 _MAY_BE_UNKNOWN = ("max_tokens", "temperature", "top_p", "seed", "stop", "stream_options")
-_THOUGHTS = re.compile(r"\A\s*<think>.*?(</think>\s*|\Z)", re.DOTALL)
-"""What a server that does not keep them apart puts before its answer."""
+_THOUGHTS = ("reasoning_content", "reasoning")
+"""Fields of a server that keeps thoughts apart; any other one puts them into the text, between tags."""
 _OF_THE_FORM = re.compile(r"response_format|json|schema|guided|structured|grammar|regex", re.IGNORECASE)
 """What a server that takes no form says of it."""
 _OF_THE_ROW = (400, 413, 422)
@@ -87,13 +88,15 @@ def _sent(message: Message) -> dict[str, str]:
 @dataclass
 class RemoteReply:
     """How far a reply has come; seconds count from the sending of its request. settings: what was sent beside the
-    messages. model: as the server names it. reported: whether it said how many tokens these were."""
+    messages. model: as the server names it. reported: whether it said how many tokens these were. text: as it was sent,
+    which may hold a thought."""
 
     remote: Remote
     sampling: Sampling
     state: RowState = field(default_factory=RowState)
     settings: dict[str, Any] = field(default_factory=dict)
     model: str = ""
+    text: str = ""
     cached_tokens: int = 0
     reported: bool = False
     failure: EndpointError | None = None
@@ -116,6 +119,7 @@ class RemoteReply:
         state, text = self.state, self.remote.text
         tokens = {"prompt_tokens": state.prompt_tokens, "completion_tokens": state.completion_tokens}
         tokens |= {"cached_tokens": self.cached_tokens, "reported": self.reported}
+        tokens |= {"thought_tokens": state.thought_tokens} if state.thought_tokens else {}
         return {
             "replay": NOT_REPLAYABLE,
             "endpoint": {**self.remote.endpoint.about, "answered_as": self.model},
@@ -242,7 +246,7 @@ class Client:
             await self._reply(one)
             paid = held if one.price is None else one.price
         except Exception:
-            paid = held if one.state.text else 0.0  # what broke off may be billed
+            paid = held if one.state.completion_tokens else 0.0  # what broke off may be billed
             raise
         finally:
             spending.settle(held, paid)
@@ -254,7 +258,7 @@ class Client:
         endpoint, unknown = one.remote.endpoint, self._unknown.setdefault(one.remote.endpoint.name, set())
         client = self._client(endpoint)
         for left in reversed(range(TRIES)):
-            one.settings, one.state = _settings(one.sampling, unknown), RowState()
+            one.settings, one.state, one.text = _settings(one.sampling, unknown), RowState(), ""
             began_s, finish = time.monotonic(), ""
             body: dict[str, Any] = {"model": endpoint.model, "messages": [_sent(turn) for turn in one.remote.messages]}
             if "stream_options" not in unknown:
@@ -267,7 +271,7 @@ class Client:
                     async for chunk in chunks:
                         finish = _take(one, chunk, began_s) or finish
             except openai.APIConnectionError:
-                if not left or not one.state.text:
+                if not left or not one.state.completion_tokens:
                     raise
                 continue
             except openai.BadRequestError as error:
@@ -276,12 +280,16 @@ class Client:
                     raise
                 unknown |= new
                 continue
-            if finish or not left or not one.state.text:
+            if finish or not left or not one.state.completion_tokens:
                 break
         if not finish:
-            broke = "broke off its reply. Try again." if one.state.text else "does not answer as a chat completion."
+            broke = (
+                "broke off its reply. Try again."
+                if one.state.completion_tokens
+                else "does not answer as a chat completion."
+            )
             raise EndpointError(f"{endpoint.label} {broke}")
-        one.state.text = _THOUGHTS.sub("", one.state.text)
+        _part(one, done=True)
         one.state.seconds = time.monotonic() - began_s
         one.state.finish = finish
 
@@ -328,6 +336,9 @@ def _settings(sampling: Sampling, unknown: set[str]) -> dict[str, Any]:
     settings |= {"top_p": sampling.top_p} if sampling.top_p < 1 else {}
     settings |= {"stop": list(sampling.stop)} if sampling.stop else {}
     settings |= _held(sampling.format)
+    if sampling.think is not None:  # as vLLM, SGLang and llama.cpp take it
+        think = {"chat_template_kwargs": {"enable_thinking": sampling.think}}
+        settings["extra_body"] = settings.get("extra_body", {}) | think
     return {name: value for name, value in settings.items() if name not in unknown}
 
 
@@ -348,10 +359,17 @@ def _take(one: RemoteReply, chunk: Any, began_s: float) -> str:
     state, finish = one.state, ""
     one.model = str(chunk.model or one.model)
     for choice in chunk.choices or ():
-        if text := choice.delta.content:
+        text, thought = (
+            choice.delta.content,
+            next(filter(None, (getattr(choice.delta, one, "") for one in _THOUGHTS)), ""),
+        )
+        if text or thought:
             state.first_token_s = state.first_token_s or time.monotonic() - began_s
-            state.text += text
             state.completion_tokens += 1
+            one.text += text or ""
+            state.thought += thought
+            if _part(one) or thought:
+                state.thought_tokens += 1
         finish = str(choice.finish_reason or finish)
     state.seconds = time.monotonic() - began_s
     if (usage := chunk.usage) is not None:
@@ -359,7 +377,17 @@ def _take(one: RemoteReply, chunk: Any, began_s: float) -> str:
         state.prompt_tokens, state.completion_tokens = int(usage.prompt_tokens), int(usage.completion_tokens)
         details = usage.prompt_tokens_details
         one.cached_tokens = int((details.cached_tokens if details is not None else 0) or 0)
+        thoughts = usage.completion_tokens_details
+        state.thought_tokens = int((thoughts.reasoning_tokens if thoughts is not None else 0) or state.thought_tokens)
     return finish
+
+
+def _part(one: RemoteReply, *, done: bool = False) -> bool:
+    """Part the text that has come into thought and answer; returns whether it is still a thought."""
+    found = parted(one.text, opened=None, done=done)
+    one.state.text = found.answer
+    one.state.thought = found.thought or one.state.thought
+    return found.is_open
 
 
 def _endpoint_error(endpoint: Endpoint, error: Exception, form: str = "") -> EndpointError:

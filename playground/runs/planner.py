@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from playground.data.example import Checked, Judged, Passage, Preference, Row
-from playground.data.render import ALL, encode
+from playground.data.example import Checked, Judged, Passage, Preference, Row, variants
+from playground.data.render import ALL, encode, thinking
 from playground.data.split import VALIDATION, Parts, SplitBy
 from playground.db import RunStore
 from playground.errors import InputError
@@ -20,7 +20,7 @@ from playground.gpu.device import CudaDevice
 from playground.gpu.manager import DeviceManager
 from playground.library.adapters import AdapterLibrary
 from playground.library.bases import BaseShapes
-from playground.library.card import AdapterCard
+from playground.library.card import OFF, AdapterCard
 from playground.library.safety import unfit
 from playground.methods import all_methods, get_method
 from playground.methods.method import Method
@@ -242,7 +242,14 @@ class Planner:
             rewards=list(resolved.rewards),
             reward_files={name: file for name, file in resolved.rewards.items() if file},
             start_path=str(resolved.start.path) if resolved.start else "",
+            think=self._think(resolved),
         )
+
+    def _think(self, resolved: Resolved) -> str:
+        family, rows = thinking(self._bases.tokenizer()), resolved.checked.usable
+        if not (family.switch or family.opens) or resolved.objective == "pretrain":
+            return ""
+        return "" if any(one.messages[-1].thought for row in rows for one in variants(row)) else OFF
 
     def remedy(self, spec: RunSpec) -> tuple[str, dict[str, object]]:
         """A sentence with a smaller setting that should fit, and that setting. Raises PlaygroundError."""
@@ -390,7 +397,7 @@ def _learned(example: Row, turns: str) -> str:
     if isinstance(example, Passage):
         return example.text
     first = next(place for place, turn in enumerate(example.messages) if turn.role == "assistant")
-    return "\n".join(turn.content for turn in example.messages[first if turns == ALL else -1 :])
+    return "\n".join(turn.whole for turn in example.messages[first if turns == ALL else -1 :])
 
 
 def _objective(request: TrainRequest, checked: Checked) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from playground.chat.batching import Chat, Written
-from playground.data.example import Message
+from playground.data.example import Message, answer_turn
 from playground.engine.request import SEED_MAX, Sampling, TokenLogprob, stamp_hash
 from playground.errors import InputError
 from playground.evaluation.checks import SCHEMA
@@ -31,7 +31,7 @@ _UNSERVED: dict[str, dict[str, tuple[object, ...]]] = {
     "Use top_p or top_k.": {"min_p": (0,)},
     "Use n.": {"best_of": (1,)},
     "Use stop.": {"stop_token_ids": ([],)},
-    "The base's own template is used.": {"chat_template": (), "chat_template_kwargs": ({},)},
+    "The base's own template is used.": {"chat_template": ()},
     "Leave it out.": {
         **{"logit_bias": ({},), "use_beam_search": (False,), "length_penalty": (1,), "bad_words": ([],)},
         **{"echo": (False,), "add_generation_prompt": (True,), "continue_final_message": (False,)},
@@ -78,6 +78,7 @@ def read_chat(body: Mapping[str, Any]) -> ChatRequest:
         min_tokens=shortest,
         ignore_eos=bool(_value(body, "ignore_eos", bool)),
         format=_form(body),
+        think=_think(body),
     )
     likeliest, asked = _value(body, "top_logprobs", int) or 0, _value(body, "logprobs", bool)
     if likeliest and not asked:
@@ -139,6 +140,18 @@ def _form(body: Mapping[str, Any]) -> str:
     return next(iter(found.values()), "")
 
 
+def _think(body: Mapping[str, Any]) -> bool | None:
+    """As vLLM takes it: ``{"enable_thinking": false}``, or ``thinking`` in its place."""
+    asked = body.get("chat_template_kwargs") or {}
+    found = (
+        [asked[name] for name in asked if name in ("enable_thinking", "thinking")] if isinstance(asked, Mapping) else []
+    )
+    if not isinstance(asked, Mapping) or len(found) < len(asked) or not all(isinstance(one, bool) for one in found):
+        said = "It takes enable_thinking, true or false, and nothing else: the base's own template is used."
+        raise FieldError("chat_template_kwargs", f"chat_template_kwargs is {asked!r:.60}. {said}")
+    return found[0] if found else None
+
+
 def _schema(field: str, schema: object) -> str:
     """A JSON Schema as a form; vLLM takes its text as well."""
     if isinstance(schema, str) and schema.lstrip().startswith("{"):
@@ -163,7 +176,7 @@ def _message(place: int, item: object) -> Message:
     if not isinstance(text, str):
         said = f"{where} has no text. Its content is a string, or a list of parts of the type text."
         raise FieldError(f"{where}.content", said)
-    return Message(role, text)
+    return answer_turn(text) if role == "assistant" else Message(role, text)
 
 
 def _part(where: str, part: object) -> str:
@@ -204,7 +217,8 @@ def whole(model: str, written: Sequence[Written], *, logprobs: bool) -> JsonObje
     choices = [
         {
             "index": place,
-            "message": {"role": "assistant", "content": one.state.text, "refusal": None},
+            "message": {"role": "assistant", "content": one.state.text, "refusal": None}
+            | ({"reasoning_content": one.state.thought} if one.state.thought else {}),
             "logprobs": _chat_reply_logprobs(one.state.logprobs) if logprobs else None,
             "finish_reason": one.state.finish,
         }
@@ -227,6 +241,7 @@ class Chunks:
         self._head = _head(model) | {"object": "chat.completion.chunk"} | ({"usage": None} if usage else {})
         self._with_logprobs, self._with_usage = logprobs, usage
         self._text = [0] * count  # characters told of each reply
+        self._thought = [0] * count  # and of each thought before it
         self._tokens = [0] * count  # logprobs told of each
         self._open = list(range(count))
         self._prints: list[str] = []
@@ -241,7 +256,10 @@ class Chunks:
                 yield self._chunk(place, {"role": "assistant", "content": "", "refusal": None})
         for place in list(self._open):
             one = written[place]
-            text = one.state.text[self._text[place] :]
+            thought, text = one.state.thought[self._thought[place] :], one.state.text[self._text[place] :]
+            if thought:
+                yield self._chunk(place, {"reasoning_content": thought})
+                self._thought[place] += len(thought)
             fresh = one.state.logprobs[self._tokens[place] :] if self._with_logprobs else ()
             if text or fresh:
                 logprobs = _chat_reply_logprobs(fresh) if self._with_logprobs else None
@@ -264,10 +282,12 @@ def _head(model: str) -> JsonObject:
     return {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
 
 
-def _usage(written: Sequence[Written]) -> dict[str, int]:
+def _usage(written: Sequence[Written]) -> JsonObject:
     """The prompt counts once, however many replies were asked for."""
     read, wrote = written[0].state.prompt_tokens, sum(one.state.completion_tokens for one in written)
-    return {"prompt_tokens": read, "completion_tokens": wrote, "total_tokens": read + wrote}
+    usage: JsonObject = {"prompt_tokens": read, "completion_tokens": wrote, "total_tokens": read + wrote}
+    thoughts = sum(one.state.thought_tokens for one in written)
+    return usage | ({"completion_tokens_details": {"reasoning_tokens": thoughts}} if thoughts else {})
 
 
 def _chat_reply_logprobs(tokens: Sequence[TokenLogprob]) -> JsonObject:

@@ -158,7 +158,8 @@ class RunSpec(RunSettings):
     ``seed`` that drew them; empty = the worker draws a validation part. left_out: rows that the person does not want
     trained on. rewards: what ``grpo`` is rewarded by: checks, and ``model=ID`` for a reward model. reward_files: the
     paths these name, by reward. start, start_path: the adapter whose weights the run begins with, "" = a new one.
-    docs: name of the documents whose passages stand in every question, "" = none; docs_path: the run's copy of them."""
+    docs: name of the documents whose passages stand in every question, "" = none; docs_path: the run's copy of them.
+    think: ``off`` where no answer holds a thought and the base is one that thinks: so the adapter is asked later."""
 
     run: str
     name: str
@@ -191,6 +192,7 @@ class RunSpec(RunSettings):
     start_path: str = ""
     docs: str = ""
     docs_path: str = ""
+    think: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 

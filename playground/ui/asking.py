@@ -18,7 +18,7 @@ from playground.ui import html, side, words
 from playground.ui.html import card
 from playground.ui.side import Log, Setup, SideValues
 from playground.ui.sidebar import ready, require
-from playground.ui.wiring import AWAY, Drawn, Initial, Stream, Updates, Visitor, slot
+from playground.ui.wiring import AWAY, Choices, Drawn, Initial, Stream, Updates, Visitor, slot
 from playground.workspace.examples import ShippedSet
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def ask(
     def made(setup: Setup) -> Side:
         source = side.shots_file(services, setup.source, uploaded) if setup.shots else None
         name, form = side.name_of(setup, known), setup.format
-        return Side(setup.model, setup.prompt.strip(), setup.shots, source, name, format=form)
+        return Side(setup.model, setup.prompt.strip(), setup.shots, source, name, format=form, think=setup.think)
 
     logs = [comparison.logs[letter] for letter in comparison.shown]
     asked, histories = [made(log.setup) for log in logs], [log.history() for log in logs]
@@ -240,6 +240,7 @@ def side_changed(
         view.chat: log.messages(),
         view.source: gr.update(visible=log.setup.shots > 0),
         view.form_text: _form_text(services, visitor, setups[letter]),
+        view.think: gr.update(visible=side.may_think(services, log.setup.model)),
     }
 
 
@@ -292,9 +293,11 @@ def sampling_label(services: Services, visitor: Visitor, tab: Tab, *, sampling: 
 
 
 def relined(services: Services, visitor: Visitor, tab: Tab, *, setups: Setups) -> Drawn:
-    """Another base is ready: every prompt's tokens are counted again."""
+    """Another base is ready: every prompt's tokens are counted again, and it may think or not."""
     read = side.read_setups(services, visitor, setups)
-    return {tab.sides[letter].line: side.line_html(services, setup) for letter, setup in read.items()}
+    lines: Drawn = {tab.sides[letter].line: side.line_html(services, setup) for letter, setup in read.items()}
+    may = {letter: Choices(visible=side.may_think(services, setup.model)) for letter, setup in read.items()}
+    return lines | {tab.sides[letter].think: visible for letter, visible in may.items()}
 
 
 # The shipped story: a side with a careful prompt against a side that was trained.
@@ -347,6 +350,7 @@ def opening(services: Services, visitor: Visitor, tab: Tab, *, uploaded: Path | 
             view.source: Initial(sources, visible=setup.shots > 0, value=setup.source),
             view.form: Initial(value=""),
             view.form_text: Initial(value="", visible=False),
+            view.think: Initial(value="", visible=side.may_think(services, setup.model)),
             view.greyed: slot(greyed),
         }
     return drawn
@@ -369,7 +373,7 @@ def set_up_story(services: Services, visitor: Visitor, tab: Tab, *, comparison: 
     for letter, setup in both.items():
         view = tab.sides[letter]
         updates |= {view.column: gr.update(visible=True), view.model: setup.model}
-        updates |= {view.prompt: setup.prompt, view.shots: setup.shots, view.form: ""}
+        updates |= {view.prompt: setup.prompt, view.shots: setup.shots, view.form: "", view.think: ""}
     return updates
 
 
@@ -406,6 +410,7 @@ def use_as_side(
         view.prompt: "",
         view.shots: 0,
         view.form: "",
+        view.think: "",
     }
 
 

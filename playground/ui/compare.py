@@ -104,7 +104,7 @@ def wire(services: Services, tab: CompareTab, uploaded: gr.State) -> None:
     on(tab.not_sent.click, asking.not_sent, tab.sending)
     story: list[Block] = [tab.comparison, tab.question, tab.kind, tab.text, tab.check_fold]
     for view in (tab.sides["A"], tab.sides["B"]):
-        story += [view.column, view.model, view.prompt, view.shots, view.form]
+        story += [view.column, view.model, view.prompt, view.shots, view.form, view.think]
     set_up = on(tab.hospital.click, asking.set_up_story, story, failure=tab.error)
     played = asks(set_up.then, asking.ask, shown)
     # First the stream ends, then what had arrived is drawn: the other way round a last snapshot would draw over it.
@@ -117,9 +117,16 @@ def wire(services: Services, tab: CompareTab, uploaded: gr.State) -> None:
     on([widget.change for widget in tab.sampling.values()], asking.sampling_label, tab.shared)
     for letter, view in tab.sides.items():
         changed = partial(asking.side_changed, letter=letter)
-        outputs = [tab.comparison, tab.board, view.line, view.chat, view.source, view.form_text]
+        outputs = [tab.comparison, tab.board, view.line, view.chat, view.source, view.form_text, view.think]
         on(view.model.input, partial(changed, switched=True), outputs, failure=tab.error)
-        set_by = [view.prompt.blur, view.shots.release, view.source.input, view.form.input, view.form_text.blur]
+        set_by = [
+            view.prompt.blur,
+            view.shots.release,
+            view.source.input,
+            view.form.input,
+            view.form_text.blur,
+            view.think.input,
+        ]
         on(set_by, partial(changed, switched=False), outputs, failure=tab.error)
         on(view.remove.click, partial(asking.remove_side, letter=letter), columns)
         copied = on(view.copy.click, partial(asking.copy_text, letter=letter), tab.clipboard)
@@ -132,7 +139,7 @@ def wire(services: Services, tab: CompareTab, uploaded: gr.State) -> None:
 
 def wire_opening(services: Services, tab: CompareTab, event: Event, uploaded: gr.State) -> Dependency:
     outputs = [tab.comparison, tab.board, tab.kind, tab.text, tab.check_fold, tab.question]
-    outputs += tab.of_sides("model", "line", "prompt", "shots", "source", "form", "form_text", "greyed")
+    outputs += tab.of_sides("model", "line", "prompt", "shots", "source", "form", "form_text", "think", "greyed")
     failing: dict[str, Any] = {"failure": tab.error, "restored": tab.pressable}
     return unasked(services, tab, event, asking.opening, outputs, uploaded=uploaded, **failing)
 
@@ -141,7 +148,7 @@ def wire_use(services: Services, event: Event, tabs: gr.Tabs, tab: CompareTab, a
     """After ``event``, the adapter of this id is put on side B."""
     second = tab.sides["B"]
     outputs = [tabs, tab.comparison, tab.board, second.column, second.chat, second.line, second.prompt, second.shots]
-    outputs.append(second.form)
+    outputs += [second.form, second.think]
     use = partial(asking.use_as_side, tabs=tabs)
     listen(services, tab, event, use, [*outputs, *tab.of_sides("model")], adapter=adapter)
 

@@ -95,7 +95,7 @@ def _wire(services: Services, page: gr.Blocks, tab: WholePage) -> None:
     verdict.wire(services, page, tab.tabs, tab.verdict, training, tab.mark)
     verdict.wire_carry(services, tab.tabs, tab.verdict, tab.compare, training)
     train.reread_on(tab.mark.change, services, training)
-    unasked(services, tab.compare, tab.mark.change, relined, tab.compare.of_sides("line"))
+    unasked(services, tab.compare, tab.mark.change, relined, tab.compare.of_sides("line", "think"))
     ticks = partial(unasked, services, tab)
     ticks(tab.timer.tick, tick, tab.outputs, **tab.inputs)
     # What can be pressed is opened, and the timer started, by what follows the opening: nobody asks sides that have not

@@ -68,15 +68,15 @@ def check(
 
 # Columns
 
-ROLES = 4
+ROLES = 5
 """Columns that can be mapped by hand; no format needs more."""
 SURE = 0.8
 """Confidence of a guess from which on the person is not asked to check it."""
 READ_AS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "Prompt and answer": (("prompt", "completion"), ("system", "input")),
+    "Prompt and answer": (("prompt", "completion"), ("system", "input", "thought")),
     "Conversation": (("messages",), ("system",)),
     "A better and a worse answer": (("chosen", "rejected"), ("prompt", "system")),
-    "An answer and whether it is good": (("prompt", "completion", "label"), ("system",)),
+    "An answer and whether it is good": (("prompt", "completion", "label"), ("system", "thought")),
     "A conversation and whether it is good": (("messages", "label"), ("system",)),
     "Raw text": (("text",), ()),
 }

@@ -30,19 +30,21 @@ _board, _divider, _reply = (html.piece("chat", name) for name in ("board", "divi
 _stamp, greyed_html = html.piece("chat", "stamp"), html.piece("chat", "greyed")
 UPLOAD = "upload"
 MAX_SHOTS = 8
+THINK = [("As the model does by itself", ""), ("On", "on"), ("Off", "off")]
 FORMS = [("Free", ""), ("JSON", "json"), ("A JSON schema", "json-schema"), ("A pattern", "regex")]
 
 
 @dataclass(frozen=True)
 class Setup:
     """What makes a side: any change begins a new conversation and a new score. source: where the few-shot examples
-    come from: a shipped set's id, or ``upload``. format: what replies are held to, as in ``Side``."""
+    come from: a shipped set's id, or ``upload``. format, think: as in ``Side``."""
 
     model: str = "base"
     prompt: str = ""
     shots: int = 0
     source: str = ""
     format: str = ""
+    think: bool | None = None
 
     @property
     def effective(self) -> Setup:
@@ -57,6 +59,7 @@ class SideValues(TypedDict):
     source: str
     form: str
     form_text: str
+    think: str
 
 
 def chat_pane(label: str, *, height: int, placeholder: str) -> gr.Chatbot:
@@ -92,10 +95,13 @@ class SideView:
                 self.form = Dropdown(FORMS, filterable=False, **forms, **closed)
                 size = {"lines": 3, "max_lines": 10, "max_length": 20_000, "visible": False}
                 self.form_text = gr.Textbox(label="Its JSON schema, or its pattern", **size, **closed)
+                hint = "What is thought costs tokens and time; it is shown folded and never checked."
+                thinks: dict[str, Any] = {"value": "", "label": "Thinking", "info": hint, "visible": False}
+                self.think = Dropdown(THINK, filterable=False, **thinks, **closed)
                 self.greyed = gr.HTML("", visible=False, elem_classes="greyed")
                 self.remove = gr.Button("Remove this side", size="sm", elem_classes="plain", **closed)
         self.setup = {"model": self.model, "prompt": self.prompt, "shots": self.shots, "source": self.source}
-        self.setup |= {"form": self.form, "form_text": self.form_text}
+        self.setup |= {"form": self.form, "form_text": self.form_text, "think": self.think}
 
 
 def read_setups(services: Services, visitor: Visitor, sides: Mapping[str, SideValues]) -> dict[str, Setup]:
@@ -104,9 +110,15 @@ def read_setups(services: Services, visitor: Visitor, sides: Mapping[str, SideVa
     def read(one: SideValues) -> Setup:
         model = services.adapters.became(str(one["model"] or "base"), visitor.owner)
         form = check_of(kind, str(one["form_text"] or "")) if (kind := str(one["form"] or "")) else ""
-        return Setup(model, str(one["prompt"] or ""), int(one["shots"] or 0), str(one["source"] or ""), form)
+        think = {"on": True, "off": False}.get(one["think"] or "") if may_think(services, model) else None
+        return Setup(model, str(one["prompt"] or ""), int(one["shots"] or 0), str(one["source"] or ""), form, think)
 
     return {letter: read(one) for letter, one in sides.items()}
+
+
+def may_think(services: Services, model: str) -> bool:
+    """Whether thinking can be turned on and off: on another server, and where the base's template has a switch."""
+    return model.startswith(PREFIX) or (ready(services).yes and services.compare.can_think)
 
 
 def usable(services: Services, visitor: Visitor) -> list[AdapterCard]:
@@ -170,7 +182,8 @@ def name_of(setup: Setup, known: dict[str, str]) -> str:
     name = "Base" if setup.model == "base" else known.get(setup.model, "an adapter that is gone")
     name += " + prompt" if setup.prompt.strip() else ""
     name += f" + {html.plural(setup.shots, 'shot')}" if setup.shots else ""
-    return f"{name} + form" if setup.format else name
+    name += " + form" if setup.format else ""
+    return name if setup.think is None else f"{name} + {'thinking' if setup.think else 'no thinking'}"
 
 
 def line_html(services: Services, setup: Setup) -> str:
@@ -296,11 +309,21 @@ def streamed(replies: Iterator[list[Reply]], failed: Callable[[str], object]) ->
 
 
 def _answer(one: Exchange) -> list[dict[str, Any]]:
-    """The reply, and in a fold its stamp under a line such as ``167 in · 66 out · 3.5 s · 5e0c``."""
-    reply = one.reply or Reply()
-    shown: list[dict[str, Any]] = [{"role": "assistant", "content": _reply(reply, one.stopped)}]
+    """The reply; in a fold before it what was thought, and in one behind it the stamp, under a line such as
+    ``167 in · 66 out · 3.5 s · 5e0c``."""
+    reply, shown = one.reply or Reply(), list[dict[str, Any]]()
+    thoughts = reply.thought_tokens
+    is_thinking = bool(thoughts) and not (reply.text or reply.done or one.stopped)
+    if thoughts:
+        fold = {"title": f"{'Thinking' if is_thinking else 'Thought'}, {html.plural(thoughts, 'token')}"}
+        fold["status"] = "pending" if is_thinking else "done"
+        shown.append({"role": "assistant", "content": html.said(reply.thought), "metadata": fold})
+    if not is_thinking:
+        shown.append({"role": "assistant", "content": _reply(reply, one.stopped)})
     if reply.done and not one.stopped and not reply.error:
-        line = f"{reply.prompt_tokens} in · {reply.completion_tokens} out · {duration(reply.seconds)}"
+        out = f"{thoughts} thought · " if thoughts else ""
+        out += f"{reply.completion_tokens - thoughts} out"
+        line = f"{reply.prompt_tokens} in · {out} · {duration(reply.seconds)}"
         if price := (reply.stamp or {}).get("price"):
             line += f" · {money(price, Prices.currency)}"
         stamp = {"title": f"{line} · {reply.stamp_id[:4]}" if reply.stamp_id else line, "status": "done"}

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import gradio as gr
 
@@ -554,7 +554,8 @@ def carry(
         name = side.name_of(setup, known)
         name = f"{name} ({letter})" if name in [one.label for one in made] else name
         # a model that is gone stays, so that the request refuses it: the base is not measured under its name
-        made.append(Side(setup.model, setup.prompt.strip(), setup.shots, file, name, format=setup.format))
+        formed: Any = {"format": setup.format, "think": setup.think}
+        made.append(Side(setup.model, setup.prompt.strip(), setup.shots, file, name, **formed))
     kept = replace(kept, carried=tuple(made))
     first = read[comparison.shown[0]].source if comparison.shown else ""
     from_there = UPLOAD if first == side.UPLOAD else SET + first

@@ -28,6 +28,7 @@ PROMPT_IDEA = (
 )
 BASE_MISSING = "No base yet: see Device"
 NO_EFFECT = "No measurable effect: this adapter answers exactly as the base does."
+STILL_THINKING = "It was still thinking when the limit ended it. Let replies be longer, or turn thinking off."
 STOPPED = "Stopped. What had arrived is kept."
 STOPPED_EMPTY = "Stopped before anything arrived."
 

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from playground.chat.batching import Asked, Batches, Written
+from playground.chat.batching import Asked, Batches, Written, prompt_of
 from playground.chat.compare import Side, Turn, conversation, form_like, passages_for
 from playground.data.example import Example, Message
-from playground.data.render import encode, render_prompt
+from playground.data.render import encode, thinking
 from playground.data.retrieval import Documents
 from playground.data.split import BY_CHANCE, part
 from playground.engine.request import Sampling
@@ -80,6 +80,8 @@ class Asking(NamedTuple):
 
 SHORTEST_REPLY, LONGEST_REPLY = 16, 1024
 """Tokens of a reply, where the person names no limit."""
+THOUGHT_TOKENS = 1024
+"""Beside these, where a side thinks before it answers."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,8 @@ class Answering:
                 if side.replies is not None:
                     continue
                 messages, passages = _asked(side, example, pool, request.seed, documents)
-                prompt = "" if endpoint is not None else render_prompt(self._bases.tokenizer(card), messages)
+                tokenizer = self._bases.tokenizer(card)
+                prompt = "" if endpoint is not None else prompt_of(tokenizer, messages, card, side.think)
                 items.append(Item(example, side, card, prompt, tuple(messages), passages, endpoint))
         return items
 
@@ -289,7 +292,8 @@ class Answering:
 
     def reply_limit(self, request: VerdictRequest) -> int:
         """Tokens of a reply, in steps of 8, for the side that takes most tokens for the references: a quarter more than
-        19 of 20 of these have, and enough for the longest one unless that has twice as many."""
+        19 of 20 of these have, and enough for the longest one unless that has twice as many; more where a side
+        thinks."""
         checked, tokens = self._data.check(request.file, request.mapping, request.owner), 0.0
         for card in {
             card.id if card is not None and card.is_base else "": card for card in self.cards(request)
@@ -298,7 +302,14 @@ class Answering:
             lengths = sorted(1 + len(encode(tokenizer, one.completion)) for one in checked.examples) or [1]
             most = lengths[math.ceil(0.95 * len(lengths)) - 1]
             tokens = max(tokens, 1.25 * most, min(lengths[-1], 2 * most))
-        return min(LONGEST_REPLY, max(SHORTEST_REPLY, 8 * math.ceil(tokens / 8)))
+        room = THOUGHT_TOKENS if any(map(self._thinks, request.sides, self.cards(request))) else 0
+        return room + min(LONGEST_REPLY, max(SHORTEST_REPLY, 8 * math.ceil(tokens / 8)))
+
+    def _thinks(self, side: Side, card: AdapterCard | None) -> bool:
+        """Whether it thinks before it answers; of another server that is not known."""
+        if side.think is not None or side.is_remote or side.replies is not None:
+            return bool(side.think)
+        return (card is None or card.think is None) and thinking(self._bases.tokenizer(card)).by_itself
 
     def losses(self, asking: Asking) -> Generator[Progress, None, None]:
         """Loss of the first references, in nats a token; a row too long for some side's context is left out. Another
@@ -352,7 +363,7 @@ class Answering:
         written: list[Written] = []
         known: set[int] | None = None
         items = [item for item, _ in chunk]
-        held = [replace(sampling, format=item.side.format) for item, sampling in chunk]
+        held = [replace(drawn, format=item.side.format, think=item.side.think) for item, drawn in chunk]
         asked = [
             Asked(item.card, item.prompt, drawn, remote=_remote(item, asking))
             for item, drawn in zip(items, held, strict=True)

@@ -131,7 +131,7 @@ class Judges:
     ) -> Generator[str, None, None]:
         """One batch of the playground's own. Raises the first failure."""
         tokenizer, sampling = self._bases.tokenizer(card), Sampling(max_tokens=ANSWER_TOKENS)
-        prompts = (render_prompt(tokenizer, [Message(**one) for one in messages]) for messages in asked)
+        prompts = (render_prompt(tokenizer, [Message(**one) for one in messages], think=False) for messages in asked)
         batch = [Asked(card, prompt, sampling) for prompt in prompts]
         for waiting, _ in texts(self._batches, batch, session, said):
             yield waiting

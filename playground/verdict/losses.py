@@ -195,7 +195,7 @@ class ForgettingService:
             replies: list[str] = []
             for begin in range(0, len(shipped.questions), TOGETHER):
                 messages = ([Message("user", one.question)] for one in shipped.questions[begin : begin + TOGETHER])
-                batch = [Asked(model, render_prompt(tokenizer, one), sampling) for one in messages]
+                batch = [Asked(model, render_prompt(tokenizer, one, think=False), sampling) for one in messages]
                 for waiting, _ in texts(self._batches, batch, session, replies):
                     yield Recalling(done, of, waiting)
                 done += len(batch)

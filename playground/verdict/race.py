@@ -207,7 +207,8 @@ class RaceService:
             return 0, 0
         answer = min(LONGEST, max(SHORTEST, spec.answer_max * 5 // 4))
         context, tokenizer = self._bases.context(), self._bases.tokenizer()
-        prompts = [render_prompt(tokenizer, messages) for messages in asked]
+        think = card.think if card is not None else False  # a thought would not fit into so short a reply
+        prompts = [render_prompt(tokenizer, messages, think) for messages in asked]
         if context is not None:
             before = card.virtual_tokens if card else 0
             answer = max(1, min(answer, context - before - max(len(encode(tokenizer, prompt)) for prompt in prompts)))

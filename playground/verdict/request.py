@@ -395,7 +395,7 @@ def undertrained(run: Mapping[str, Any]) -> str:
     return "; ".join(reasons)
 
 
-DESCRIBED = ("model", "adapter_sha256", "shots", "documents", "prompt", "format", "endpoint", "recorded")
+DESCRIBED = ("model", "adapter_sha256", "shots", "documents", "prompt", "format", "think", "endpoint", "recorded")
 """What a side is, beside its name and kind."""
 
 
@@ -409,7 +409,8 @@ def _checks(request: VerdictRequest, known: Sequence[str]) -> list[Check]:
 def _facts_of(side: Side, card: AdapterCard | None) -> SideFacts:
     docs, other = side.docs.name if side.docs else None, card is not None and card.is_base
     card = None if other else card
-    described = (side.model, card.sha256 if card else None, side.shots, docs, side.system_prompt, side.format)
+    think, sha256 = None if side.think is None else "on" if side.think else "off", card.sha256 if card else None
+    described = (side.model, sha256, side.shots, docs, side.system_prompt, side.format, think)
     kind: Rung = "documents" if side.docs else "few-shot" if side.shots else "base"
     if side.is_remote or other or side.replies is not None:
         kind = "larger-model"

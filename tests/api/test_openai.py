@@ -132,6 +132,21 @@ def test_a_whole_reply_has_every_field(here, settings):
     assert fake.sessions == ["v1 127.0.0.1"]
 
 
+def test_a_thought_is_told_beside_the_content_whole_and_streamed(faked):
+    def thought(text, of="", finish="", tokens=3):
+        return [Written(RowState(text, 5, tokens, finish=finish, thought=of, thought_tokens=2), stamp=STAMP)]
+
+    caller = faked(thought("", "Hm", tokens=2), thought("Yes", "Hmm."), thought("Yes.", "Hmm.", "stop"))
+    found = post(caller).json()
+    assert found["choices"][0]["message"] | {"refusal": 0} == {
+        **{"role": "assistant", "content": "Yes.", "refusal": 0, "reasoning_content": "Hmm."}
+    }
+    assert found["usage"]["completion_tokens_details"] == {"reasoning_tokens": 2}
+    deltas = [chunk["choices"][0]["delta"] for chunk in events(post(caller, stream=True))[0]]
+    told = ["".join(delta.get(name, "") for delta in deltas) for name in ("reasoning_content", "content")]
+    assert told == ["Hmm.", "Yes."], "in steps as large as the reader is slow"
+
+
 def events(answer):
     """(chunks, comments) of a stream that ends as it should."""
     parts = [part for part in answer.text.split("\n\n") if part]

@@ -4,13 +4,16 @@ import copy
 import itertools
 import random
 from dataclasses import asdict
+from importlib.util import find_spec
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from playground.data import render
-from playground.data.example import Judged, Message, Passage, Preference
+from playground.data.example import Example, Judged, Message, Passage, Preference, answer_turn
+from playground.data.thoughts import parted
 from playground.data.token_counts import token_report
 from playground.errors import InputError
 from tests.data.conftest import Words, chat, lengths, usable
@@ -92,36 +95,105 @@ def test_a_template_that_rewrites_earlier_turns_learns_the_last_and_one_that_sho
     refused("leaves nothing of the answer to learn", render.render_example, Mute(), CHAT, 2048)
 
 
-TURNS = "{% for m in messages %}<|im_start|>{{ m.role }}\n"
-PROMPT = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-CHATML = f"{TURNS}{{{{ m.content }}}}<|im_end|>\n{{% endfor %}}{PROMPT}"
-NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-EMPTY_THOUGHT = "{% if loop.last and m.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}"
-FAMILIES = {
-    "a closing token that is not the end token (Qwen2.5 base)": (CHATML, "<|im_end|>"),
-    "both, one after the other (Phi-3)": (
-        CHATML + "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}",
-        "<|im_end|>",
-    ),
-    "no system turn (Gemma)": (NO_SYSTEM + CHATML, "<|im_end|>"),
-    "an empty thought before the last answer (Qwen3)": (CHATML.replace("{{ m.content }}", EMPTY_THOUGHT), "<|im_end|>"),
-    "the end token (Mistral)": (CHATML.replace("<|im_end|>\n", "{{ eos_token }}"), "<|endoftext|>"),
-    "none at all": (CHATML.replace("<|im_end|>", ""), "<|endoftext|>"),
+CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+CHATML += "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+SMOLLM3 = """{%- set thinks = enable_thinking is not defined or enable_thinking -%}
+{%- set empty = "" if thinks else "<think>\n\n</think>\n" -%}
+{{- "<|im_start|>system\nReasoning Mode: " + ("/think" if thinks else "/no_think") + "\n\n" -}}
+{{- (messages[0].content if messages[0].role == "system" else "You are SmolLM.") + "<|im_end|>\n" -}}
+{%- for m in messages if m.role != "system" -%}
+{{- "<|im_start|>" + m.role + "\n" + (empty if m.role == "assistant" else "") + m.content + "<|im_end|>\n" -}}
+{%- endfor -%}
+{{- "<|im_start|>assistant\n" + empty if add_generation_prompt else "" -}}"""
+"""Templates that behave as those of these families do; the others are the families' own, as TRL ships them."""
+OWN = {
+    "none": CHATML.replace("<|im_end|>", ""),
+    "mistral": CHATML.replace("<|im_end|>\n", "{{ eos_token }}"),
+    "smollm3": SMOLLM3,
 }
-"""Templates that behave as those of these families do; the end token is <|endoftext|>."""
+EMPTY, CLOSED, TWO = ("<think>\n\n</think>\n", "<think></think>", "<think>\n\n</think>\n\n")
+ALOUD = "<think>\nHm.\n</think>\n\n"
+FAMILIES = {
+    "none": ("<|endoftext|>", "<|endoftext|>", "", "", ALOUD),
+    "mistral": ("</s>", "</s>", "", "", ALOUD),
+    "qwen2_5": ("<|endoftext|>", "<|im_end|>", "", "", ALOUD),
+    "phi3": ("<|endoftext|>", "<|end|>", "", "", ALOUD),
+    "llama3": ("<|end_of_text|>", "<|eot_id|>", "", "", ALOUD),
+    "gemma": ("<eos>", "<end_of_turn>", "", "", ALOUD),
+    "gemma3": ("<eos>", "<end_of_turn>", "", "", ALOUD),
+    "smollm3": ("<|im_end|>", "<|im_end|>", "", EMPTY, ALOUD),
+    "qwen3": ("<|endoftext|>", "<|im_end|>", "", TWO, ALOUD),
+    "qwen3_6": ("<|im_end|>", "<|im_end|>", "<think>\n", TWO, "Hm.\n</think>\n\n"),
+    "deepseek_r1_distill": ("<｜end▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<think>\n", TWO, "Hm.\n</think>\n\n"),
+    "nemotron_3_nano": ("<|im_end|>", "<|im_end|>", "<think>\n", CLOSED, "Hm.\n</think>\n"),
+    "gemma4_v5": ("<eos>", "<turn|>", "", "", "<|channel>thought\nHm.\n<channel|>"),
+}
+"""Family -> its end token, what closes an answer, what a prompt ends with where thinking is on and where it is off, and
+what is learned of a thought before an answer."""
+SWITCHED = {"smollm3", "qwen3", "qwen3_6", "nemotron_3_nano", "gemma4_v5"}
+TAGS = ("<think>", "</think>", "<|channel>", "<channel|>")
 
 
-@pytest.mark.parametrize(("template", "end"), FAMILIES.values(), ids=FAMILIES)
-def test_what_is_learned_is_the_answer_and_a_token_that_ends_a_reply(tokenizer, template, end):
+def of_family(tokenizer: Any, family: str) -> Any:
+    shipped = Path(next(iter(find_spec("trl").submodule_search_locations))) / "chat_templates"
     mine = copy.deepcopy(tokenizer)
-    mine.chat_template, mine.eos_token = template, "<|endoftext|>"
-    row = render.render_example(mine, chat("Who?", "Doctor Sharma.", system="Be brief."), 2048)
-    assert row.completion_text == f"Doctor Sharma.{end}"
+    mine.chat_template = OWN.get(family) or (shipped / f"{family}.jinja").read_text(encoding="utf-8")
+    end, closing, *_ = FAMILIES[family]
+    mine.add_tokens(list(TAGS))
+    mine.add_special_tokens({"additional_special_tokens": [closing], "eos_token": end})
+    return mine
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_learned_is_what_is_asked_for_later(tokenizer, family):
+    mine, (_, end, on, off, thought) = of_family(tokenizer, family), FAMILIES[family]
+    asked = chat("Who?", "Doctor Sharma.", system="Be brief.")
+    row = render.render_example(mine, asked, 2048)
+    assert row.completion_text == f"Doctor Sharma.{end}", "no empty thought"
     assert row.completion_ids[-1] in render.end_ids(mine)
-    assert ("Be brief." in row.prompt_text, row.prompt_text.endswith("assistant\n")) == (True, True)
-    assert render.takes_system_turn(mine) == (not template.startswith(NO_SYSTEM))
-    report = token_report(usable(chat("Who?", "Doctor Sharma.", system="Be brief.")), mine, 60)
-    assert list(report.answer_lengths) == [len(row.completion_ids)]
+    assert "Be brief." in row.prompt_text
+    assert row.prompt_text == render.render_prompt(mine, asked.prompt, think=False)
+    assert render.takes_system_turn(mine) == (family != "gemma")
+    assert list(token_report(usable(asked), mine, 60).answer_lengths) == [len(row.completion_ids)]
+    assert render.render_example(mine, asked, 2048, render.ALL) == row
+    last = answer_turn("<think>Hm.</think>Doctor Sharma.")
+    aloud = render.render_example(mine, Example((*asked.prompt, last), 1), 2048)
+    assert (aloud.prompt_text, aloud.completion_text) == (
+        render.render_prompt(mine, asked.prompt, think=True),
+        f"{thought}Doctor Sharma.{end}",
+    )
+    history = (*asked.prompt, last, Message("user", "And?"))
+    prompts = [render.render_prompt(mine, history, think) for think in (True, False)]
+    assert not any("Hm." in prompt for prompt in prompts), "nothing of what was thought before earlier answers"
+    assert all(prompt.endswith(ending) for prompt, ending in zip(prompts, (on, off), strict=True))
+    found = render.thinking(mine)
+    assert (bool(found.switch), found.opens) == (family in SWITCHED, bool(on))
+    assert [found.comes_first(*asked) for asked in zip(prompts, (True, False), strict=True)] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "opened", "parts"),
+    [
+        ("Yes.", False, ("", "Yes.")),
+        (" <think>\nHm.\n</think>\n\nYes. </think>", False, ("Hm.", "Yes. </think>")),
+        ("<think>Hm. </thi", False, ("Hm.", "")),
+        ("Hm.</think>Yes.", True, ("Hm.", "Yes.")),
+        ("Hm.", True, ("Hm.", "")),
+        ("<think>Hm.</think>Yes.", True, ("Hm.", "Yes.")),
+        ("Hm.</think>Yes.", None, ("Hm.", "Yes.")),
+        ("Hm.", None, ("", "Hm.")),
+        ("Yes. <think>", False, ("", "Yes. <think>")),
+        ("<", False, ("", "<")),
+    ],
+)
+def test_thought_and_answer_are_parted_as_they_grow(text, opened, parts):
+    assert parted(text, opened=opened)[:2] == parts
+    before = ("", "")
+    for length in range(len(text) + 1):
+        now = parted(text[:length], opened=opened, done=False)[:2]
+        if opened is not None:
+            assert all(new.startswith(old) for new, old in zip(now, before, strict=True)), text[:length]
+        before = now
 
 
 ASKED = (Message("user", "What is it?"),)

@@ -112,8 +112,16 @@ def test_a_busy_server_is_asked_again_and_one_that_is_gone_is_not_asked_for_ever
 def test_a_reply_that_breaks_off_is_begun_anew_and_an_unknown_setting_is_left_out(server, endpoint):
     turns = iter([(200, reply("one two", finish="")), (200, reply("<think>\nHm. </think> one two three"))])
     server.say = lambda path, body: next(turns)
+    (heard,) = ask(Client(retries=0), endpoint, sampling=Sampling(max_tokens=9, think=True))
+    assert (heard.state.text, heard.state.thought, heard.failure) == ("one two three", "Hm.", None)
+    assert json.loads(server.asked[-1][2])["chat_template_kwargs"] == {"enable_thinking": True}
+    assert heard.state.thought_tokens == 2
+    apart = [{"reasoning_content": "Hm"}, {"reasoning": "m."}, {"content": "Yes."}]
+    chunks = [{"choices": [{"index": 0, "delta": delta, "finish_reason": "stop"}]} for delta in apart]
+    server.say = lambda path, body: (200, "".join(f"data: {json.dumps(one)}\n\n" for one in chunks).encode())
     (heard,) = ask(Client(retries=0), endpoint)
-    assert (heard.state.text, heard.failure) == ("one two three", None)
+    assert (heard.state.text, heard.state.thought, heard.state.thought_tokens) == ("Yes.", "Hmm.", 2)
+    assert b"chat_template_kwargs" not in server.asked[-1][2]
 
     def strict(path, body):
         if "max_tokens" in (said := json.loads(body)):
@@ -125,7 +133,7 @@ def test_a_reply_that_breaks_off_is_begun_anew_and_an_unknown_setting_is_left_ou
     for _ in range(2):
         (heard,) = ask(client, endpoint)
         assert (heard.state.text, "max_tokens" in heard.stamp["sampling"]) == ("9", False)
-    assert len(server.asked) == 2 + 3, "what it does not know is remembered"
+    assert len(server.asked) == 3 + 3, "what it does not know is remembered"
 
 
 SCHEMA = '{"type": "object"}'

@@ -199,6 +199,8 @@ class FakeCompare:
     def agree(self, sides: Any, session: str) -> None:
         self.leaves = ""
 
+    can_think: bool = False
+
     def ask(self, *asked: Any) -> Iterator[list[Reply]]:
         sides, *_ = asked
         self.asked.append(asked)

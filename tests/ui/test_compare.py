@@ -1,13 +1,14 @@
 """The Compare tab's handlers, called as plain functions."""
 
 import re
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import gradio as gr
 import pytest
 
-from playground.chat.compare import Turn
+from playground.chat.compare import Reply, Turn
 from playground.errors import BaseUnavailableError, InputError
 from playground.models.bases import BaseState
 from playground.ui import asking, compare, side, words
@@ -25,9 +26,10 @@ SCORED: Any = {"check": {"kind": "ends-with", "text": "Dr. Sharma"}}
 
 
 def sides(**said: tuple[Any, ...]) -> dict[str, Any]:
-    """What the sides' widgets say, by letter: model, prompt, shots, form and its text; those that are not named are the
-    bare base."""
-    names, bare = ("model", "prompt", "shots", "form", "form_text"), ("base", "", 0, "", "")
+    """What the sides' widgets say, by letter: model, prompt, shots, form and its text, thinking; those that are not
+    named are the bare base."""
+    names = ("model", "prompt", "shots", "form", "form_text", "think")
+    bare = ("base", "", 0, "", "", "")
 
     def values(*told: Any) -> dict[str, Any]:
         return dict(zip(names, (*told, *bare[len(told) :]), strict=True)) | {"source": ""}
@@ -96,6 +98,32 @@ def test_the_first_question_leaves_for_another_machine_once_that_is_agreed_to(se
     assert len(last[tab.sides["A"].chat]) == 3, "it took the place of the turn that was to be asked again"
     services.compare.leaves = "something else"
     assert tab.leaves in ask(once, "Two", handler=partial(asking.send, leaving=asked[tab.leaving]))[0], "said anew"
+
+
+def test_a_thought_is_folded_and_counted_and_its_side_is_asked_for_it(services, tab, ask, call):
+    one = side.Exchange("q", Reply(thought=f"Hm {EVIL}", thought_tokens=7, completion_tokens=7))
+    fold = Log(items=(one,)).messages()[1]
+    assert (fold["metadata"], len(Log(items=(one,)).messages())) == (
+        {"title": "Thinking, 7 tokens", "status": "pending"},
+        2,
+    )
+    assert EVIL not in fold["content"]
+    done = replace(one.reply, text="Yes.", completion_tokens=9, done=True, prompt_tokens=5, seconds=1.0)
+    _, fold, said, stamp = Log(items=(replace(one, reply=done),)).messages()
+    assert (fold["metadata"]["title"], stamp["metadata"]["title"]) == (
+        "Thought, 7 tokens",
+        "5 in · 7 thought · 2 out · 1.0 s",
+    )
+    assert "Yes." in said["content"]
+    cut = Log(items=(replace(one, reply=replace(done, text="", cut=True)),)).messages()[2]
+    says(cut["content"], "still thinking when the limit ended it")
+    wanted = sides(A=("base", "", 0, "", "", "off"), B=("endpoint:far", "", 0, "", "", "on"))
+    ask(Comparison(), "One", wanted)
+    services.compare.can_think = True
+    ask(Comparison(), "One", wanted)
+    assert [[one.think for one in asked[0]] for asked in services.compare.asked] == [[None, True], [False, True]]
+    given = {"letter": "A", "switched": False, "comparison": Comparison(), "setups": wanted, **SCORED}
+    assert call(asking.side_changed, tab, **given)[tab.sides["A"].think]["visible"] is True
 
 
 def test_a_pane_says_where_in_line_it_waits_and_the_next_turn_sends_the_first(services, tab, ask, once):
