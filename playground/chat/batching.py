@@ -339,13 +339,16 @@ class _Apart:
         self._tokens = 0  # of the thought, once it has ended
 
     def of(self, state: RowState) -> RowState:
-        """The state, changed. Tokens are counted once, at the first text after the thought."""
+        """The state, changed. Tokens are counted once, as the thought ends."""
         found = parted(state.text, self._tags, opened=self._opened, done=bool(state.finish))
         if found.answer == state.text:
             return state
         written = state.completion_tokens
         if not found.is_open and not self._tokens:
-            self._tokens = max(0, written - len(encode(self._tokenizer, found.answer)))
+            end = encode(self._tokenizer, self._tags.end)
+            exact = len(end) == 1 and end[0] in state.tokens
+            answer = len(encode(self._tokenizer, found.answer))
+            self._tokens = state.tokens.index(end[0]) + 1 if exact else max(0, written - answer)
         state.thought, state.text = found.thought, found.answer
         state.thought_tokens = written if found.is_open else self._tokens
         return state

@@ -179,8 +179,8 @@ class Generation:
 
 class IncrementalDetokenizer:
     """Decodes a reply as it grows, a few tokens at a time: decoding all of it at every token would be quadratic in its
-    length. ``text`` holds back a character whose bytes are not all there yet. Special tokens are left out, but for those
-    that a thought stands between."""
+    length. ``text`` holds back a character whose bytes are not all there yet. Special tokens are left out, but for
+    those that a thought stands between."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer

@@ -71,7 +71,7 @@ def test_a_side_thinks_or_not_and_its_form_comes_after_the_thought(thinks, base)
     saved = all_replies(thinks.compare, held[:1], ["Say 3"], Sampling(max_tokens=60))
     assert (saved[0]["text"], saved[0]["thought_tokens"]) == (on.text, on.thought_tokens)
     assert thinks.replay.again(read_saved(saved[0])[0])["same"] is True
-    refused("let replies have at least", all_replies, thinks.compare, held[:1], ["Say 3"], SHORT, error=Exception)
+    refused("Let replies have at least", all_replies, thinks.compare, held[:1], ["Say 3"], SHORT, error=Exception)
 
 
 def test_a_thought_that_the_limit_cuts_off_is_an_empty_reply_and_no_thought_goes_back(thinks, base):
