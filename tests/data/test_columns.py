@@ -1,7 +1,6 @@
 """Column names and contents -> format and mapping; records -> rows to train on, bad rows, and warnings."""
 
 import json
-from dataclasses import asdict
 
 import pytest
 
@@ -84,7 +83,7 @@ def check(kind, *rows):
 
 
 def written(checked):
-    return [[asdict(turn) for turn in row.messages] for row in checked.examples]
+    return [[{"role": turn.role, "content": turn.content} for turn in row.messages] for row in checked.examples]
 
 
 BAD = [

@@ -323,10 +323,18 @@ ALLOCATOR = "[enforce fail at alloc_cpu.cpp:113] DefaultCPUAllocator: can't allo
 
 
 class Failing:
-    """Another's, which fails on some tokens."""
+    """Another's, which fails on some tokens; its template writes nothing."""
+
+    chat_template = ""
 
     def __init__(self, real, fails):
         self._real, self._fails = real, fails
+
+    def apply_chat_template(self, turns, **options):
+        return ""
+
+    def __call__(self, text, **options):
+        return {"input_ids": []}
 
     def decode(self, tokens, **options):
         if (error := self._fails(list(tokens))) is not None:
