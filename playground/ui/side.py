@@ -117,8 +117,9 @@ def read_setups(services: Services, visitor: Visitor, sides: Mapping[str, SideVa
 
 
 def may_think(services: Services, model: str) -> bool:
-    """Whether thinking can be turned on and off: on another server, and where the base's template has a switch."""
-    return model.startswith(PREFIX) or (ready(services).yes and services.compare.can_think)
+    """Whether thinking can be turned on and off: of another model perhaps, else where the base's template has a
+    switch."""
+    return model.startswith((PREFIX, BASE_PREFIX)) or (ready(services).yes and services.compare.can_think)
 
 
 def usable(services: Services, visitor: Visitor) -> list[AdapterCard]:

@@ -134,7 +134,7 @@ SWITCHED = {"smollm3", "qwen3", "qwen3_6", "nemotron_3_nano", "gemma4_v5"}
 TAGS = ("<think>", "</think>", "<|channel>", "<channel|>")
 
 
-def of_family(tokenizer: Any, family: str) -> Any:
+def of_family(tokenizer, family):
     shipped = Path(next(iter(find_spec("trl").submodule_search_locations))) / "chat_templates"
     mine = copy.deepcopy(tokenizer)
     mine.chat_template = OWN.get(family) or (shipped / f"{family}.jinja").read_text(encoding="utf-8")
