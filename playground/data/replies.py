@@ -115,7 +115,7 @@ def _exchange(
         head, last = prompt_of({**record, chat: turns[:-1]}, mapping), turns[-1]
         if head and head[-1].role == "user":
             content = next((last[key] for key in ("content", "value", "parts") if last.get(key) is not None), "")
-            return head, turn_text(content, len(turns))
+            return head, parted(turn_text(content, len(turns)), opened=None).answer
     prompt = prompt_of(record, mapping)
     if prompt and prompt[-1].role == "assistant":
         said, prompt = (prompt[-1].content if said is None else said), prompt[:-1]
