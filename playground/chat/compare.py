@@ -143,8 +143,7 @@ def parse_side(spec: str, examples: Path | None = None) -> Side:
     ``,think=on|off`` ``,name=LABEL``; patterns may hold commas. Or ``replies=FILE``, then ``,column=NAME``
     ``,prices=IN/OUT`` ``,name=LABEL``. examples: where shots and the form of the references come from. Raises
     InputError."""
-    names = ("model", "prompt", "shots", "draws", "pick", "docs", "format", "think", "name")
-    names += ("replies", "column", "prices")
+    names = ("model", "prompt", "shots", "draws", "pick", "docs", "format", "think", "name", *RECORDED_FIELDS)
     values: dict[str, str] = {}
     key = ""
     for field in spec.split(","):
@@ -206,6 +205,7 @@ def _recorded(spec: str, values: Mapping[str, str]) -> Side:
     return Side(RECORDED, name=name, replies=file, column=column, prices=prices)
 
 
+RECORDED_FIELDS = ("replies", "column", "prices")
 PATHS = ("shots_from", "docs", "replies")
 
 
