@@ -113,23 +113,22 @@ class KVCache:
 
 class PrefixCache:
     """KV caches of sequences that have ended, so that the next question with the same system prompt is prefilled
-    quickly. Keyed by adapter and by salt (whose they are); past PREFIX_BYTES the least recently used ones go first."""
+    quickly. Keyed by adapter and by salt (whose they are); past PREFIX_BYTES the least recently used ones go first.
+    bytes: of all that are kept; other threads may read it at any time."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[str, str, tuple[int, ...]], Tensor] = OrderedDict()
-
-    @property
-    def bytes(self) -> int:
-        return bytes_of(*list(self._kept.values()))
+        self.bytes = 0
 
     def add(self, adapter: PackedAdapter, tokens: Sequence[int], cache: KVCache, row: int, salt: str = "") -> None:
         """Keep a row's KV cache, with its virtual tokens. salt: whose it is, "" = anybody's."""
         key = (adapter.key, salt, tuple(tokens))
         if key not in self._kept:
             self._kept[key] = cache.save(row, adapter.virtual_tokens + len(tokens))
+            self.bytes += bytes_of(self._kept[key])
         self._kept.move_to_end(key)
         while self._kept and self.bytes > PREFIX_BYTES:
-            self._kept.popitem(last=False)
+            self.bytes -= bytes_of(self._kept.popitem(last=False)[1])
 
     def longest(self, adapter: str, tokens: Sequence[int], salt: str = "") -> tuple[int, Tensor | None]:
         """(tokens, saved KV cache) of the longest known prefix of ``tokens`` under this salt or under none."""
@@ -144,6 +143,7 @@ class PrefixCache:
 
     def clear(self) -> None:
         self._kept.clear()
+        self.bytes = 0
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

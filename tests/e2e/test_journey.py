@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.real]
 @pytest.fixture(scope="module")
 def ward_csv(tmp_path_factory):
     """A person's own table: other column names, one row without an answer."""
-    rows = [json.loads(line) for line in examples(160)]
+    rows = [json.loads(line) for line in examples(64)]
     file = tmp_path_factory.mktemp("upload") / "ward.csv"
     with file.open("w", newline="") as out:
         writer = csv.writer(out)
@@ -30,11 +30,11 @@ def ward_csv(tmp_path_factory):
 def trained(app, browser, ward_csv):
     """Upload a file, train for real on the default base, refresh in the middle, wait for the adapter; its id."""
     with visit(browser, app) as page:
-        upload(page, ward_csv, "161 rows", "1 row")
-        set_steps(page, 12)  # at twice the rate of the 20 that the form offers: enough for the last line
-        page.get_by_role("spinbutton", name="Learning rate").fill("0.002")
+        upload(page, ward_csv, "65 rows", "1 row")
+        set_steps(page, 8)  # at three times the rate of the 20 that the form offers: enough for the last line
+        page.get_by_role("spinbutton", name="Learning rate").fill("0.003")
         page.get_by_role("spinbutton", name="Learning rate").blur()
-        sees(page, "12 steps")
+        sees(page, "8 steps")
         press(page, "Start training")
         card = page.locator(".run-card")
         card.locator("[role=progressbar]").wait_for()
@@ -109,7 +109,7 @@ def fill(page: Any, file: Path, tokens: int, *, again: bool = False) -> None:
 
 
 def test_from_an_upload_to_the_report(page, held_out, tmp_path):
-    fill(page, held_out, 24)
+    fill(page, held_out, 12)
     press(page, "Measure (20 replies)")
     page.locator(".verdict-head.live [role=progressbar]").wait_for()
     page.reload()
@@ -119,7 +119,7 @@ def test_from_an_upload_to_the_report(page, held_out, tmp_path):
     assert ("hospital_reports" in shown, "10 examples" in shown) == (True, True)
     page.locator(".v-reasons a").first.click()
     page.locator(".verdict .v-here").wait_for()
-    page.get_by_text("Where they have the same figure (10)").click()  # replies of 24 tokens: none reaches the last line
+    page.get_by_text("Where they have the same figure (10)").click()  # of 12 tokens: none reaches the last line
     page.locator(".v-alike .v-example > summary").first.click()
     page.get_by_role("button", name="Replay the reply of hospital_reports").first.click()
     sees(page, "the same text again, letter for letter", timeout=SLOW)
@@ -143,7 +143,7 @@ def test_from_an_upload_to_the_report(page, held_out, tmp_path):
 
 
 def test_a_stop_in_the_middle_keeps_what_is_measured(page, held_out):
-    fill(page, held_out, 96, again=True)
+    fill(page, held_out, 48, again=True)
     page.get_by_label("Repeats", exact=True).fill("8")  # so that it is stopped long before its end
     press(page, "Measure (180 replies)")
     page.get_by_text(re.compile(r"(1[6-9]|[2-9]\d|1\d\d) of 180")).first.wait_for(timeout=SLOW)

@@ -6,12 +6,14 @@ import gc
 import threading
 import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from playground.engine.cuda_graph import CapturedDecode
 from playground.engine.engine import Engine, WorkerThread
-from playground.engine.llama_memory import AdapterSlots, KVCache
+from playground.engine.llama_memory import PREFIX_BYTES, AdapterSlots, KVCache, PrefixCache
 from playground.engine.request import ROWS_MAX, AdapterFile, Row, Sampling, ScoreRow
 from playground.engine.scheduler import Scheduler
 from playground.errors import BaseUnavailableError
@@ -288,3 +290,15 @@ def test_rows_with_another_salt_neither_wait_for_nor_copy_what_was_read(engine):
     assert settled(engine).cached_tokens == 0
     run(engine, [Row(PROMPT, sampling=Sampling(max_tokens=3), cache_salt="ann")] * 2)
     assert settled(engine).cached_tokens > 0
+
+
+def test_past_its_limit_the_prefix_that_was_used_longest_ago_goes_and_its_bytes_are_no_longer_counted():
+    """The page's thread reads the bytes while rows are written: the entries themselves may change then."""
+    kept, adapter = PrefixCache(), SimpleNamespace(key="a", virtual_tokens=0)
+    cache = SimpleNamespace(save=lambda row, tokens: torch.empty(PREFIX_BYTES // 4, dtype=torch.uint8))
+    for number in (0, 1, 2, 3, 0, 4):
+        kept.add(adapter, (number, 7, 8), cache, 0)
+    assert [kept.longest("a", (number, 7))[0] for number in range(5)] == [2, 0, 2, 2, 2]
+    assert kept.bytes == PREFIX_BYTES
+    kept.clear()
+    assert kept.bytes == 0
