@@ -60,11 +60,9 @@ class Grammars:
         self._ends = sorted(ends) or [int(tokenizer.eos_token_id or 0)]
         self._compiled = lru_cache(maxsize=64)(self._compile)
 
-    def constraint(self, row: Row) -> Constraint | None:
-        """A new reply's, None where its form is free. Raises InputError."""
-        if not (form := row.sampling.format):
-            return None
-        made = self._compiled(form), self._search, self._ends
+    def constraint(self, row: Row) -> Constraint:
+        """A new reply's, of a row that is held to a form. Raises InputError."""
+        made = self._compiled(row.sampling.format), self._search, self._ends
         return AfterThought(*made, thought) if (thought := self._thought(row)) else Constraint(*made)
 
     def _thought(self, row: Row) -> _Thought | None:
@@ -80,12 +78,12 @@ class Grammars:
 
     def least(self, form: str) -> int:
         """Tokens of the shortest document that was found. Raises InputError for a form that cannot be held to."""
-        return len(self._compiled(form).closing) if form else 0
+        return len(self._compiled(form).closing)
 
     def check(self, row: Row) -> None:
         """Raises InputError as ``least``, and where no document of so few tokens is known."""
         longest, least = row.sampling.max_tokens, self.least(row.sampling.format)
-        if least and (thought := self._thought(row)):
+        if thought := self._thought(row):
             least += len(thought.begin) + 1 + len(thought.after)
         if least > longest:
             short = f"The shortest reply of the form that is asked for has {least} tokens, and the longest may have"

@@ -269,7 +269,8 @@ class Engine:
         prompts = [encode(self.loaded.tokenizer, row.prompt) for row in rows]
         for ids, row in zip(prompts, rows, strict=True):
             self._check(ids, row.adapter, row.sampling.max_tokens)
-            self.grammars.check(row)
+            if row.sampling.format:
+                self.grammars.check(row)
         with self._holding({row.adapter for row in rows if row.adapter}):
             stream = self.decoder.stream(rows, prompts)
             first = next(stream)  # rows hold their adapters from here on

@@ -222,7 +222,8 @@ class HfBackend:
                     yield [replace(one.reply.state) for one in sequences]
 
     def _begun(self, row: Row, ids: Sequence[int]) -> Generation:
-        return Generation(row, ids, self.loaded.tokenizer, self._ends, self._grammars.constraint(row))
+        held = self._grammars.constraint(row) if row.sampling.format else None
+        return Generation(row, ids, self.loaded.tokenizer, self._ends, held)
 
     def scores(self, texts: Sequence[Text]) -> Generator[tuple[int, Score] | None, None, None]:
         """(place among ``texts``, its score) as they are done; first None, once the rows hold their adapters. Rows are

@@ -106,7 +106,8 @@ class Scheduler:
         """Queue sequences; they join at the next round. Raises AdapterError for an adapter that is not attached."""
         handle, fresh = Handle(self._changed), []
         for row, prompt in zip(rows, prompts, strict=True):
-            reply = Generation(row, prompt, self._tokenizer, self._ends, self._hold(row))
+            held = self._hold(row) if row.sampling.format else None
+            reply = Generation(row, prompt, self._tokenizer, self._ends, held)
             handle.states.append(reply.state)
             shared = common_prefix(encode(self._tokenizer, row.shared_prefix), prompt) if row.shared_prefix else 0
             fresh.append(_Sequence(row, reply, handle, list(prompt), self.find(row.adapter), shared))
