@@ -28,7 +28,7 @@ from playground.gpu.manager import DeviceManager, Request
 from playground.library.bases import label_of
 from playground.library.card import AdapterCard
 from playground.models.adapters import AdapterService, Residents
-from playground.models.bases import BASE, BaseService
+from playground.models.bases import BASE, BaseService, Tokenizer
 from playground.models.endpoints import Endpoints
 from playground.models.memory import kv_bytes_per_token, make_room
 from playground.models.remote import Client, Remote, RemoteReply
@@ -354,7 +354,7 @@ class _Apart:
         return state
 
 
-def prompt_of(tokenizer: Any, messages: Sequence[Message], card: AdapterCard | None, think: bool | None) -> str:
+def prompt_of(tokenizer: Tokenizer, messages: Sequence[Message], card: AdapterCard | None, think: bool | None) -> str:
     """The text that a model of this machine is given. think: None = as the adapter was trained, else as the base's
     template does by itself. Raises InputError where the template cannot be told."""
     if think is not None and not thinking(tokenizer).switch:
