@@ -381,10 +381,10 @@ class BaseService:
 
         def tell(phase: str, done: int, total: int) -> None:
             so_far = f", {done // 1_000_000} of {total // 1_000_000} MB" if total else ""
-            if job is not None and phase == "fetching":
+            if job is not None:
                 job.check("Stopped. What has arrived is kept: choose it again, and it goes on from there.")
-                job.report(phase if total else "", done, total)
-                left = job.seconds_left if total else None
+                job.report(phase if total or phase != "fetching" else "", done, total)
+                left = job.seconds_left if phase == "fetching" and total else None
                 so_far += f", about {max(1, round(left))} s left" if left is not None and left < 90 else ""
                 so_far += f", about {left / 60:.0f} min left" if left is not None and left >= 90 else ""
             words = {

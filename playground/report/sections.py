@@ -415,10 +415,12 @@ def measured(record: Record) -> Context:
 
 def _side_words(side: Seen) -> str:
     said, server, file = side.said, side.said.get("endpoint"), side.said.get("recorded")
+    other = str(side.said.get("base_fingerprint") or "")
     parts = [
         f"model {said.get('model', 'not recorded')}",
         f"{server['model']} at {server['host']}" if server else "",
         _recorded_words(file) if file else "",
+        f"another base, {other[:8]}, whose loss and forgetting are left out" if other else "",
         f"SHA-256 {str(said.get('adapter_sha256'))[:16]}" if said.get("adapter_sha256") else "",
         f"{said.get('shots')} answered examples in every prompt" if said.get("shots") else "",
         f"passages of {said.get('documents')}" if said.get("documents") else "",

@@ -395,8 +395,11 @@ def undertrained(run: Mapping[str, Any]) -> str:
     return "; ".join(reasons)
 
 
-DESCRIBED = ("model", "adapter_sha256", "shots", "documents", "prompt", "format", "think", "endpoint", "recorded")
-"""What a side is, beside its name and kind."""
+DESCRIBED = (
+    *("model", "adapter_sha256", "shots", "documents", "prompt", "format", "think"),
+    *("endpoint", "recorded", "base_fingerprint"),
+)
+"""What a side is, beside its name and kind. base_fingerprint: of another base, None = it stands on the one in use."""
 
 
 def _checks(request: VerdictRequest, known: Sequence[str]) -> list[Check]:
@@ -407,7 +410,7 @@ def _checks(request: VerdictRequest, known: Sequence[str]) -> list[Check]:
 
 
 def _facts_of(side: Side, card: AdapterCard | None) -> SideFacts:
-    docs, other = side.docs.name if side.docs else None, card is not None and card.is_base
+    docs, other = side.docs.name if side.docs else None, card.sha256 if card is not None and card.is_base else None
     card = None if other else card
     think, sha256 = None if side.think is None else "on" if side.think else "off", card.sha256 if card else None
     described = (side.model, sha256, side.shots, docs, side.system_prompt, side.format, think)
@@ -420,7 +423,7 @@ def _facts_of(side: Side, card: AdapterCard | None) -> SideFacts:
         kind = "constraint" if side.format else "prompt"
     training_s, about = (
         float(_run(card).get("seconds") or 0.0),
-        dict(zip(DESCRIBED, (*described, None, None), strict=True)),
+        dict(zip(DESCRIBED, (*described, None, None, other), strict=True)),
     )
     rows = (card.rows or None) if card is not None else None
     return SideFacts(side.label, kind, training_s, about, rows_trained=rows)

@@ -52,6 +52,7 @@ BUSY, USED = [Held("chat", 1)] * 3, [Held("chat", 1, ("base",))]
 RUN_OR_CHAT = [train(1, 8 * K), chat(2, needs=K)]
 BIG, FULL = on(1, "full", 6 * K, PATIENCE), [idle("young", 3 * K, 9), idle("old", 3 * K, 1)]
 URGENT, PATIENT, BASE = train(1, 7 * K, PATIENCE), train(1, 7 * K), [idle("base", 2 * K)]
+BOTH = Waiting(1, "chat", "a", 1, (("base", 2 * K), ("base:other", 3 * K)))
 ANNA, BEN = Waiting(5, "measure", "a", 1), Waiting(4, "measure", "b", 1)
 CASES = {
     "each lane has its capacity and both run side by side": [
@@ -91,6 +92,11 @@ CASES = {
         ([BIG, chat(2)], [Held("train", 4 * K)], [], 8 * K, ()),
         ([BIG, train(2, 1)], [Held("chat", 4 * K)], [], 8 * K, ()),
         ([BIG, chat(3)], [Held("train", 8 * K - 1)], [], 8 * K, ()),
+    ],
+    "a batch on two bases waits for both, and what neither is leaves for them": [
+        ([BOTH], USED, BASE, 5 * K + 2, (1,)),
+        ([BOTH], [], [*BASE, idle("old", 3 * K)], 6 * K, ("old",)),
+        ([BOTH, on(2, "base")], [], [idle("base", 2 * K), Resident("fixed", 3 * K)], 6 * K, ()),
     ],
     "batches of long jobs take no place from a chat": [
         ([ANNA, BEN, chat(6)], [Held("measure", 1), *BUSY], [], K, (6,))

@@ -349,6 +349,8 @@ def test_a_verdict_asks_another_base_as_a_larger_model_and_leaves_its_loss_and_f
     assert {row["completion_tokens"] for row in other} == {24}, "as long as the references are in its own tokens"
     assert view.record["sides"][2]["metrics"].keys() >= {"pass", "seconds"}
     assert view.record["forgetting"] == {}
+    written = services.verdicts.files.write(view.id, "html", services.settings.home).read_text()
+    assert f"another base, {file_fingerprint(qwen)[:8]}, whose loss and forgetting are left out" in written
     weak = next(guard["sentence"] for guard in view.record["guards"] if guard["name"] == "weak-base")
     assert "Try a larger base: " in weak
     assert " fits this device (" in weak
