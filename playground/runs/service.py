@@ -303,7 +303,7 @@ class DeviceService:
             left = running.seconds_left if running else None
             return f"Training, {f'{left:.0f} s' if left < 90 else f'{left / 60:.0f} min'} left" if left else "Training"
         if not leases:
-            return "Device: idle"
+            return "Fetching a base" if self._bases.fetching else "Device: idle"
         waiting = len(self._manager.queue())
         return f"Answering, {waiting} waiting" if waiting else "Answering"
 
