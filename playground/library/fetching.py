@@ -45,10 +45,11 @@ def unusable(folder: Path) -> str:
         config = read_json((folder / "config.json").resolve())
     except (AdapterError, OSError):
         return "has a damaged config.json, or none. Fetch it again."
-    kind = plain_text(config.get("model_type"), 40)
-    if kind not in WRITERS:
+    kind, classes = plain_text(config.get("model_type"), 40), config.get("architectures") or ()
+    if kind not in WRITERS or (classes and not {*WRITERS.values()} & {str(one) for one in classes}):
         own_code = "needs program code of its own, which is never run here" if config.get("auto_map") else ""
-        said = own_code or f"is a {kind or 'model without a model_type'}, which is no causal language model known here"
+        named = plain_text(classes[0], 60) if classes else kind or "model without a model_type"
+        said = own_code or f"is a {named}, which is no causal language model known here"
         return f"{said}. Choose another base."
     if not any((folder / name).is_file() for name in TOKENIZERS):
         return f"has no tokenizer ({', '.join(TOKENIZERS[:2])}). Save it there with save_pretrained."

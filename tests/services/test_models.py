@@ -253,7 +253,10 @@ def test_what_the_hub_has_and_cannot_be_a_base_is_said_in_a_sentence(hub, tmp_pa
 
 CHANGES = {
     "has a damaged config.json": lambda folder: (folder / "config.json").write_text("{"),
-    "is a bert": lambda folder: (folder / "config.json").write_text('{"model_type": "bert"}'),
+    "is a BertForMaskedLM": lambda folder: (folder / "config.json").write_text(
+        '{"model_type": "bert", "architectures": ["BertForMaskedLM"]}'
+    ),
+    "is a t5": lambda folder: (folder / "config.json").write_text('{"model_type": "t5"}'),
     "has no tokenizer": lambda folder: [file.unlink() for file in folder.glob("tokenizer*")],
     "has a damaged tokenizer.json": lambda folder: (folder / "tokenizer.json").write_text("{"),
     "and a model that knows 7": lambda folder: (folder / "config.json").write_text(
