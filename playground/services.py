@@ -30,6 +30,7 @@ from playground.verdict.judging import JudgingService
 from playground.verdict.labels import Labelling
 from playground.verdict.losses import ForgettingService, ScoringService
 from playground.verdict.race import RaceService
+from playground.verdict.search import PromptSearch
 from playground.verdict.service import VerdictService
 from playground.verdict.votes import Voting
 from playground.workspace.examples import DataService
@@ -76,6 +77,7 @@ class Services:
         answering = Answering(bases, data, adapters, batches, self.scoring)
         self.verdicts = VerdictService(settings, bases, data, adapters, answering, forgetting, quota, jobs)
         self.bench = PromptBench(self.verdicts, data, PromptBook(settings.home / "prompts"))
+        self.search = PromptSearch(self.bench, data, adapters)
         self.voting = Voting(self.verdicts)
         self.labelling = Labelling(self.verdicts)
         self.judging = JudgingService(self.voting, self.labelling, self.verdicts.judges, quota, jobs)

@@ -33,6 +33,8 @@ from playground.workspace.examples import DataService
 MODELS = "model=base, model=ADAPTER, model=base:ID or model=endpoint:NAME"
 RECORDED = "recorded"
 """The model of a side whose replies were recorded elsewhere."""
+BEST = "best"
+"""In place of a prompt or a number of shots: what a prompt search found."""
 SHOTS_MAX = 16
 DRAWS_MAX = 20
 
@@ -45,6 +47,7 @@ class Side:
     held to (``evaluation.form``), "" = free; ``references`` is the form of the answers in ``shots_from``. think: on or
     off, None = as its adapter was trained, else as the base's template does by itself. name: for a person. draws: of
     its shots, each a side of its own in ``drawn``; draw: which of these this one is, from 1, 0 = not one of them.
+    picked: numbers of the rows of ``shots_from`` that are its shots, in this order, () = they are drawn.
     replies: a file of recorded replies, which are judged and never asked for; column: that holds them, "" = by its
     name; prices: what that model costs, a million tokens read and written."""
 
@@ -62,8 +65,12 @@ class Side:
     replies: Path | None = None
     column: str = ""
     prices: tuple[float, float] | None = None
+    picked: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "picked", tuple(self.picked))
+        if self.picked and (len(set(self.picked)) != self.shots or self.nearest or self.draws > 1):
+            raise InputError(f"{len(self.picked)} rows are picked as shots: name each once, shots={len(self.picked)}.")
         if (self.model == RECORDED) != (self.replies is not None):
             raise InputError("A recorded side is a file of replies: replies=FILE, in place of model=.")
         asked = self.system_prompt or self.shots or self.docs or self.format or self.think is not None
@@ -112,7 +119,8 @@ class Side:
         if self.replies is not None:
             return self.name or self.column or self.replies.stem
         extra = ["prompt"] if self.system_prompt else []
-        extra += [f"{self.shots} {'nearest ' if self.nearest else ''}shots"] if self.shots else []
+        how = "nearest " if self.nearest else "picked " if self.picked else ""
+        extra += [f"{self.shots} {how}shots"] if self.shots else []
         extra += ["documents"] if self.docs else []
         extra += ["form"] if self.format else []
         extra += [] if self.think is None else ["thinking" if self.think else "no thinking"]
@@ -137,12 +145,12 @@ class Turn:
     reply: str
 
 
-def parse_side(spec: str, examples: Path | None = None) -> Side:
-    """``model=base``, ``=ADAPTER``, ``=base:ID`` or ``=endpoint:NAME``, then ``,prompt=FILE`` ``,shots=K`` ``,draws=K``
-    ``,pick=seed|nearest`` ``,docs=FILE`` ``,format=json|json-schema:FILE|regex:PATTERN|references``
-    ``,think=on|off`` ``,name=LABEL``; patterns may hold commas. Or ``replies=FILE``, then ``,column=NAME``
-    ``,prices=IN/OUT`` ``,name=LABEL``. examples: where shots and the form of the references come from. Raises
-    InputError."""
+def parse_side(spec: str, examples: Path | None = None, best: Callable[[], Side] | None = None) -> Side:
+    """``model=base``, ``=ADAPTER``, ``=base:ID`` or ``=endpoint:NAME``, then ``,prompt=FILE|best`` ``,shots=K|best``
+    ``,draws=K`` ``,pick=seed|nearest|ROW+ROW`` ``,docs=FILE``
+    ``,format=json|json-schema:FILE|regex:PATTERN|references`` ``,think=on|off`` ``,name=LABEL``; patterns may hold
+    commas. Or ``replies=FILE``, then ``,column=NAME`` ``,prices=IN/OUT`` ``,name=LABEL``. examples: where shots and the
+    form of the references come from. best: what a prompt search found. Raises InputError."""
     names = ("model", "prompt", "shots", "draws", "pick", "docs", "format", "think", "name", *RECORDED_FIELDS)
     values: dict[str, str] = {}
     key = ""
@@ -160,22 +168,32 @@ def parse_side(spec: str, examples: Path | None = None) -> Side:
         return _recorded(spec, values)
     if "model" not in values:
         raise InputError(f"{spec!r} names no model. Begin with {MODELS}.")
-    if (pick := values.get("pick", "seed")) not in ("seed", "nearest"):
-        raise InputError(f"pick={pick} is not a way to pick shots. There are seed and nearest.")
+    pick, found = values.get("pick", "seed"), Side()
+    if BEST in (values.get("prompt"), values.get("shots")):
+        if best is None or (values.get("shots") == BEST and {"pick", "draws"} & values.keys()):
+            raise InputError(f"{spec!r}: best is what a search found on examples, with its way to pick shots.")
+        found = best()
+    rows = tuple(int(row) for row in pick.split("+") if row.isdecimal() and len(row) < 10)
+    if pick not in ("seed", "nearest") and len(rows) <= pick.count("+"):
+        raise InputError(f"pick={pick} is not a way to pick shots. There are seed, nearest, and rows such as 3+17.")
     if (think := values.get("think")) not in (None, "on", "off"):
         raise InputError(f"think={think} is neither on nor off.")
     docs = Path(values["docs"]) if values.get("docs") else None
     if docs is not None and not docs.exists():
         raise InputError(f"There is no file {docs}. docs= takes a text file, or a folder of them.")
     try:
-        prompt = Path(values["prompt"]).read_text(encoding="utf-8").strip() if "prompt" in values else ""
+        file = values.get("prompt")
+        read = found.system_prompt if file == BEST else ""
+        read = read if file is None or file == BEST else Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"The prompt file {values['prompt']} cannot be read: {error}.") from error
+        raise InputError(f"The prompt file {file} cannot be read: {error}.") from error
     shots, draws = values.get("shots", "0"), values.get("draws", "1")
+    taken = {name: getattr(found, name) for name in ("shots_from", "nearest", "picked")} if shots == BEST else {}
+    shots = str(found.shots) if shots == BEST else shots
     for key, said in (("shots", shots), ("draws", draws)):
         if not (said.isdecimal() and len(said) < 5):
             raise InputError(f"{key}={said} is not a whole number.")
-    if int(shots) and examples is None:
+    if int(shots) and examples is None and not taken:
         raise InputError("shots=K draws answered examples from a file; name it with --examples FILE.")
     form, name = read_form(values["format"]) if "format" in values else "", values.get("name", "")
     if form == REFERENCES and examples is None:
@@ -184,8 +202,9 @@ def parse_side(spec: str, examples: Path | None = None) -> Side:
     model = values["model"]
     if model.startswith(BASE_PREFIX) and (folder := Path(model.removeprefix(BASE_PREFIX)).expanduser()).is_dir():
         model = f"{BASE_PREFIX}{folder.resolve()}"  # an app that serves this home has a working folder of its own
-    made = model, prompt, int(shots), shots_from, name, docs, pick == "nearest", int(draws)
-    return Side(*made, format=form, think=None if think is None else think == "on")
+    taken = taken if found.shots and taken else {"shots_from": shots_from, "nearest": pick == "nearest", "picked": rows}
+    taken["think"] = None if think is None else think == "on"
+    return Side(model, read.strip(), int(shots), name=name, docs=docs, draws=int(draws), format=form, **taken)
 
 
 def _recorded(spec: str, values: Mapping[str, str]) -> Side:
@@ -238,16 +257,30 @@ def conversation(
 
 
 def shots_for(side: Side, question: str, pool: Sequence[Example], seed: int) -> list[Example]:
-    """The answered examples a side is shown: drawn by the seed and the side's draw, the same for every question, or the
-    nearest, the nearest last. The question itself is never among them."""
+    """The answered examples a side is shown: those that are picked, or drawn by the seed and the side's draw, the same
+    for every question, or the nearest, the nearest last. The question itself is never among them."""
     if not side.shots:
         return []
+    if side.picked:
+        there = {example.row: example for example in pool if example.messages[-2].content != question}
+        return [there[row] for row in side.picked if row in there]
     asked = [example for example in pool if example.messages[-2].content != question]
     many = min(side.shots, len(asked))
     if side.nearest:
         places = Documents([example.messages[-2].content for example in asked]).places(question)[:many]
         return [asked[place] for place in reversed(places)]
     return random.Random(seed + max(0, side.draw - 1)).sample(asked, many)
+
+
+def picked_rows(side: Side, pool: Sequence[Example]) -> list[Example]:
+    """Those of a side's picked rows, in the file's order. Raises InputError where some are not there."""
+    found = part(pool, side.picked)
+    if missing := sorted(set(side.picked) - {example.row for example in found}):
+        where = side.shots_from.name if side.shots_from else "the examples"
+        raise InputError(
+            f"Rows {', '.join(map(str, missing))} of {where} cannot be shots: they have no answer, or are judged by."
+        )
+    return found
 
 
 def form_like(references: Sequence[str]) -> str:
@@ -445,6 +478,8 @@ class CompareService:
             return []
         file = Path(side.shots_from)
         examples = self._data.check(file, owner=owner).examples
+        if side.picked:
+            return picked_rows(side, examples)
         return part(examples, self._data.split(file, examples, seed).train)
 
 

@@ -67,12 +67,17 @@ class Progress:
 def services_for(settings: Settings, base: str | None = None, sides: Sequence[Side] = ()) -> Services:
     """All services, on ``base`` if one is named. Raises NotFoundError for a side without its model."""
     services = build_services(replace(settings, base=base) if base else settings)
+    refuse_missing(services, sides)
+    return services
+
+
+def refuse_missing(services: Services, sides: Sequence[Side]) -> None:
+    """Raises NotFoundError for a side without its model."""
     for side in sides:
         if side.is_remote:
             services.endpoints.get(side.model)
         elif side.is_here:
             services.adapters.model(side.model)
-    return services
 
 
 def agreed(leaves: str, send: bool) -> bool:

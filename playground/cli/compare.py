@@ -12,7 +12,7 @@ from typing import Any
 
 from playground.chat.compare import all_replies, parse_side, side_as_json
 from playground.chat.replay import Saved, read_saved, together
-from playground.cli.common import Outcome, Progress, agreed, call, owned_or_served, services_for
+from playground.cli.common import Outcome, Progress, agreed, call, owned_or_served, refuse_missing, services_for
 from playground.engine.request import Sampling
 from playground.errors import InputError
 from playground.settings import Settings
@@ -23,9 +23,11 @@ AROUND = 20  # characters shown before and after the first difference
 
 def compare(settings: Settings, options: Namespace) -> Outcome:
     source = Path(options.examples) if options.examples else None
-    sides = [side for spec in options.side for side in parse_side(spec, source).drawn]
+    services, progress = services_for(settings, options.base), Progress()
+    best = (lambda: services.search.found(source).side) if source is not None else None
+    sides = [side for spec in options.side for side in parse_side(spec, source, best).drawn]
     sampling = Sampling(temperature=options.temperature, max_tokens=options.max_tokens, seed=options.seed)
-    services, progress = services_for(settings, options.base, sides), Progress()
+    refuse_missing(services, sides)
     if sent := agreed(services.compare.leaving(sides), options.send):
         services.compare.agree(sides)
     with owned_or_served(settings) as home:

@@ -1,5 +1,4 @@
-"""``verdict``: several sides on held-out examples, and what follows from it. ``bench``: versions of a prompt on the
-validation part."""
+"""``verdict``: several sides on held-out examples, and what follows from it."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from typing import Any
 
 from playground.chat.compare import Side, parse_side
 from playground.cli.arguments import mapping_of
-from playground.cli.common import Outcome, Progress, agreed, judge_in_app, owned_or_served, services_for
+from playground.cli.common import Outcome, Progress, agreed, judge_in_app, owned_or_served, refuse_missing, services_for
 from playground.errors import InputError, RunFailedError
 from playground.evaluation.comparison import Questions, money
 from playground.evaluation.cost import Prices, read_prices
@@ -22,9 +21,9 @@ from playground.library.files import write_json
 from playground.report.format import draws_words
 from playground.services import Services
 from playground.settings import Settings
-from playground.verdict.bench import best_of, figure
 from playground.verdict.files import DONE
 from playground.verdict.request import VerdictRequest
+from playground.verdict.search import Found
 from playground.verdict.service import VerdictView
 
 NUMBERS = ("repeats", "limit", "max_tokens", "temperature", "seed", "name", "bar", "margin", "maximum")
@@ -37,12 +36,12 @@ PAIR = ("a", "b", "metric", "difference", "low", "high", "p_value", "p_adjusted"
 RECORD = (
     *("examples", "choice", "reason", "reasons", "runner_up", "rows_needed", "main_metric", "overlap"),
     *("forgetting", "refusals", "seconds", "right", "bar", "margin", "maximum", "planned_rows", "guards"),
-    *("ladder", "look", "alpha", "left_out", "by_cost", "made_up", "facts", "spent", "not_worse"),
+    *("ladder", "look", "alpha", "left_out", "by_cost", "made_up", "facts", "spent", "not_worse", "tried"),
 )
 
 
 def verdict(settings: Settings, options: Namespace) -> Outcome:
-    file = _existing(options.file, "verdict takes a file of held-out examples.")
+    file = existing(options.file, "verdict takes a file of held-out examples.")
     out = Path(options.out or options.extend) if options.out or options.extend else None
     if out is not None and out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file. --out names a folder for the report and the rows.")
@@ -59,9 +58,10 @@ def verdict(settings: Settings, options: Namespace) -> Outcome:
         services = services_for(settings, options.base)
         request = services.verdicts.extension(_written_to(Path(options.extend)), options.limit, file=file)
     else:
-        request = _request(options, file)
-        services = services_for(settings, options.base, request.sides)
-    view, record = _measured(settings, services, request, options)
+        services = services_for(settings, options.base)
+        request = _request(services, options, file)
+        refuse_missing(services, request.sides)
+    view, record = measured(settings, services, request, options)
     folder = services.verdicts.files.folder(view.id)
     report, rows_file = services.verdicts.files.write(view.id, "html", out or folder), folder / "rows.jsonl"
     if out is not None:
@@ -82,14 +82,23 @@ def verdict(settings: Settings, options: Namespace) -> Outcome:
     return found, _words(record, report), 0
 
 
-def _request(options: Namespace, file: Path) -> VerdictRequest:
-    """What the words of ``verdict`` ask for. Raises InputError."""
+def _request(services: Services, options: Namespace, file: Path) -> VerdictRequest:
+    """What the words of ``verdict`` ask for; where a side takes what a search found on this very file, of its test part
+    alone. Raises InputError."""
     if not options.side:
         raise InputError("Nothing answers yet. Name a --side, such as model=base, or --extend an earlier verdict.")
-    source = Path(options.examples) if options.examples else None
+    source, found = Path(options.examples) if options.examples else None, list[Found]()
+
+    def best() -> Side:
+        found[:] = [services.search.found(source or file)]
+        return found[0].side
+
+    sides = tuple(parse_side(spec, source or file, best) for spec in options.side)
     return VerdictRequest(
         file=file,
-        sides=tuple(parse_side(spec, source or file) for spec in options.side),
+        sides=sides,
+        rows=services.search.unseen(found[0], file) if found else None,
+        tried=found[0].best.sentence if found else "",
         checks=tuple(options.check),
         right=tuple(options.right),
         examples=source,
@@ -111,13 +120,13 @@ def _written_to(folder: Path) -> str:
     return found[-1].stem.removeprefix("verdict-")
 
 
-def _existing(name: str, takes: str) -> Path:
+def existing(name: str, takes: str) -> Path:
     if not (file := Path(name)).exists():
         raise InputError(f"There is no file {file}. {takes}")
     return file
 
 
-def _measured(
+def measured(
     settings: Settings, services: Services, request: VerdictRequest, options: Namespace
 ) -> tuple[VerdictView, dict[str, Any]]:
     """(how it ended, its record), measured here or in the app that serves this home, once the person has agreed to
@@ -125,7 +134,7 @@ def _measured(
     progress, view = Progress(), None
     cap = request.spend_cap if options.spend_cap is None else options.spend_cap
     request = replace(request, send=options.send, spend_cap=cap)
-    if any(side.is_remote for side in request.sides):
+    if request.proposer or any(side.is_remote for side in request.sides):
         services.bases.resolve(progress.base)
         progress.end()
         request = replace(request, send=agreed(services.verdicts.leaving(request), request.send))
@@ -133,7 +142,9 @@ def _measured(
         progress.say(words, always=True)
     for view in _views(settings, services, request, progress):
         left = f", about {view.seconds_left:.0f} s left" if view.seconds_left else ""
-        progress.say(f"{view.message}: {view.done} of {view.of}{left}" if view.live else view.state.capitalize())
+        progress.say(
+            f"{view.message}: {view.done} of {view.of}{view.unit}{left}" if view.live else view.state.capitalize()
+        )
     progress.end()
     if view is None or view.record is None:
         raise RunFailedError(view.error if view is not None and view.error else "Nothing was measured. Try again.")
@@ -149,7 +160,10 @@ def _views(
             return
         services.bases.engine(progress.base)
         progress.end()
-        yield from services.verdicts.run(request)
+        try:
+            yield from services.verdicts.run(request)
+        finally:
+            services.manager.unload_idle()  # a step may still be computed, and a process must not end within it
 
 
 def _words(record: dict[str, Any], report: Path) -> str:
@@ -195,55 +209,3 @@ def _questions(path: str | None) -> Questions:
         return Questions(**said)
     except TypeError as error:
         raise InputError(f"{path}: {error}. changes is a word; the others are numbers.") from error
-
-
-def bench(settings: Settings, options: Namespace) -> Outcome:
-    """Keep the versions, measure them on the validation part alone, and say which is best."""
-    file = _existing(options.file, "bench takes a file of examples.")
-    texts, shots = [(name, _text(name)) for name in options.prompt], _shots(options.shots)
-    services = services_for(settings, options.base, [Side(options.model)])
-    mapping = mapping_of(options.map) or None
-    services.bench.rows(file, mapping=mapping, seed=options.seed)  # a wrong file is refused before anything is kept
-    kept = {services.bench.keep(text, file).id: name for name, text in texts}
-    shipped = services.data.shipped_with(file)
-    checks = options.check or ([shipped.check] if shipped is not None else [])
-    asked = {name: getattr(options, name) for name in ("limit", "max_tokens", "seed")}
-    request = services.bench.request(file, tuple(kept), shots, checks, options.model, mapping=mapping, **asked)
-    view, record = _measured(settings, services, request, options)
-    services.bench.versions()  # the scores go to the versions
-    best, metric = best_of(record), record["main_metric"]
-    sides = [
-        {
-            "side": side["side"],
-            "version": (version := side["side"].partition(" ")[0]),
-            "file": kept.get(version, ""),
-            "shots": side["shots"],
-            **{name: side["metrics"][metric][name] for name in ("value", "low", "high", "n")},
-            "prompt_tokens_mean": side["prompt_tokens_mean"],
-        }
-        for side in record["sides"]
-    ]
-    found = {"bench": view.id, "state": view.state, "metric": metric, "sides": sides}
-    found |= {name: record[name] for name in ("examples", "seconds")}
-    found["best"] = {"side": best.side, "prompt": best.text, "shots": best.shots, "sentence": best.sentence}
-    width = max(len(side["side"]) for side in sides)
-    lines = [
-        f"{line['side']:<{width}}  {figure(record, side)}  {side['prompt_tokens_mean']:.0f} tokens in  {line['file']}"
-        for line, side in zip(sides, record["sides"], strict=True)
-    ]
-    return found, "\n".join([*lines, "", f"{best.side}. {best.sentence} Judged by {metric}."]), 0
-
-
-def _text(name: str) -> str:
-    try:
-        return Path(name).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"The prompt file {name} cannot be read: {error}.") from error
-
-
-def _shots(said: str) -> list[int]:
-    """``0,4`` -> [0, 4]. Raises InputError."""
-    parts = [part.strip() for part in said.split(",")]
-    if not all(part.isdecimal() and len(part) < 4 for part in parts):
-        raise InputError(f"--shots takes whole numbers with commas, such as 0,4; {said!r} is not that.")
-    return [int(part) for part in parts]

@@ -1,4 +1,5 @@
-"""Prompt bench, a fold of the Verdict tab: versions of a prompt, scored on the validation part; the best goes over."""
+"""Prompt bench, a fold of the Verdict tab: versions of a prompt, scored on the validation part, or a search for
+the best within a budget; the best goes over."""
 
 from __future__ import annotations
 
@@ -12,7 +13,6 @@ import gradio as gr
 from gradio.blocks import Block
 from gradio.events import Dependency
 
-from playground.chat.compare import Side
 from playground.data.split import BY_CHANCE, SplitBy
 from playground.errors import InputError
 from playground.services import Services
@@ -22,16 +22,30 @@ from playground.ui.html import FAILURES, card
 from playground.ui.runs import PICK_JS
 from playground.ui.sidebar import require
 from playground.ui.verdict_form import FILE, UPLOAD, ExampleValues
-from playground.ui.wiring import Drawn, Events, Memo, Updates, Visitor, hidden_slot, listen, slot, unasked
+from playground.ui.wiring import (
+    Choices,
+    Drawn,
+    Dropdown,
+    Events,
+    Memo,
+    Updates,
+    Visitor,
+    hidden_slot,
+    listen,
+    slot,
+    unasked,
+)
 from playground.verdict.bench import Score, Version
+from playground.verdict.search import Rival
 from playground.verdict.service import SHOTS, VerdictView
 
 if TYPE_CHECKING:
     from playground.ui.verdict import VerdictTab
 
 IDEA = (
-    "A fair verdict asks the best prompt you have. Keep versions here and score them, with and without answered"
-    " examples, on rows that the verdict does not ask; the report then says of how many the prompt was the best."
+    "A fair verdict asks the best prompt there is. Let it be searched for as long as training takes: your versions, the"
+    " set's prompt and one written from what is right compete, with answered examples in several ways, on rows that the"
+    " verdict does not ask. The report says of how many it was the best."
 )
 COUNTS = (0, 2, SHOTS, 8)
 NONE = "No version yet. Write one above and keep it."
@@ -40,9 +54,10 @@ DROPPED = (
     " the Train tab."
 )
 TAKEN = "Base + best prompt"
+NO_SERVER = ("none", "")
 PACE_S = 2.0
 _SHOWN_LETTERS = 240
-_versions = html.piece("verdict", "versions")
+_versions, _candidates = (html.piece("verdict", name) for name in ("versions", "candidates"))
 
 
 class BenchView:
@@ -58,13 +73,24 @@ class BenchView:
             self.listing = gr.HTML(html.note(NONE), js_on_load=PICK_JS)
             counts = [("none" if count == 0 else str(count), count) for count in COUNTS]
             self.counts = gr.CheckboxGroup(counts, value=[0, SHOTS], label="Answered examples before the question")
+            hint = "Empty or 0: as long as the training took, or 5."
+            self.minutes = gr.Number(None, label="Minutes of a search", info=hint, min_width=150)
+            self.rival = hidden_slot()
+            self.servers = gr.Row(visible=False)
+            with self.servers:
+                look: dict[str, Any] = {"filterable": False, "info": "It reads how training rows were answered."}
+                self.server = Dropdown([NO_SERVER], value="", label="A server rewrites the best prompt", **look)
+                self.send = gr.Checkbox(False, label="Training rows may leave this machine for it", min_width=200)
             with gr.Row(elem_classes="acts"):
-                self.score = small("Score all on the validation part", variant="primary")
+                self.find = small("Find the best prompt", variant="primary")
+                self.resume = small("Search on", visible=False)
+                self.score = small("Score all versions")
                 self.stop = small("Stop and keep", variant="stop", visible=False)
-                self.use = small("Use the best in the verdict", visible=False)
+                self.use = small("Take it into the verdict", visible=False)
             self.error, self.head = hidden_slot(), hidden_slot()
             self.timer = gr.Timer(PACE_S, active=False)
         self.shown: list[Block] = [self.sent, self.listing, self.head, self.score, self.stop, self.use, self.timer]
+        self.shown += [self.find, self.resume, self.rival, self.servers, self.server]
 
 
 @dataclass(frozen=True)
@@ -93,6 +119,9 @@ def wire(services: Services, view: BenchView, tab: VerdictTab, where: dict[str, 
     then_show(listen(services, view, view.listing.pick, remove, failure=view.error))
     numbers: dict[str, Any] = {"max_tokens": tab.settings["max_tokens"], "draw": tab.settings["seed"]}
     then_show(on(view.score.click, score, checks=tab.checks, **numbers))
+    stated: dict[str, Any] = {"right": tab.right, "form_only": tab.terms["form_only"]}
+    then_show(on(view.find.click, find, checks=tab.checks, **numbers, **stated))
+    then_show(on(view.resume.click, resume))
     then_show(on(view.stop.click, stop))
     used = on(view.use.click, partial(use, tab=tab), [tab.prompt, tab.kept, tab.fold])
     listen(services, tab, used.then, verdict_form.lined_up, [tab.sides, tab.offered], uploaded=where["uploaded"])
@@ -128,11 +157,13 @@ def show(services: Services, visitor: Visitor, view: BenchView, *, sent: dict[st
         versions = services.bench.versions(place.file, visitor.owner)
         bench = services.bench.newest(place.file, visitor.owner)
         listing, (head, best) = list_html(versions, place.file.name), _head(services, visitor, bench)
+        rival, there = _rival(services.search.rival(place.file, visitor.owner)), True
     except InputError:  # shown where it was asked
-        versions, bench, listing, head, best = [], None, list_html([], ""), "", False
+        versions, bench, listing, head, best, rival, there = [], None, list_html([], ""), "", False, "", False
     except FAILURES as error:  # a timer reads this: what failed stands where the figures would, and the timer ends
         return {view.head: slot(card(error)), view.timer: gr.update(active=False)}
-    live = bench is not None and bench.live
+    live, servers = bench is not None and bench.live, [NO_SERVER]
+    servers += [(one.label, one.name) for one in services.endpoints.usable()]
     memo = Memo(sent or {})
     drawn: Drawn = {
         view.listing: listing,
@@ -141,6 +172,11 @@ def show(services: Services, visitor: Visitor, view: BenchView, *, sent: dict[st
         view.stop: gr.update(visible=live),
         view.timer: gr.update(value=PACE_S, active=live),
         view.use: gr.update(visible=best),
+        view.find: gr.update(visible=not live, interactive=there),
+        view.resume: gr.update(visible=bench is not None and "search" in (bench.record or {})),
+        view.rival: slot(rival),
+        view.servers: gr.update(visible=len(servers) > 1),
+        view.server: Choices(servers),
     }
     return {**memo.fresh("bench", drawn), view.sent: memo}
 
@@ -180,6 +216,56 @@ def score(
     )
 
 
+def find(
+    services: Services,
+    visitor: Visitor,
+    view: BenchView,
+    *,
+    text: str,
+    counts: Sequence[int],
+    minutes: float | None,
+    checks: str,
+    right: str,
+    form_only: bool,
+    max_tokens: float | None,
+    draw: float | None,
+    server: str,
+    send: bool,
+    where: ExampleValues,
+) -> None:
+    """Begin a search among the kept versions, what stands in the box, and what the search itself proposes."""
+    require(services)
+    place = _place(services, where)
+    kept = {one.id: one.text for one in services.bench.versions(place.file, visitor.owner)}
+    request = services.search.request(
+        place.file,
+        {**kept, "yours": text or ""},
+        [int(count) for count in counts or ()],
+        lines_of(checks),
+        60 * minutes if minutes else None,
+        parts=services.bench.parts(place.file, visitor.owner, place.mapping, place.seed, place.test, place.by),
+        owner=visitor.owner,
+        mapping=place.mapping,
+        right=() if form_only else lines_of(right),
+        form_only=bool(form_only),
+        proposer=services.endpoints.get(server).name if server else "",
+        send=bool(send),
+        max_tokens=int(max_tokens or 0),
+        seed=int(draw or 0),
+    )
+    services.verdicts.start(request)
+
+
+def resume(
+    services: Services, visitor: Visitor, view: BenchView, *, minutes: float | None, send: bool, where: ExampleValues
+) -> None:
+    """Go on with the newest search on these examples; what it was asked stays."""
+    require(services)
+    id, before = services.search.newest(_place(services, where).file, visitor.owner)
+    budget_s = 60 * minutes if minutes else before.budget_s or 0.0
+    services.verdicts.start(services.search.resume(id, budget_s, visitor.owner, bool(send)))
+
+
 def stop(services: Services, visitor: Visitor, view: BenchView, *, where: ExampleValues) -> None:
     """End it and keep what is measured."""
     if bench := services.bench.newest(_place(services, where).file, visitor.owner):
@@ -187,7 +273,7 @@ def stop(services: Services, visitor: Visitor, view: BenchView, *, where: Exampl
 
 
 def use(services: Services, visitor: Visitor, view: BenchView, *, tab: VerdictTab, where: ExampleValues) -> Updates:
-    """The best prompt goes to the form; with a number of shots that the form does not offer, as a side of its own."""
+    """The best prompt goes to the form; with shots that the form does not offer, as a side of its own."""
     place = _place(services, where)
     bench = services.bench.newest(place.file, visitor.owner)
     if bench is None:
@@ -195,8 +281,8 @@ def use(services: Services, visitor: Visitor, view: BenchView, *, tab: VerdictTa
     best = services.bench.best(bench.id, visitor.owner)
     kept = where["kept"]
     carried = tuple(one for one in kept.carried if not one.name.startswith(TAKEN))
-    if best.shots not in (0, SHOTS):
-        carried = (*carried, Side("base", best.text, best.shots, place.file, f"{TAKEN} + {best.shots} shots"))
+    if best.shots and (best.shots != SHOTS or best.picked or best.nearest):
+        carried = (*carried, best.as_side(place.file, f"{TAKEN} + {html.plural(best.shots, 'shot')}"))
     taken = html.good(f"{best.side} is in the verdict's form; the report will say how it was found.")
     updates: Updates = {tab.prompt: best.text, tab.kept: replace(kept, carried=carried)}
     return {**updates, view.error: slot(taken), tab.fold: gr.update(open=True)}
@@ -231,7 +317,17 @@ def _head(services: Services, visitor: Visitor, bench: VerdictView | None) -> tu
         best = services.bench.best(bench.id, visitor.owner)
     except InputError as error:
         return early + card(error), False
-    return early + html.good(f"{best.side}. {best.sentence}"), True
+    search = bench.record.get("search")
+    table = _candidates(search["candidates"], best.text) if search else ""
+    return early + html.good(f"{best.side}. {best.sentence}") + table, True
+
+
+def _rival(rival: Rival | None) -> str:
+    """The training that a search competes with, "" = none is known."""
+    if rival is None:
+        return ""
+    read = f", over {rival.tokens:,} tokens" if rival.tokens else ""
+    return html.note(f"{rival.name} was trained for {rival.seconds / 60:.1f} minutes{read}: as long is fair.")
 
 
 def _place(services: Services, where: ExampleValues) -> _Place:

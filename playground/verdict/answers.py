@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from playground.chat.batching import Asked, Batches, Written, prompt_of
-from playground.chat.compare import Side, Turn, conversation, form_like, passages_for
+from playground.chat.compare import Side, Turn, conversation, form_like, passages_for, picked_rows
 from playground.data.example import Example, Message
 from playground.data.render import encode, thinking
 from playground.data.retrieval import Documents
@@ -41,6 +41,8 @@ TIMING_FOR_LIMIT = 5
 """So many times as long it may take where a limit of seconds or a price of the device's hours rests on it."""
 SCORED = 24
 """Rows of which the references are scored, the first ones: enough for a mean, and it decides nothing."""
+QUIET_S = 1.0
+"""Between two looks at whether a job is to end, while replies are being written."""
 AFTER = 0.3
 """What comes after the answers, as a share of them: for the time left."""
 
@@ -133,7 +135,8 @@ class Answering:
         """Which other server answers, by side. Raises NotFoundError, InputError where a spend cap cannot be kept."""
         there = self.batches.endpoints
         found = [there.get(side.model) if side.is_remote else None for side in request.sides]
-        unpriced = [one.name for one in found if one is not None and one.prices is None]
+        paid = [*found, *([there.get(request.proposer)] if request.proposer else [])]
+        unpriced = [one.name for one in paid if one is not None and one.prices is None]
         if request.spend_cap is not None and unpriced:
             raise InputError(
                 f"The spend cap cannot be kept: what {', '.join(unpriced)} costs is not known. Give it "
@@ -144,14 +147,13 @@ class Answering:
     def leaving(self, request: VerdictRequest, measured: Collection[int] = ()) -> str:
         """How many rows go to which other machine, in how many requests, at what price; "" where none leaves this
         one. measured: rows that are not asked again. Raises InputError, NotFoundError."""
-        remote = tuple(side for side in request.sides if side.is_remote)
+        said, remote = self._reflected(request), tuple(side for side in request.sides if side.is_remote)
         if not remote:
-            return ""
+            return f"Rows leave this machine: {said[0]}." if said else ""
         longest, tokenizer = request.max_tokens or self.reply_limit(request), self._bases.tokenizer()
         items = self.prepare(replace(request, sides=remote))
         items = [one for one in items if one.endpoint is not None and not one.endpoint.is_here]
         items = [one for one in items if one.example.row not in measured]
-        said = []
         for endpoint in {one.endpoint for one in items if one.endpoint is not None}:
             asked = [one for one in items if one.endpoint == endpoint]
             sides = {one.side.label: one.side for one in asked}.values()
@@ -166,6 +168,13 @@ class Answering:
                 cost = f"about {most:.2g} {request.prices.currency} at most"
             said.append(f"{len(rows)} rows in {many} requests to {endpoint.label}, {cost}")
         return f"Rows leave this machine: {'; '.join(sorted(said))}." if said else ""
+
+    def _reflected(self, request: VerdictRequest) -> list[str]:
+        """What leaves this machine for the server that rewrites prompts."""
+        endpoint = self.batches.endpoints.get(request.proposer) if request.proposer else None
+        if endpoint is None or endpoint.is_here:
+            return []
+        return [f"some of {len(request.pool)} training rows, with replies and answers, to {endpoint.label}"]
 
     def replies(self, request: VerdictRequest, measured: Collection[int] = ()) -> int:
         """How many replies it takes. measured: rows that are not asked again. Raises InputError or NotFoundError for
@@ -362,6 +371,7 @@ class Answering:
         the device's, or that leaves no side."""
         written: list[Written] = []
         known: set[int] | None = None
+        told_s = time.monotonic()
         items = [item for item, _ in chunk]
         held = [replace(drawn, format=item.side.format, think=item.side.think) for item, drawn in chunk]
         asked = [
@@ -371,7 +381,8 @@ class Answering:
         for written in self.batches.run(asked, asking.session, "measure", apart=apart):
             waiting = next((one.waiting for one in written if one.waiting), "")
             ended = {place for place, one in enumerate(written) if one.done}
-            if waiting or ended != known:
+            if waiting or ended != known or time.monotonic() - told_s > QUIET_S:
+                told_s = time.monotonic()
                 new = [place for place in sorted(ended - (known or set())) if written[place].failure is None]
                 known = ended
                 fresh = tuple(_answered(items[place], written[place]) for place in new) if answers else ()
@@ -399,10 +410,15 @@ class Answering:
         source = Path(side.shots_from or request.examples or request.file)
         same = source.resolve() == request.file.resolve()
         checked = self._data.check(source, request.mapping if source == request.file else None, request.owner)
+        if side.picked:
+            seen = set(request.rows or ()) if same else set()
+            return picked_rows(side, [one for one in checked.examples if one.row not in seen]), documents
         if request.rows is None and same:
             return list(checked.examples), documents
         by = request.split_by if same else BY_CHANCE
-        learned = self._data.split(source, checked.examples, request.seed, by=by, owner=request.owner).train
+        learned: Sequence[int] = request.pool if same else ()
+        if not learned:
+            learned = self._data.split(source, checked.examples, request.seed, by=by, owner=request.owner).train
         judged = set(request.rows or ()) if same else set()
         return [example for example in part(checked.examples, learned) if example.row not in judged], documents
 
@@ -440,7 +456,8 @@ def _answered(item: Item, one: Written) -> Answered:
 @dataclass
 class Work:
     """What is measured so far. failed: side -> why it cannot answer. judges: how far each judge that says what is right
-    goes with the person, as the record has it. recorded: sides that are asked nothing."""
+    goes with the person, as the record has it. searched_s: what a prompt search took before it was resumed. notes:
+    what went wrong beside, in words. recorded: sides that are asked nothing."""
 
     state: State
     began_s: float = 0.0
@@ -450,6 +467,8 @@ class Work:
     refusals: dict[str, Any] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     judges: list[dict[str, Any]] = field(default_factory=list)
+    searched_s: float = 0.0
+    notes: list[str] = field(default_factory=list)
     spending: Spending = field(default_factory=Spending)
     recorded: set[str] = field(default_factory=set)
 
@@ -467,13 +486,23 @@ Marking = Callable[[Collection[str], Collection[Answered], str], Generator[Progr
 """(judges, answers, owner) -> each judge's marks of the answers, as they come."""
 
 
+Search = Callable[[Work, Asking], Generator[Progress, None, None]]
+"""(work, what is asked) -> the candidates' answers, as they come; each is in ``work`` before the next is asked."""
+
+
 class Measuring:
-    """Asks, and writes every answer down as it comes."""
+    """Asks, and writes every answer down as it comes. search: how candidates are asked, None = there are none."""
 
     def __init__(
-        self, answering: Answering, forgetting: ForgettingService, files: VerdictFiles, marking: Marking
+        self,
+        answering: Answering,
+        forgetting: ForgettingService,
+        files: VerdictFiles,
+        marking: Marking,
+        search: Search | None = None,
     ) -> None:
         self._answering, self._forgetting, self._files, self._marking = answering, forgetting, files, marking
+        self._search = search
 
     def run(self, work: Work, request: VerdictRequest, job: Job) -> None:
         """Ask all of it but rows that are answered, then the judges that say what is right. Raises CancelledError when
@@ -481,12 +510,15 @@ class Measuring:
         work.began_s = time.monotonic()
         asker, judged = self._answering, request.purpose == VERDICT
         work.spending = Spending(request.spend_cap)
-        items = [item for item in asker.prepare(request) if item.key not in work.answers]
+        asking = Asking(request, (), f"verdict {request.owner}", work.failed, work.spending)
+        if request.budget_s is not None and self._search is not None:
+            self._follow(work, job, "search_s", self._search(work, asking))
+            return
+        asking = asking._replace(items=[item for item in asker.prepare(request) if item.key not in work.answers])
         known = asker.recorded(request, work.answers) if request.has_recorded else []
         work.answers |= {(one.example, one.side): one for one in known}
         work.recorded = {side.label for side in request.sides if side.replies is not None}
         self._files.keep(work.state.id, known)
-        asking = Asking(request, items, f"verdict {request.owner}", work.failed, work.spending)
         self._follow(work, job, "answers_s", asker.answers(asking))
         if judges := judges_in(request.right):
             self._follow(work, job, "judging_s", self._marking(judges, list(work.answers.values()), request.owner))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from filelock import FileLock
 
 from playground.chat.compare import SHOTS_MAX, Side
-from playground.data.split import BY_CHANCE, SplitBy
+from playground.data.split import BY_CHANCE, Parts, SplitBy
 from playground.errors import InputError, NotFoundError, PlaygroundError
 from playground.library.files import write_json
 from playground.verdict.files import BENCH, LIVE, State, VerdictFiles
@@ -177,6 +177,13 @@ class Best:
     sentence: str
     side: str
     model: str = "base"
+    nearest: bool = False
+    picked: tuple[int, ...] = ()
+
+    def as_side(self, file: Path, name: str = "") -> Side:
+        """file: where its shots come from."""
+        how = {"nearest": self.nearest, "picked": self.picked}
+        return Side(self.model, self.text, self.shots, file if self.shots else None, name, **how)  # type: ignore[arg-type]
 
 
 def best_of(record: Record) -> Best:
@@ -186,15 +193,19 @@ def best_of(record: Record) -> Best:
         raise InputError("Nothing was measured that prompts could be compared by. Give a check, such as contains:TEXT.")
     sign = 1 if record["about"][metric]["higher_is_better"] else -1
     best = max(sides, key=lambda side: (sign * side["metrics"][metric]["value"], -side["prompt_tokens_mean"]))
-    counts = sorted({side["shots"] for side in sides})
+    search = record.get("search")
+    tries = [one for one in search["candidates"] if one["n"]] if search else sides
+    counts = sorted({side["shots"] for side in tries})
     *few, most = map(str, counts)
     several = f"{', '.join(few)} or {most}" if few else most
     shots = "without shots" if counts == [0] else f"with {several} {'shot' if counts == [1] else 'shots'}"
-    tried = f"{_counted(len({side['prompt'] for side in sides}), 'prompt')}, {shots}"
-    which = f"The best of {len(sides)} ({tried})" if len(sides) > 1 else f"The only one that was tried ({tried})"
+    tried = f"{_counted(len({side['prompt'] for side in tries}), 'prompt')}, {shots}"
+    which = f"The best of {len(tries)} ({tried})" if len(tries) > 1 else f"The only one that was tried ({tried})"
     rows = _counted(record["examples"], "validation row")
     sentence = f"{which} on {rows}: {figure(record, best)}."
-    return Best(best["prompt"], best["shots"], sentence, best["side"], best.get("model", "base"))
+    sentence += f" Searched for {search['seconds'] / 60:.1f} min by successive halving." if search else ""
+    how = best.get("nearest", False), tuple(best.get("picked", ()))
+    return Best(best["prompt"], best["shots"], sentence, best["side"], best.get("model", "base"), *how)
 
 
 def _counted(many: int, what: str) -> str:
@@ -227,13 +238,16 @@ def tried_for(files: VerdictFiles, request: VerdictRequest) -> str:
     """The sentence of the newest bench on the same examples, where one of the sides is its best; "" otherwise."""
     source = Path(request.examples or request.file).resolve()
     ended = (state for state in files.all() if state.owner == request.owner and state.state not in LIVE)
-    sides = {(side.model, side.system_prompt.strip(), side.shots, side.docs) for side in request.sides}
+    sides = {
+        (side.model, side.system_prompt.strip(), side.shots, side.nearest, side.picked, side.docs)
+        for side in request.sides
+    }
     for bench in ended:
         if not _asks(files, bench, source) or not (record := files.record(bench.id)):
             continue
         with contextlib.suppress(InputError):
             best = best_of(record)
-            if (best.model, best.text, best.shots, None) in sides:
+            if (best.model, best.text, best.shots, best.nearest, best.picked, None) in sides:
                 both = {row["example"] for row in files.rows(bench.id)} if request.file.resolve() == source else set()
                 both &= both if request.rows is None else set(request.rows)
                 shared = f" {len(both)} of these rows are judged by too, which favours the prompt."
@@ -258,6 +272,11 @@ class Drawn(TypedDict, total=False):
     seed: int
     owner: str
     rows: tuple[int, ...]
+    right: tuple[str, ...]
+    form_only: bool
+    send: bool
+    spend_cap: float | None
+    proposer: str
 
 
 class PromptBench:
@@ -268,7 +287,7 @@ class PromptBench:
 
     def keep(self, text: str, file: Path | None = None, owner: str = LOCAL) -> Version:
         """A new version of the prompt for these examples. Raises InputError."""
-        return self.book.keep(text, owner, self._learned_from(file).name if file is not None else "")
+        return self.book.keep(text, owner, self.learned_from(file).name if file is not None else "")
 
     def versions(self, file: Path | None = None, owner: str = LOCAL) -> list[Version]:
         """Those for these examples (None = all), oldest first, with the scores of every bench that has ended."""
@@ -277,7 +296,7 @@ class PromptBench:
             ended = not view.live and view.id not in noted
             if ended and (record := self.verdicts.show(view.id, owner).record) is not None:
                 self.book.note(view.id, scores_of(record, record["file"]), owner)
-        name = self._learned_from(file).name if file is not None else None
+        name = self.learned_from(file).name if file is not None else None
         return [one for one in self.book.versions(owner) if name is None or one.file in ("", name)]
 
     def forget(self, id: str, owner: str = LOCAL) -> None:
@@ -296,10 +315,22 @@ class PromptBench:
         """Row numbers of the validation part, as a run with this seed draws it. test: the share that is held back
         for the verdict, None = the file's own. by: columns that the parts follow. Raises InputError where there is no
         such part."""
-        source = self._learned_from(file)
+        return self.parts(file, owner, mapping, seed, test, by).validation
+
+    def parts(
+        self,
+        file: Path,
+        owner: str = LOCAL,
+        mapping: Columns = None,
+        seed: int = SEED,
+        test: float | None = None,
+        by: SplitBy = BY_CHANCE,
+    ) -> Parts:
+        """All three, as ``rows``."""
+        source = self.learned_from(file)
         checked = self._data.check(source, mapping, owner)
-        found = self._data.split(source, checked.examples, seed, test=test, by=by, owner=owner).validation
-        if not found:
+        found = self._data.split(source, checked.examples, seed, test=test, by=by, owner=owner)
+        if not found.validation:
             has = f"{source.name} has {_counted(len(checked.examples), 'row')} with an answer and no validation part"
             instead = "Add rows: a prompt must not be chosen by the rows that the verdict asks."
             raise InputError(f"{has}, which is drawn from 10 on. {instead}")
@@ -316,7 +347,7 @@ class PromptBench:
     ) -> VerdictRequest:
         """Asked of this model: every version (by id) with every number of shots, on the validation part where no rows
         are named. Raises InputError that names every fault, NotFoundError."""
-        source, counts = self._learned_from(file), list(dict.fromkeys(shots))
+        source, counts = self.learned_from(file), list(dict.fromkeys(shots))
         owner = drawn.get("owner", LOCAL)
         kept = [self.book.get(id, owner) for id in dict.fromkeys(versions)]
         many = len(kept) * len(counts)
@@ -357,7 +388,7 @@ class PromptBench:
 
     def newest(self, file: Path, owner: str = LOCAL) -> VerdictView | None:
         """The last bench on these examples, None where there was none."""
-        source, files = self._learned_from(file).resolve(), self.verdicts.files
+        source, files = self.learned_from(file).resolve(), self.verdicts.files
         states = (files.state(view.id) for view in self.views(owner))
         found = (self.show(state.id, owner) for state in states if state is not None and _asks(files, state, source))
         return next(found, None)
@@ -375,7 +406,7 @@ class PromptBench:
             raise InputError(f"This bench measured nothing. {view.error}".strip())
         return best_of(view.record)
 
-    def _learned_from(self, file: Path) -> Path:
+    def learned_from(self, file: Path) -> Path:
         """The file whose parts count: for a shipped set's held-out rows, those that are trained on."""
         real = Path(file).resolve()
         return next((one.file for one in self._data.sets() if one.heldout.resolve() == real), Path(file))

@@ -111,6 +111,10 @@ class VerdictFiles:
             raise InputError(f"What {id} asked is gone from the disk. Measure it anew.")
         return dict(found)
 
+    def ask(self, id: str, request: dict[str, Any]) -> None:
+        """What is asked has grown."""
+        write_json(self.folder(id) / "request.json", request)
+
     def record(self, id: str) -> dict[str, Any] | None:
         found: dict[str, Any] | None = self._json(id, "verdict.json")
         return _current(found) if found is not None else None

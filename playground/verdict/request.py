@@ -33,6 +33,8 @@ from playground.verdict.files import BENCH, VERDICT, answer_of, row_of
 from playground.workspace.examples import DataService
 
 SIDES_MAX = 12
+CANDIDATES_MAX = 64
+"""Of a prompt search."""
 REPEATS_MAX = 20
 REPEAT_TEMPERATURE = 0.7
 """Repeats are drawn at least this freely: greedy ones would always agree."""
@@ -52,8 +54,9 @@ class VerdictRequest:
     split_by: columns that the parts of the file follow. send: the person agreed that rows leave for other machines.
     spend_cap: the most that other servers may cost, in the prices' currency; the side that would pass it ends there.
     unseen: leave rows out that a tuned side may have been trained on.
-    purpose: a bench is left out of the list of verdicts, and nothing is timed. Raises InputError
-    that names every fault.
+    purpose: a bench is left out of the list of verdicts, and nothing is timed. budget_s: the sides are candidates of a
+    prompt search, a bench that ends after so many seconds; pool: rows that it may draw shots from; proposer: a server
+    that rewrites prompts, "" = none. Raises InputError that names every fault.
     """
 
     file: Path
@@ -87,19 +90,28 @@ class VerdictRequest:
     send: bool = False
     spend_cap: float | None = None
     unseen: bool = False
+    budget_s: float | None = None
+    pool: tuple[int, ...] = ()
+    proposer: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sides", tuple(draw for side in self.sides for draw in side.drawn))
         labels, sides = [side.label for side in self.sides], len({side.approach for side in self.sides})
+        most = SIDES_MAX if self.budget_s is None else CANDIDATES_MAX
         same = f"Two sides are called the same ({', '.join(labels)}). Give one another name."
         wrong = {
-            f"A verdict has 1 to {SIDES_MAX} sides; this one has {sides}.": not 1 <= sides <= SIDES_MAX,
+            f"A verdict has 1 to {most} sides; this one has {sides}.": not 1 <= sides <= most,
             same: len(set(labels)) < len(labels),
             f"Repeats go from 1 to {REPEATS_MAX}; {self.repeats} are asked for.": not 1 <= self.repeats <= REPEATS_MAX,
             f"{self.purpose!r} is no purpose. There are: {VERDICT}, {BENCH}.": self.purpose not in (VERDICT, BENCH),
             f"The limit of rows is {self.limit}; it is at least 1.": self.limit is not None and self.limit < 1,
             f"The spend cap is {self.spend_cap}; it is a number from 0.": self.spend_cap is not None
             and not 0 <= self.spend_cap < math.inf,
+            f"The budget is {self.budget_s} seconds; it is more than none.": self.budget_s is not None
+            and not 0 < self.budget_s < math.inf,
+            "A search marks every reply at once, which a judge does not. Take another criterion than judge: for it.": (
+                self.budget_s is not None and bool(judges_in(self.right))
+            ),
         }
         faults = [words for words, is_so in wrong.items() if is_so]
         if self.form_only and self.right:
@@ -147,7 +159,7 @@ def request_from(said: Mapping[str, Any]) -> VerdictRequest:
     made = dict(said)
     made["file"], made["examples"] = Path(said["file"]), Path(said["examples"]) if said.get("examples") else None
     made["sides"] = tuple(side_from(side) for side in said["sides"])
-    made |= {name: tuple(said.get(name, ())) for name in ("checks", "right", "looks")}
+    made |= {name: tuple(said.get(name, ())) for name in ("checks", "right", "looks", "pool")}
     made["rows"] = tuple(said["rows"]) if said.get("rows") is not None else None
     made["split_by"] = SplitBy(*said.get("split_by", ()))
     made["questions"], made["prices"] = Questions(**said.get("questions", {})), Prices(**said.get("prices", {}))
@@ -242,6 +254,16 @@ class RecordMaker:
     def so_far(self, request: VerdictRequest, answers: Collection[Answered]) -> tuple[SoFar, ...]:
         """Each side's passes among these answers, with an interval that holds at every number of rows."""
         answers = _judged_ones(request, answers)
+        passes, found = self.passing(request, answers), []
+        for side in request.sides:
+            if side.draw > 1:
+                continue
+            right = [passes(one) for one in answers if one.side == side.label]
+            found.append(SoFar(side.label, sum(right), len(right), *confidence_sequence(sum(right), len(right))))
+        return tuple(found)
+
+    def passing(self, request: VerdictRequest, answers: Sequence[Answered] = ()) -> Callable[[Answered], bool]:
+        """What tells whether a reply passes: every check, and the criterion. answers: with the marks of judges."""
         _, criterion = self._right(request, answers)
         checks = [parse_check(spec) for spec in request.checks]
 
@@ -249,13 +271,7 @@ class RecordMaker:
             formed = not is_blank(one.reply, one.reference) and all(check.passes(one.reply) for check in checks)
             return formed and (criterion is None or criterion.mark(one.reply, one.reference, one.question).right)
 
-        found = []
-        for side in request.sides:
-            if side.draw > 1:
-                continue
-            right = [passes(one) for one in answers if one.side == side.label]
-            found.append(SoFar(side.label, sum(right), len(right), *confidence_sequence(sum(right), len(right))))
-        return tuple(found)
+        return passes
 
     def again(self, kept: Kept, request: VerdictRequest) -> Kept:
         """Costs and choice by the request's answers and prices; the figures stay as they were."""
@@ -396,7 +412,7 @@ def undertrained(run: Mapping[str, Any]) -> str:
 
 
 DESCRIBED = (
-    *("model", "adapter_sha256", "shots", "documents", "prompt", "format", "think"),
+    *("model", "adapter_sha256", "shots", "documents", "prompt", "format", "think", "nearest", "picked"),
     *("endpoint", "recorded", "base_fingerprint"),
 )
 """What a side is, beside its name and kind. base_fingerprint: of another base, None = it stands on the one in use."""
@@ -413,7 +429,8 @@ def _facts_of(side: Side, card: AdapterCard | None) -> SideFacts:
     docs, other = side.docs.name if side.docs else None, card.sha256 if card is not None and card.is_base else None
     card = None if other else card
     think, sha256 = None if side.think is None else "on" if side.think else "off", card.sha256 if card else None
-    described = (side.model, sha256, side.shots, docs, side.system_prompt, side.format, think)
+    how = side.format, think, side.nearest, list(side.picked)
+    described = (side.model, sha256, side.shots, docs, side.system_prompt, *how)
     kind: Rung = "documents" if side.docs else "few-shot" if side.shots else "base"
     if side.is_remote or other or side.replies is not None:
         kind = "larger-model"

@@ -14,11 +14,12 @@ from typing import Any
 
 from playground.chat.compare import Side
 from playground.errors import BusyError, CancelledError, InputError, NotFoundError, PlaygroundError
-from playground.evaluation.checks import parse_checks
+from playground.evaluation.checks import Check, parse_checks
 from playground.evaluation.comparison import Questions
 from playground.evaluation.cost import Prices
-from playground.evaluation.criterion import judges_in
+from playground.evaluation.criterion import Criterion, judges_in
 from playground.evaluation.form import REFERENCES
+from playground.evaluation.verdict import Answered
 from playground.jobs import Job, Jobs, sentence
 from playground.models.adapters import AdapterService
 from playground.models.bases import BaseService
@@ -27,10 +28,11 @@ from playground.settings import Settings
 from playground.training import processes
 from playground.verdict.answers import Answering, Measuring, Work
 from playground.verdict.bench import tried_for
-from playground.verdict.files import DONE, FAILED, LIVE, MEASURING, STOPPED, VERDICT, State, VerdictFiles
+from playground.verdict.files import DONE, FAILED, LIVE, MEASURING, STOPPED, VERDICT, State, VerdictFiles, row_of
 from playground.verdict.judges import Judges, Trust
 from playground.verdict.losses import ForgettingService
 from playground.verdict.request import Kept, RecordMaker, SoFar, VerdictRequest, file_sha256, request_from
+from playground.verdict.search import Searching
 from playground.workspace.examples import DataService
 from playground.workspace.quota import Quota
 from playground.workspace.visitors import LOCAL
@@ -52,9 +54,10 @@ _KEY = "verdict "
 
 @dataclass(frozen=True)
 class VerdictView:
-    """A verdict as it is now. done, of: replies. message: what it is doing. seconds_left: an estimate, None before
-    there is one. record: once it has ended and something could be compared. so_far: each side's passes while rows
-    run. may_grow: it stated a maximum of rows that it has not reached. look: how many times it was concluded from."""
+    """A verdict as it is now. done, of: replies, or seconds of a search, as unit says. message: what it is doing.
+    seconds_left: an estimate, None before there is one. record: once it has ended and something could be compared.
+    so_far: each side's passes while rows run. may_grow: it stated a maximum of rows that it has not reached. look: how
+    many times it was concluded from."""
 
     id: str
     name: str
@@ -70,6 +73,7 @@ class VerdictView:
     so_far: tuple[SoFar, ...] = ()
     may_grow: bool = False
     look: int = 0
+    unit: str = ""
 
     @property
     def live(self) -> bool:
@@ -90,14 +94,17 @@ class VerdictService:
         quota: Quota,
         jobs: Jobs,
         clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
     ) -> None:
+        """clock: seconds since 1970; ticks: of a search's budget."""
         self._settings, self._bases, self._adapters = settings, bases, adapters
         self._quota, self._jobs = quota, jobs
         self._answering, self._clock = answering, clock
         self.files = VerdictFiles(settings.home / "verdicts")
         self.judges = Judges(bases, adapters, answering.batches, shared=settings.shared)
-        self._measuring = Measuring(answering, forgetting, self.files, self.judges.marking)
         self._records = RecordMaker(bases, data, answering.cards)
+        self._search = Searching(answering, bases, self._records, self.files, ticks)
+        self._measuring = Measuring(answering, forgetting, self.files, self.judges.marking, self._search)
         self._lock = threading.RLock()
 
     def start(self, request: VerdictRequest) -> str:
@@ -200,6 +207,11 @@ class VerdictService:
         NotFoundError."""
         return self._answering.recorded_words(request)
 
+    def stated(self, request: VerdictRequest) -> tuple[Criterion | None, list[Check]]:
+        """(what is right by a request, None = the form alone; its checks). Raises InputError."""
+        checks = parse_checks(request.checks, files=not self._settings.shared)
+        return self._records.criterion(request), checks
+
     def trusted(self, judge: str, file: str, owner: str = LOCAL) -> Trust:
         """How far a judge goes with the person, where that is enough for it to say what is right of this file's rows.
         Raises InputError that says what is missing, NotFoundError."""
@@ -238,6 +250,9 @@ class VerdictService:
         request = replace(request, name=request.name if request.name.strip() else request.file.stem)
         if not request.max_tokens:
             request = replace(request, max_tokens=self._answering.reply_limit(request))
+        most_s = 60 * self._settings.session_minutes
+        if self._settings.is_visitor(owner) and (request.budget_s or 0.0) > most_s:
+            raise InputError(f"A search takes {most_s // 60} minutes at most here. Give it a smaller budget.")
         parse_checks(request.checks, files=not self._settings.shared)
         request = self._answering.formed(request)
         work, asked = self._before(request)
@@ -295,6 +310,7 @@ class VerdictService:
         work.answers = self.files.answers(id)
         work.forgotten, work.refusals = record.get("forgetting", {}), record.get("refusals", {})
         work.failed = dict(record.get("failed", {}))
+        work.searched_s = record.get("search", {}).get("seconds", 0.0)
         return work, replace(request, forgetting=False, refusals=False)
 
     def _used(self, request: VerdictRequest, id: str) -> set[int]:
@@ -335,15 +351,20 @@ class VerdictService:
             "spent": {"amount": work.spending.spent, "requests": work.spending.requests, "cap": request.spend_cap}
         }
         try:
-            used = self._used(request, work.state.id)
-            self.files.save(work.state.id, *self._records.make(request, work.answers.values(), about, used))
+            used, answers, rest = self._used(request, work.state.id), list(work.answers.values()), list[Answered]()
+            if request.budget_s is not None:
+                request, about["search"] = self._search.outcome(work, seconds)
+                last = {side.label for side in request.sides}
+                answers, rest = ([one for one in answers if (one.side in last) is so] for so in (True, False))
+            kept = self._records.make(request, answers, about, used)
+            self.files.save(work.state.id, kept.record, [*kept.rows, *(row_of(one, {}) for one in rest)], kept.known)
         except PlaygroundError as error:  # nothing to compare, or the file or an adapter is gone
             self._end(work, FAILED if state == DONE else state, f"{said} {error}".strip())
         except Exception as error:  # the statistics of any data: the answers stay on disk
             self._end(work, FAILED, sentence(error, "The judging", "Measure again."))
         else:
             left_out = (f"{label} was left out: {why}" for label, why in work.failed.items())
-            self._end(work, state, " ".join([*([f"{said} {KEPT}"] if said else []), *left_out]))
+            self._end(work, state, " ".join([*([f"{said} {KEPT}"] if said else []), *left_out, *work.notes]))
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -383,10 +404,13 @@ class VerdictService:
         now = job.progress
         message = now.waiting or now.phase or "Waiting for its turn"
         view = replace(view, done=now.done, of=now.of, message=message, seconds_left=job.seconds_left)
-        if state.purpose != VERDICT or not (answers := self.files.answers(state.id)):
-            return view
         with contextlib.suppress(PlaygroundError):
             request = request_from(self.files.request(state.id))
+            if state.purpose != VERDICT and request.budget_s is None:
+                return view
+            view = replace(view, unit="" if request.budget_s is None else " s")
+            if not (answers := self.files.answers(state.id)):
+                return view
             return replace(view, so_far=self._records.so_far(request, answers.values()))
         return view
 

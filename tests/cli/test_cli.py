@@ -17,7 +17,9 @@ from playground.settings import PROJECT_ROOT
 from playground.workspace.visitors import Home
 
 
-@pytest.mark.parametrize("verb", ["check", "train", "compare", "verdict", "bench", "race", "adapters", "runs"])
+@pytest.mark.parametrize(
+    "verb", ["check", "train", "compare", "verdict", "bench", "search", "race", "adapters", "runs"]
+)
 def test_every_verb_says_what_it_takes(verb, capsys):
     with pytest.raises(SystemExit, match=r"^0$"):
         build_parser().parse_args([verb, "--help"])

@@ -58,6 +58,28 @@ def test_bench(done, rows_file, tmp_path):
     assert found["best"]["sentence"].startswith("The best of 4 (2 prompts, with 0 or 1 shots) on 2 validation rows: ")
 
 
+def test_search_and_a_verdict_on_what_it_found(call, done, rows_file, tmp_path):
+    mine = tmp_path / "mine.txt"
+    mine.write_text("Be glad.")
+    side = ("--side", "model=base,prompt=best,shots=best,name=Best")
+    code, found, _ = call("verdict", rows_file, *side)
+    assert (code, "python -m playground search" in found["error"]) == (2, True)
+    words = ("--prompt", mine, "--shots", "0,2", "--check", "contains:gladly", "--max-tokens", 4)
+    found = done("search", rows_file, "--budget", 0.05, *words)
+    assert set(found) >= {"candidates", "best", "prompt_file", "spent"}
+    assert Path(found["prompt_file"]).read_text().strip() == found["best"]["prompt"]
+    one = found["candidates"][0]
+    assert set(one) >= {"prompt", "shots", "score"}
+    assert set(one["score"]) == {"value", "low", "high", "n"}
+    assert set(found["spent"]) == {"seconds", "tokens"}
+    judged = done("verdict", rows_file, *side, "--max-tokens", 4, "--no-losses")
+    assert judged["tried"] == found["best"]["sentence"]
+    assert judged["examples"] == 7, "its test part alone"
+    again = done("search", rows_file, "--resume", "--budget", 0.01)
+    assert again["search"] == found["search"]
+    assert again["spent"]["tokens"] >= found["spent"]["tokens"]
+
+
 @pytest.mark.usefixtures("forks")
 def test_a_race_from_start_to_table_and_again_later(call, rows_file, monkeypatch):
     few = replace(material(), texts=material().texts[:2], questions=material().questions[:2])

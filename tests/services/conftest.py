@@ -186,11 +186,13 @@ def whole_model(services, base, noise=0.0):
     return folder.name
 
 
-def verdicts_by(services, answering, batches):
-    """The service of verdicts, with answering and batches of a test's own."""
+def verdicts_by(services, answering, batches, **clocks):
+    """The service of verdicts, with answering, batches and clocks of a test's own."""
     there = (services.bases, services.data, services.adapters)
     asker = answering(*there, batches, services.scoring)
-    return VerdictService(services.settings, *there, asker, services.forgetting, services.quota, services.jobs)
+    return VerdictService(
+        services.settings, *there, asker, services.forgetting, services.quota, services.jobs, **clocks
+    )
 
 
 def reply(text, finish="stop", **usage):

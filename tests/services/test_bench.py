@@ -1,8 +1,9 @@
-"""The prompt bench through the real services on a tiny model, and its choice from records alone."""
+"""The prompt bench and the prompt search through the real services on a tiny model, and as plain values."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import pytest
@@ -10,11 +11,16 @@ import pytest
 from playground.chat.compare import Side
 from playground.data.split import split
 from playground.errors import NotFoundError, PlaygroundError
-from playground.services import Services
+from playground.evaluation.checks import parse_checks
+from playground.evaluation.criterion import suggested
+from playground.evaluation.prompt_search import BLOCK, finalists, halving, written_prompt
+from playground.models.endpoints import Endpoint
+from playground.services import Services, build_services
+from playground.verdict.answers import Answering
 from playground.verdict.bench import LETTERS_MAX, VERSIONS_MAX, PromptBook, Score, best_of, scores_of
 from playground.verdict.service import VerdictView
 from tests.refused import refused
-from tests.services.conftest import last, put_rows
+from tests.services.conftest import last, put_rows, reply, verdicts_by
 from tests.shared.conftest import ANNA, BEN
 
 CHECK = "contains:gladly"
@@ -156,6 +162,153 @@ def test_another_visitors_bench_and_prompts_are_not_there(shared):
     assert bench.book.owners() == set()
     assert list(bench.book.file("local").parent.iterdir()) == []
     assert not shared.verdicts.files.folder(hers.id).exists()
+
+
+ROWS = tuple(range(1, 25))
+
+
+def raced(tokens, best, budget_s, passed):
+    """Halving where each reply takes a second and a candidate passes the first so many rows of ``best``; returns
+    (seconds, how many rows each was asked)."""
+    clock = [0.0]
+    for asks in halving(tokens, ROWS, passed, lambda: budget_s - clock[0]):
+        for row, name in asks:
+            if (row, name) not in passed:
+                clock[0] += 1
+                passed[row, name] = row <= best[name]
+            if budget_s <= clock[0]:
+                break
+    return clock[0], {name: sum(1 for _, other in passed if other == name) for name in tokens}
+
+
+def test_halving_asks_the_better_half_more_and_ends_with_its_budget():
+    tokens = {name: 100.0 - at for at, name in enumerate("abcdefgh")}
+    best = dict(zip("abcdefgh", (0, 1, 2, 3, 3, 8, 12, 20), strict=True))
+    passed = {}
+    assert raced(tokens, best, 100, passed) == (88, dict(zip("abcdefgh", (4, 4, 4, 4, 12, 12, 24, 24), strict=True)))
+    assert finalists(tokens, passed) == ["h", "g"]
+    assert raced(tokens, best, 1e6, {})[1] == dict.fromkeys("abcdefgh", 24), "with time for all, nobody goes early"
+    seconds, asked = raced(tokens, best, 20, {})
+    assert (seconds, asked["a"], asked["b"], asked["c"], asked["h"]) == (20, 4, 8, 8, 0), (
+        "half of the time at most to look at each"
+    )
+    assert raced({"only": 9.0}, {"only": 3}, 1e6, {}) == (24, {"only": 24})
+
+
+def test_equal_ones_are_told_apart_by_their_tokens_and_nobody_wins_by_fewer_rows():
+    same = dict.fromkeys(((row, name) for row in ROWS for name in "ab"), True)
+    assert finalists({"a": 30.0, "b": 20.0}, same) == ["b", "a"]
+    lucky = dict.fromkeys(((row, "c") for row in ROWS[:8]), True)
+    half = {(row, "a"): row % 2 == 0 for row in ROWS}
+    assert finalists({"a": 30.0, "c": 1.0}, half | lucky) == ["a"]
+    cut = dict.fromkeys(((row, "c") for row in ROWS[:-BLOCK]), True)
+    assert finalists({"a": 30.0, "c": 1.0}, half | cut) == ["c", "a"], "one block may be cut off by the budget"
+    assert finalists({"a": 1.0}, {}) == []
+
+
+JSON = [json.dumps({"kind": kind, "id": n}) for n in range(12) for kind in ("new", "old")]
+SIGNED = [f"Vitals: fine {n}\nTests: none of {n}\n\nSigned by Ann Lee" for n in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("references", "checks", "parts"),
+    [
+        (["yes", "no"] * 6, ("contains:e",), ("Answer with the label only, one of: no, yes.",)),
+        (JSON, ("json",), ("JSON only", '"kind": one of "new", "old"', '"id": a whole number', "one line")),
+        (SIGNED, ("max-words:30", "contains:fine"), ("Vitals: ...\nTests: ...", "ends with “Signed by Ann Lee”", "30")),
+        (["12", "a house", "forty two"], (), ("the answer alone",)),
+    ],
+)
+def test_a_prompt_is_written_from_what_is_right(references, checks, parts):
+    made = written_prompt(suggested(references), parse_checks(checks), references)
+    assert [part for part in parts if part not in made] == [], made
+
+
+SEARCHED = {"mine": "Be glad.", "long": "word " * 1200}
+
+
+def ticking(services):
+    """The same, with a search's clock that goes a second on whenever it is looked at."""
+    services.bench.verdicts = verdicts_by(services, Answering, services.batches, ticks=count().__next__)
+    return services
+
+
+def test_a_search_asks_validation_rows_within_its_budget_and_goes_on_later(services, rows_file, settings, asked):
+    put_rows(rows_file, 60)
+    parts = services.bench.parts(rows_file)
+    refused("playground search", services.search.found, rows_file)
+    verdicts, limit = ticking(services).bench.verdicts, {"max_tokens": 4}
+    view = last(verdicts.run(services.search.request(rows_file, SEARCHED, (0, 2), (CHECK,), 200, **limit)))
+    assert (view.state, view.name) == ("DONE", f"Prompt search: {rows_file.name}"), view.error
+    about, best = view.record["search"], services.bench.best(view.id)
+    tried = {one["side"]: one for one in about["candidates"]}
+    assert {"mine", "written", "mine + 2 shots #1", "mine + 2 nearest shots"} < tried.keys()
+    assert "its prompt takes" in tried["long"]["left_out"], "what the context does not hold is left out and named"
+    assert "long was left out" in view.error
+    assert [one for one in tried.values() if not set(one["picked"]) <= set(parts.train)] == []
+    asked_rows = {row["example"] for row in services.verdicts.rows(view.id)}
+    assert asked_rows <= set(parts.validation)
+    assert 6 < sum(one["n"] for one in tried.values()) < 100, "by its budget"
+    assert about["candidates"][0]["side"] == best.side
+    assert about["candidates"][0]["score"]["n"] == max(one["n"] for one in tried.values())
+    assert services.search.prompt_file(view.id).read_text().strip() == best.text
+    assert best.sentence.startswith(f"The best of {sum(one['n'] > 0 for one in tried.values())} (2 prompts, with 0 ")
+
+    found = services.search.found(rows_file)
+    assert (found.id, found.side.picked, found.side.shots) == (view.id, best.picked, best.shots)
+    assert set(services.search.unseen(found, rows_file)) == set(parts.test)
+    told = replace(found.side, name="Found")
+    request = replace(asked, losses=False, sides=(Side("base", name="Base"), told), rows=parts.test[:2])
+    judged = last(services.verdicts.run(request)).record
+    assert judged["tried"] == best.sentence
+    assert judged["sides"][1]["picked"] == list(best.picked)
+
+    later = ticking(build_services(settings))
+    before = {key: one.reply for key, one in later.verdicts.files.answers(view.id).items()}
+    again = last(later.bench.verdicts.run(later.search.resume(view.id, 100)))
+    assert (again.id, again.state) == (view.id, "DONE"), again.error
+    after = {key: one.reply for key, one in later.verdicts.files.answers(view.id).items()}
+    assert {key: after[key] for key in before} == before
+    assert again.record["search"]["seconds"] >= about["seconds"]
+    later.close()
+
+
+def test_a_search_that_is_stopped_keeps_what_it_knows(services, rows_file):
+    put_rows(rows_file, 60)
+    id = services.verdicts.start(services.search.request(rows_file, SEARCHED, (0, 2), (CHECK,), 600, max_tokens=60))
+    while not services.bench.show(id).so_far and not services.jobs.wait(f"verdict {id}", 0.01):
+        pass
+    services.bench.stop(id)
+    view = ended(services, id)
+    assert (view.state, services.manager.leases()) == ("STOPPED", [])
+    assert view.record["search"]["candidates"][0]["n"] > 0
+    assert services.search.found(rows_file).id == id
+    refused("from 0 to 16", services.search.request, rows_file, {}, (17,), ())
+    refused("Take another criterion", services.search.request, rows_file, {}, (0,), (), right=("judge:base",))
+    refused("begins with 64", services.search.request, rows_file, {str(n): f"p{n}" for n in range(40)}, (0, 2), ())
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_a_server_rewrites_the_best_prompt_from_training_rows_and_one_that_fails_is_noted(
+    services, rows_file, server, status
+):
+    put_rows(rows_file, 60)
+    services.endpoints.add(Endpoint("deep", f"{server.url}/v1", "deep"))
+    server.say = lambda path, body: (status, reply("Here:\n```\nSay gladly.\n```"))
+    parts = services.bench.parts(rows_file)
+    request = services.search.request(rows_file, {}, (0,), (CHECK,), 300, max_tokens=4, proposer="deep")
+    view = last(ticking(services).bench.verdicts.run(request))
+    assert view.state == "DONE", view.error
+    told = " ".join(json.loads(body)["messages"][0]["content"] for _, _, body in server.asked)
+    asks = {one.row: one.messages[-2].content for one in services.data.check(rows_file).examples}
+    held = [row for row in (*parts.validation, *parts.test) if f"{asks[row]}\n" in told]
+    assert (bool(told), held) == (True, []), "it reads training rows alone"
+    prompts = {one["prompt"]: one["side"] for one in view.record["search"]["candidates"]}
+    assert ("Say gladly." in prompts) == (status == 200)
+    assert ("answered 500" in view.error) == (status == 500)
+    away = replace(request, proposer="far")
+    services.endpoints.add(Endpoint("far", "https://far.example/v1", "far"))
+    refused("36 training rows, with replies and answers, to far at far.example", services.verdicts.start, away)
 
 
 @pytest.fixture

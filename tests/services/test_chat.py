@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from playground.chat.batching import Asked, Chat, Written
-from playground.chat.compare import Side, Turn, all_replies, conversation, parse_side
+from playground.chat.compare import Side, Turn, all_replies, conversation, parse_side, side_as_json, side_from
 from playground.chat.replay import read_saved
 from playground.data.example import Example, Message
 from playground.data.render import encode, render_prompt
@@ -109,6 +109,12 @@ def test_a_side_is_held_to_a_form_and_its_pattern_may_hold_commas(tmp_path):
     schema = tmp_path / "order.json"
     schema.write_text('{"type": "object", "required": ["id"]}')
     side = parse_side(f"model=base,format=json-schema:{schema},name=Held")
+    found = Side("base", "Be glad.", 2, schema, picked=(9, 4))
+    assert parse_side("model=base,prompt=best,shots=best,name=X", None, lambda: found) == replace(found, name="X")
+    assert parse_side("model=base,shots=2,pick=9+4", schema) == replace(found, system_prompt="")
+    assert side_from(json.loads(json.dumps(side_as_json(found)))).picked == (9, 4)
+    for wrong in ("prompt=best", "shots=2,pick=9+x", "shots=3,pick=9+4", "shots=2,pick=4+4"):
+        refused("", parse_side, f"model=base,{wrong}", schema)
     assert (side.format, side.label) == ('json-schema:{"type":"object","required":["id"]}', "Held")
     assert parse_side("model=base,format=regex:a{2,3}, b,shots=0").format == "regex:a{2,3}, b"
     assert parse_side("model=base,format=json").label == "base + form"

@@ -26,6 +26,7 @@ from playground.verdict.judges import Trust
 from playground.verdict.judging import JudgingService, JudgingView
 from playground.verdict.race import RaceService, RaceView
 from playground.verdict.race_store import Entry, Race, picture
+from playground.verdict.search import PromptSearch, Rival
 from playground.verdict.service import VerdictView
 from tests.refused import refused
 from tests.services.conftest import SIDES, put_verdict
@@ -46,7 +47,8 @@ def benched(services):
     made: Any = create_autospec(PromptBench, instance=True)
     made.versions.return_value, made.newest.return_value, made.best.return_value = [], None, BEST
     made.rows.return_value = (3, 5)
-    services.bench = made
+    services.bench, services.search = made, create_autospec(PromptSearch, instance=True)
+    services.search.rival.return_value = Rival("hospital <b>", 312.0, 41_000)
     return services
 
 
@@ -133,6 +135,40 @@ def test_the_best_goes_to_the_form(benched, call, whole):
     benched.bench.best.return_value = replace(BEST, shots=8)
     (side,) = use(use()[tab.kept])[tab.kept].carried
     assert (side.label, side.shots, side.system_prompt) == ("Base + best prompt + 8 shots", 8, BEST.text)
+    benched.bench.best.return_value = replace(BEST, picked=(9, 3, 5, 1))
+    (side,) = use()[tab.kept].carried
+    assert (side.picked, side.shots_from) == ((9, 3, 5, 1), benched.data.sets()[0].file)
+
+
+def test_a_search_takes_what_the_form_says_and_shows_its_candidates(benched, call, prompts):
+    given = {"text": "Mine", "counts": [0, 2], "checks": "json", "right": "exact", "max_tokens": None, "draw": 7}
+    given |= {"server": "", "send": False}
+    benched.bench.versions.return_value = [Version("v1", "Be glad.", 1.0)]
+    for minutes, form_only, seconds, right in ((1.5, False, 90, ("exact",)), (0, True, None, ())):
+        call(bench.find, prompts, **given, minutes=minutes, form_only=form_only, where=where())
+        file, texts, counts, checks, budget_s = benched.search.request.call_args.args
+        assert (texts, counts, checks) == ({"v1": "Be glad.", "yours": "Mine"}, [0, 2], ("json",))
+        assert (file, budget_s) == (benched.data.sets()[0].file, seconds)
+        assert benched.search.request.call_args.kwargs["parts"] is benched.bench.parts.return_value
+        assert benched.search.request.call_args.kwargs["right"] == right
+    assert benched.verdicts.started == [benched.search.request.return_value] * 2
+    benched.search.newest.return_value = "b1", mock.Mock(budget_s=60.0)
+    call(bench.resume, prompts, minutes=None, send=True, where=where())
+    benched.search.resume.assert_called_once_with("b1", 60.0, "local", True)
+
+    score = {"value": 0.75, "low": 0.5, "high": 0.9, "n": 12}
+    best = {"side": f"v1 {EVIL}", "passed": 9, "n": 12, "tokens": 88.4, "score": score, "left_out": ""}
+    late = {"side": "written", "passed": 0, "n": 0, "tokens": 0, "score": None, "left_out": "the budget ended"}
+    found = replace(ENDED, record={"sides": [], "search": {"candidates": [best, late]}})
+    benched.bench.newest.return_value = found
+    drawn = call(bench.show, prompts, sent={}, where=where())
+    says(drawn[prompts.head], "9 of 12", "50 to 90 %", "88", "the budget ended", "&lt;img", BEST.text[:7])
+    says(drawn[prompts.rival], "hospital &lt;b&gt; was trained for 5.2 minutes, over 41,000 tokens")
+    assert [drawn[one]["visible"] for one in (prompts.find, prompts.resume)] == [True, True]
+    benched.bench.newest.return_value = replace(LIVE, unit=" s")
+    drawn = call(bench.show, prompts, sent={}, where=where())
+    says(drawn[prompts.head], "3 of 8 s")
+    assert [drawn[one]["visible"] for one in (prompts.find, prompts.resume)] == [False, False]
 
 
 # The blind vote, on a verdict that lies on disk
