@@ -24,6 +24,7 @@ import csv
 import gzip
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -231,11 +232,13 @@ def fair(services: Services, name: str, old: Path, work: Path) -> VerdictRequest
     view = _last(services, request)
     pairs = [(row["question"], row["reply"]) for row in services.verdicts.rows(view.id)]
     replies = _write(work / "recorded.jsonl", pairs, ("prompt", "reply"))
-    shots = tuple(searched["picked"])
+    near, picked = re.search(r"(\d+) nearest shots", searched["side"]), tuple(searched["picked"])
+    many = int(near[1]) if near else len(picked)
+    best = Side("base", searched["prompt"], many, found.file if many else None, "Searched prompt", nearest=bool(near))
     sides = (
         Side("base", found.system_prompt, name="Base + prompt"),
         Side("base", found.system_prompt, 0, found.file, "Base + prompt + form", format=REFERENCES),
-        Side("base", searched["prompt"], len(shots), found.file if shots else None, "Searched prompt", picked=shots),
+        replace(best, picked=picked) if picked else best,
         Side(RECORDED, name="Recorded", replies=replies),
         Side(found.adapter, name=found.adapter),
     )
