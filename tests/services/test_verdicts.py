@@ -265,7 +265,7 @@ def test_forgetting_goes_on_without_an_adapter_that_fails(tmp_path):
                 raise AdapterError("It overflows.")
             yield Recalling(1, 1, "", tuple(Forgetting(1.0, 1.1, 10, 5, 4, 10, 0.1, "") for _ in cards))
 
-    cards = [SimpleNamespace(id="good"), SimpleNamespace(id="bad")]
+    cards = [SimpleNamespace(id="good", is_base=False), SimpleNamespace(id="bad", is_base=False)]
     items = tuple(
         Item(SimpleNamespace(row=1), side, card, "p", (), ()) for side, card in zip((A, B), cards, strict=True)
     )
@@ -428,7 +428,7 @@ def test_adapters_of_runs_that_differ_in_the_seed_alone_are_draws_of_one_side(se
         (tmp_path / name).mkdir()
         said = {"method": "lora", "lr": 0.1, "seed": 9, "row_hashes": ["1", "2"], "seconds": 3.0} | run
         (tmp_path / name / "run.json").write_text(json.dumps(said))
-    cards = [SimpleNamespace(id=name, path=tmp_path / name, sha256=name, rows=2) for name in runs]
+    cards = [SimpleNamespace(id=name, path=tmp_path / name, sha256=name, rows=2, is_base=False) for name in runs]
     maker = RecordMaker(services.bases, services.data, lambda request: cards)
     answers = [
         Answered(row, name, "Why?", "Why?", "Number 1, gladly.", "Number 1, gladly.", 3, 3, 0.1, None)
