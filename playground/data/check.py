@@ -32,6 +32,8 @@ from playground.data.example import (
     texts_of,
     turn_text,
 )
+from playground.data.layouts import options_text, picture_in, source_text
+from playground.data.markup import read_markup, without_end
 from playground.data.records import KEEP_FEWER, Limits, Numbered, OnProgress, Progress, Records, Text, open_text
 from playground.data.split import Repeats
 from playground.data.text_formats import parse_delimited, parse_json, parse_jsonl, parse_text
@@ -51,6 +53,7 @@ EXTENSIONS = (".csv", ".tsv", ".xlsx", ".json", ".jsonl", ".ndjson", ".parquet",
 """What is taken; ``.gz`` after the ending of any text kind, as in ``rows.csv.gz``."""
 Paths = Path | str | Sequence[Path | str]  # a file, several, or a folder of them
 MEBI = 1024 * 1024
+_POINTER = b"version https://git-lfs.github.com/spec/"
 READING = 0.5  # the share of a check's work that is reading; the rest is validating each row
 
 
@@ -62,6 +65,10 @@ def read_records(path: Path, limit_bytes: int, on_progress: OnProgress | None = 
     again = "Choose the file again, or export it once more."
     if size == 0:
         raise InputError(f"{path.name} is empty (0 bytes). {again}")
+    with path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            what = f"{path.name} is a Git LFS pointer, not the data"
+            raise InputError(f"{what}. Run git lfs pull where it was cloned, or download the file itself.")
     progress, limits = Progress(on_progress), Limits(path.name, limit_bytes)
     if kind == ".xlsx":
         records = parse_xlsx(path, limits)
@@ -194,6 +201,7 @@ def no_usable_rows(name: str, rows: int, bad: Sequence[BadRow]) -> InputError:
 
 Record = Mapping[str, Any]
 _DAMAGED = "\ufffd"
+_TEXT_ONLY = "Only text can be trained on: leave the row out, or describe in words what it shows."
 _LABELS = 50  # a column with more different answers than this is no set of labels
 
 
@@ -234,7 +242,12 @@ def validate(parts: Sequence[Part], progress: Progress) -> Checked:
             try:
                 if isinstance(record, Unusable):
                     raise record
+                for column in shape.pictures:
+                    if isinstance(record.get(column), list | dict | bytes) and record[column]:
+                        raise Unusable(f"holds more than text ({column})", _TEXT_ONLY)
                 row = BUILDERS[shape.objective](record, shape, last)
+                if any(turn.role == "user" and picture_in(turn.content) for turn in row.prompt):
+                    raise Unusable("asks about a picture or a sound that stands beside the text", _TEXT_ONLY)
             except Unusable as error:
                 bad.append(BadRow(last, error.reason, error.fix))
                 continue
@@ -366,7 +379,9 @@ def _with_system(turns: tuple[Message, ...], record: Record, mapping: Mapping[st
         return turns
     value = record.get(mapping["system"])
     if isinstance(value, dict) and is_turn(value):  # Gemini's systemInstruction
-        value = turn_text(value.get("parts", value.get("content")), 1)
+        value = value.get("parts", value.get("content"))
+    if isinstance(value, list):  # Anthropic's blocks
+        value = turn_text(value, 1)
     text = plain_text(value, f"the system prompt ({mapping['system']})")
     return (Message("system", text), *turns) if text.strip() else turns
 
@@ -376,14 +391,25 @@ def _prompt(record: Record, mapping: Mapping[str, str]) -> tuple[Message, ...]:
     column = mapping["prompt"]
     value = _present(record, column, "prompt")
     if is_turns(value):
-        return _with_system(read_turns(value, repr(column)), record, mapping)
-    extra = plain_text(record.get(mapping["input"]), f"the input ({mapping['input']})") if "input" in mapping else ""
+        return _with_system((*_history(record, mapping), *read_turns(value, repr(column))), record, mapping)
+    if isinstance(value, str) and (marked := read_markup(value)):
+        return _with_system(tuple(Message(role, said) for role, said in marked), record, mapping)
+    extra = source_text(record.get(mapping["input"]), f"the input ({mapping['input']})") if "input" in mapping else ""
     if extra.strip():
         instruction = plain_text(value, f"the prompt ({column})")
         text = f"{instruction}\n\n{extra}" if instruction.strip() else extra
     else:
         text = _text(record, column, "prompt")
-    return _with_system((Message("user", text),), record, mapping)
+    if "options" in mapping:
+        text += options_text(record, mapping["options"], record.get(mapping.get("completion", "")))
+    return _with_system((*_history(record, mapping), Message("user", text)), record, mapping)
+
+
+def _history(record: Record, mapping: Mapping[str, str]) -> tuple[Message, ...]:
+    """The turns before the prompt; () where a row has none."""
+    column = mapping.get("history")
+    value = record.get(column) if column else None
+    return () if value in (None, "", [], "[]") else read_turns(value, repr(column))
 
 
 def _side(record: Record, mapping: Mapping[str, str], side: str) -> tuple[Message, ...]:
@@ -409,9 +435,11 @@ def _answer(record: Record, mapping: Mapping[str, str], role: str, what: str) ->
         if not turns or turns[-1].role != "assistant":
             raise Unusable(f"the {what} ({column}) does not end with an assistant turn", "Add the assistant's answer.")
         return turns
+    if isinstance(value, str) and "<|" in value and (marked := read_markup(value)) and len(marked) == 1:
+        value = [marked[0][1]]
     if isinstance(value, list) and all(isinstance(text, str) for text in value):
         record = {column: next(filter(str.strip, value), "")}
     thought = plain_text(record.get(mapping["thought"]), "the thought") if "thought" in mapping else ""
-    if not (turn := answer_turn(_text(record, column, what), thought)).content.strip():
+    if not (turn := answer_turn(without_end(_text(record, column, what)), thought)).content.strip():
         raise Unusable(f"the {what} ({column}) holds a thought and no answer", "Add the answer, or remove the row.")
     return (turn,)

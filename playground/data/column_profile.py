@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from playground.data.example import is_turn, is_turns, read_transcript
+from playground.data.markup import style_of
 
 
 def clean_name(name: object) -> str:
@@ -45,6 +49,16 @@ NAMES: dict[str, dict[str, int]] = {
     for role, words in tomllib.loads(Path(__file__).with_name("column_names.toml").read_text(encoding="utf-8")).items()
 }
 """Role -> how people name its column, by ``spelling`` -> its rank, 0 the likeliest."""
+
+
+@lru_cache(maxsize=4096)
+def answer_kind(name: str) -> str:
+    """The first role by which a column of answers goes: scored, structured, kinds or completions; "" for others."""
+    plain = spelling(name)
+    if plain == "translation":  # an object of languages
+        return ""
+    return next((kind for kind in ("scored", "structured", "kinds", "completions") if plain in NAMES[kind]), "")
+
 
 _TWO = re.compile(r"(?P<stem>\D*?)(?P<which>[ab]|[012])")
 
@@ -105,6 +119,7 @@ class Column:
     distinct: float  # share of different values
     constant: bool
     transcript: bool  # most values are chats written as one text, ``Human: … Assistant: …``
+    markup: str = ""  # the chat template whose marks stand in most values
 
     @property
     def is_identifier(self) -> bool:
@@ -154,6 +169,7 @@ def profile(name: str, values: list[Any]) -> Column:
     count = max(1, len(present))
     texts = [str(value) for value in present if not isinstance(value, list | dict)]
     distinct = len(set(texts))
+    styles = Counter(filter(None, map(style_of, texts))).most_common(1)
     kinds = (kind for kind, is_kind in _KINDS.items() if sum(map(is_kind, present)) * 2 > len(present))
     return Column(
         name=name,
@@ -163,6 +179,7 @@ def profile(name: str, values: list[Any]) -> Column:
         distinct=distinct / count,
         constant=distinct == 1 and count >= 5,
         transcript=sum(bool(read_transcript(text)) for text in texts) * 2 > count,
+        markup=styles[0][0] if styles and styles[0][1] * 2 > count else "",
     )
 
 
@@ -265,7 +282,10 @@ def _thread(turn: Any) -> list[Any]:
 
 
 def _choice(result: Any) -> str:
-    """The first annotation of Label Studio: choices, a text or a rating."""
+    """The first annotation of Label Studio: choices, a text or a rating; of spans of a text, all as JSON."""
+    values = [item.get("value") for item in result if isinstance(item, dict)] if isinstance(result, list) else []
+    if spans := spans_of([value for value in values if isinstance(value, dict) and "labels" in value], {}):
+        return written(spans)
     for item in result if isinstance(result, list) else ():
         value = item.get("value") if isinstance(item, dict) else None
         for key in ("choices", "text", "rating", "taxonomy"):
@@ -275,3 +295,28 @@ def _choice(result: Any) -> str:
             if isinstance(found, str | int | float):
                 return str(found)
     return ""
+
+
+def written(value: Any) -> str:
+    """A value as JSON on one line, its keys in their order."""
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def spans_of(value: list[Any], beside: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """``[{"text", "label"}]`` of spans as Label Studio, doccano and Prodigy write them; [] for anything else."""
+    text = next((beside[key] for key in ("text", "data") if isinstance(beside.get(key), str)), "")
+    found = []
+    for item in value:
+        if isinstance(item, list) and len(item) == 3 and isinstance(item[0], int) and isinstance(item[1], int):
+            start, end, label, said = *item, None
+        elif isinstance(item, dict) and ("label" in item or "labels" in item):
+            start, end = (item.get(key, item.get(f"{key}_offset")) for key in ("start", "end"))
+            label, said = item.get("label", item.get("labels")), item.get("text")
+        else:
+            return []
+        if said is None and isinstance(start, int) and isinstance(end, int):
+            said = text[start:end]
+        if not isinstance(said, str) or start is None:
+            return []
+        found.append({"text": said, "label": ", ".join(map(str, label)) if isinstance(label, list) else label})
+    return found

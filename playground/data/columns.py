@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from playground.data.column_profile import Column, listed, named, profile, rank, spelling, two_answers
+from playground.data.column_profile import NAMES, Column, listed, named, profile, rank, spelling, two_answers
+from playground.data.layouts import option_columns
 from playground.data.records import Records
 from playground.errors import InputError
 
@@ -23,27 +24,71 @@ def guess_roles(columns: list[Column], given: Mapping[str, str]) -> Guess:
     if "completion" not in given and (guess := _preference(columns, given) or _two_answers(columns)):  # 1, 2
         return guess
     sft = not {"prompt", "input", "completion"}.isdisjoint(given)
+    past = None if "messages" in given else given.get("history") or _past(columns)
+    if _asked_and_answered(_without(columns, past)) if past else _is_prodigy(columns):
+        sft = True
     chat = given.get("messages") or (None if sft else _chat(columns))
     if chat:  # 3
-        label = named(_without(columns, chat), "labels", "flag")
+        label = _label(_without(columns, chat))
         kind = next((column.kind for column in columns if column.name == chat), "turns")
         confidence = (0.98 if rank(chat, "chats") is not None else 0.8) if kind == "turns" else 0.6
         why = f"inferred from the list of turns in {chat}" + (f" and the yes or no in {label}" if label else "")
         tools = named(columns, "tools")
         why += f"; {tools} is not trained on" if tools else ""
-        return Guess(_roles(messages=chat, label=label, system=_system(columns)), confidence, why)
-    pair = _pair(columns, given)
+        system = _system(columns) or named(_without(columns, chat), "chat_systems", "text")
+        return Guess(_roles(messages=chat, label=label, system=system), confidence, why)
+    options = _options(columns)
+    columns = _without(columns, past)
+    pair = _prodigy(columns) if _is_prodigy(columns) and not given else _pair(columns, given)
     if pair is None:
         return _text(columns)  # 5
     prompt, completion, confidence, why = pair  # 4
     rest = _without(columns, prompt, completion)
     extra = named(rest, "inputs") if rank(prompt, "asks_for_input") is not None else None
-    label = named(rest, "labels", "flag")
+    if extra is None and rank(prompt, "texts") is None:
+        extra = named(_without(rest, options), "sources", "text", "texts", "other")
+    label = _label(rest) or (_verdict(rest) if _is_prodigy(columns) else None)
     if label:
         confidence, why = min(confidence, 0.85), f"{why}, and from the yes or no in {label}"
     beside = {"thought": named(rest, "thoughts", "text"), "label": label, "system": _system(columns)}
     roles = _roles(prompt=prompt, completion=completion, input=extra, **beside)
-    return Guess(roles, confidence, why)
+    return Guess(roles | _roles(history=past, options=options), confidence, why)
+
+
+def _label(columns: list[Column]) -> str | None:
+    """The column that says whether an answer is good; one that never changes says nothing."""
+    return named([column for column in columns if not column.constant], "labels", "flag")
+
+
+def _past(columns: list[Column]) -> str | None:
+    """The earlier turns beside a prompt and its answer: a list of turns, of pairs or of texts."""
+    return named((column for column in columns if column.filled), "past", "turns", "texts", "other")
+
+
+def _asked_and_answered(columns: list[Column]) -> bool:
+    able = [column for column in columns if column.kind in ("text", "number", "flag")]
+    return bool(named(able, "prompts") and named(able, "completions"))
+
+
+def _is_prodigy(columns: list[Column]) -> bool:
+    return {"_input_hash", "answer", "text"} <= {column.name for column in columns}
+
+
+def _prodigy(columns: list[Column]) -> tuple[str, str, float, str] | None:
+    """Its answer says whether the annotator accepted the label, the choice or the spans."""
+    filled = [column.name for column in columns if column.filled > 0.5]
+    found = next((name for name in ("label", "accept", "spans") if name in filled), None)
+    return ("text", found, 0.9, f"read as Prodigy writes its tasks: {found} is the answer") if found else None
+
+
+def _verdict(columns: list[Column]) -> str | None:
+    return next((column.name for column in columns if column.name == "answer" and not column.constant), None)
+
+
+def _options(columns: list[Column]) -> str | None:
+    """The options of a question: a list, or the first of the columns that hold one each."""
+    each = option_columns(column.name for column in columns)
+    return each[0] if each else named(columns, "lists_of_options", "texts")
 
 
 def _preference(columns: list[Column], given: Mapping[str, str]) -> Guess | None:
@@ -65,6 +110,8 @@ def _preference(columns: list[Column], given: Mapping[str, str]) -> Guess | None
 
 
 def _two_answers(columns: list[Column]) -> Guess | None:
+    if len(option_columns(column.name for column in columns)) > 2:
+        return None
     first, second, _ = two_answers([column.name for column in columns]) or ("", "", 0)
     rest = _without(columns, first, second)
     label = named(rest, "winners", "text", "number", "flag")
@@ -102,6 +149,8 @@ def _chat(columns: list[Column]) -> str | None:
     written = named([column for column in columns if column.transcript], "chats")
     if written and answer is None:
         return written
+    if answer is None and (marked := [column for column in columns if column.markup and column.transcript]):
+        return named(marked, "texts") or marked[0].name
     return None if answer and named(columns, "prompts") else named(columns, "certain_chats")
 
 
@@ -119,6 +168,8 @@ def _pair(columns: list[Column], given: Mapping[str, str]) -> tuple[str, str, fl
         is_label = rank(completion, "labels") is not None and any(one.name == completion for one in able)
         why = f"inferred from the names {prompt} and {completion}" + ("; the label is the answer" if is_label else "")
         return prompt, completion, 0.98 if ranks <= 10 else 0.9 if ranks <= 60 else 0.85, why
+    if not prompt and not completion and (asked := _questions(able)):
+        return *asked, 0.5, "inferred from the words of the names; the first line is taken for the names"
     telling = [column for column in _without(able, prompt, completion) if column.is_content]
     if prompt or completion:
         other = _only(telling)
@@ -134,6 +185,18 @@ def _pair(columns: list[Column], given: Mapping[str, str]) -> tuple[str, str, fl
     if not first.is_prose and first.distinct <= 0.5 and second.is_prose:  # a category before its text
         first, second = second, first
     return first.name, second.name, 0.4, "inferred from what the columns hold, not from their names"
+
+
+def _questions(columns: list[Column]) -> tuple[str, str] | None:
+    """A form's columns, named by its questions: the one of what was asked, and the one of what is answered."""
+    asked, answered = [], []
+    for column in columns:
+        words = {*re.findall(r"\w+", column.name.casefold())}
+        if len(words) >= 3 and not words.isdisjoint(NAMES["answering"]):
+            answered.append(column.name)
+        elif len(words) >= 3 and not words.isdisjoint(NAMES["asking"]):
+            asked.append(column.name)
+    return (asked[0], answered[0]) if len(asked) == len(answered) == 1 else None
 
 
 def _may_be_trained_on(column: Column) -> bool:
@@ -153,7 +216,7 @@ def _text(columns: list[Column]) -> Guess:
         if named(columns, "speakers", "text"):
             sure, why = 0.4, "; each row seems to be one turn, and turns are not joined into chats"
         return Guess({"text": by_name}, sure, f"inferred from the name {by_name}{why}")
-    only = _only([column for column in columns if column.is_content])
+    only = _only([column for column in columns if column.is_content and column.kind == "text"])
     half = only and any(rank(only.name, role) is not None for role in ("prompts", "completions"))  # of a pair
     if only is None or half or is_headless(only.name):
         return Guess({})
@@ -161,7 +224,7 @@ def _text(columns: list[Column]) -> Guess:
 
 
 def _system(columns: list[Column]) -> str | None:
-    return named(columns, "systems", "text", "turn")
+    return named((column for column in columns if column.filled), "systems", "text", "turn", "texts", "other")
 
 
 def is_headless(name: str) -> bool:
@@ -188,22 +251,29 @@ class Format(NamedTuple):
     extra: set[str]
 
 
-_EXTRA = {"input", "system"}
-_BESIDE = {"system", "thought"}
+_EXTRA = {"input", "system", "history", "options"}
+_BESIDE = {*_EXTRA, "thought"}
 FORMATS = (
     Format("preference", "preference", {"chosen", "rejected"}, {"prompt", "label", *_EXTRA}),
     Format("unpaired-preference", "unpaired_preference", {"messages", "label"}, {"system"}),
-    Format("unpaired-preference", "unpaired_preference", {"prompt", "completion", "label"}, _EXTRA | _BESIDE),
+    Format("unpaired-preference", "unpaired_preference", {"prompt", "completion", "label"}, _BESIDE),
     Format("chat", "sft", {"messages"}, {"system"}),
     Format("instruction", "sft", {"prompt", "input", "completion"}, _BESIDE),
     Format("prompt-completion", "sft", {"prompt", "completion"}, _BESIDE),
     Format("text", "text", {"text"}, set()),
 )
-ROLES = ("prompt", "input", "completion", "thought", "system", "messages", "chosen", "rejected", "label", "text")
+_OF_A_PAIR = ("prompt", "input", "completion", "thought", "options", "history", "system")
+ROLES = (*_OF_A_PAIR, "messages", "chosen", "rejected", "label", "text")
 ALIASES = {"instruction": "prompt", "question": "prompt"}
 ALIASES |= dict.fromkeys(("answer", "response", "output"), "completion")
 _MAP = "prompt=COLUMN completion=COLUMN"
 SAY = f"Say which column is which: {_MAP} (on the command line: --map {_MAP})."
+
+
+_PROMPTS_ONLY = (
+    "Learning from rewards (grpo) starts from prompts and writes its own answers; it, too, takes a file with answers, "
+    "to know how long they are: add a column such as completion."
+)
 
 
 @dataclass(frozen=True)
@@ -215,6 +285,7 @@ class Shape:
     mapping: dict[str, str]  # role -> column
     confidence: float = 1.0  # from 0 to 1; 1 where the person said it
     why: str = ""  # the evidence for it
+    pictures: tuple[str, ...] = ()  # columns of images and sounds, which are not text
     lowest: int = 0  # the number that stands for the first of two answers, where a label says which is the better
 
 
@@ -232,6 +303,13 @@ def detect(records: Records, mapping: Mapping[str, str] | None = None) -> Shape:
     guess = guess_roles(columns, given)
     if given:
         guess = Guess({**guess.mapping, **given}, guess.confidence, f"partly as you said, the rest {guess.why}")
+    marked = [
+        f"{column.name} ({column.markup})"
+        for column in every
+        if column.markup and column.name in guess.mapping.values()
+    ]
+    if marked:
+        guess = guess._replace(why=f"{guess.why}; a template's marks are read as turns: {listed(marked)}")
     if shape := _shape(_doubted(guess, every), records):  # 2, 3
         return shape
     found = f"The file has the columns {listed(records.columns)}" if records.columns else "The file has no columns"
@@ -240,6 +318,10 @@ def detect(records: Records, mapping: Mapping[str, str] | None = None) -> Shape:
         needs = "; ".join(" + ".join(role for role in ROLES if role in each.needed) for each in FORMATS)
         what = f"{said} is not enough to train on, or does not go together"
         raise InputError(f"{what}. {found}. What goes together: {needs}.")
+    asks = named([column for column in columns if column.kind in ("text", "turns")], "prompts")
+    if asks and not named(columns, "completions"):
+        what = f"{found}: prompts ({asks}) and no answers"
+        raise InputError(f"{what}. {_PROMPTS_ONLY} {SAY}")
     if first := next((column.name for column in columns if is_headless(column.name)), None):
         found = f"The first line looks like data, not like column names: {first[:60]!r}"
         raise InputError(f"{found}. Add a line such as prompt,completion above it.")
@@ -271,7 +353,10 @@ def _shape(guess: Guess, records: Records) -> Shape | None:
     alpaca = found.name == "prompt-completion" and spelling(mapping["prompt"]) in ("instruction", "instructions")
     ordered = {role: mapping[role] for role in ROLES if role in mapping}
     name = "instruction" if alpaca else found.name
-    return Shape(name, found.objective, ordered, round(confidence, 2), why, _lowest(records, mapping))
+    tops = dict.fromkeys(column.partition(".")[0] for column in records.columns if column not in mapping.values())
+    pictures = tuple(column for column in tops if spelling(column) in NAMES["pictures"])
+    why = "; ".join(filter(None, (why, records.note)))
+    return Shape(name, found.objective, ordered, round(confidence, 2), why, pictures, _lowest(records, mapping))
 
 
 def _lowest(records: Records, given: Mapping[str, str]) -> int:
@@ -288,7 +373,7 @@ def _lowest(records: Records, given: Mapping[str, str]) -> int:
 def _doubted(guess: Guess, columns: list[Column]) -> Guess:
     """Less sure where a needed role's column is mostly empty."""
     sparse = {column.name for column in columns if column.filled < 0.5}
-    optional = {guess.mapping.get(role) for role in ("system", "input", "thought")}
+    optional = {guess.mapping.get(role) for role in ("system", "input", "thought", "history", "options")}
     if empty := [name for name in guess.mapping.values() if name in sparse - optional]:
         return Guess(guess.mapping, guess.confidence * 0.7, f"{guess.why}; most rows have no {listed(empty)}")
     return guess

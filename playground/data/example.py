@@ -14,6 +14,7 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Any, ClassVar
 
+from playground.data.markup import read_markup, without_end
 from playground.data.thoughts import joined, parted
 
 HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")
@@ -219,10 +220,18 @@ class Unusable(Exception):
         self.reason, self.fix = reason, fix
 
 
+def _speaker(item: Mapping[str, Any]) -> Any:
+    """Who says a turn; LangChain calls it type."""
+    name = _first(item, _WHO)
+    return name if name or str(item.get("type")).casefold() not in ROLES else item["type"]
+
+
 def is_turn(value: object) -> bool:
     """Whether a value looks like one turn: who speaks and what is said, or Gemini's parts."""
     if not isinstance(value, Mapping):
         return False
+    if "type" in value and _speaker(value) and ("data" in value or "content" in value):
+        return True
     if any(key in value for key in _WHO):
         return any(key in value for key in (*_WHAT, "tool_calls"))
     return value.keys() == {"parts"}
@@ -231,7 +240,9 @@ def is_turn(value: object) -> bool:
 def is_turns(value: object) -> bool:
     """Whether a value looks like a list of turns, itself or as JSON in a cell."""
     if isinstance(value, str):
-        return re.match(r"""\s*\[\s*\{\s*["'](role|from|content|value|author|speaker|parts)["']""", value) is not None
+        return (
+            re.match(r"""\s*\[\s*\{\s*["'](role|from|content|value|author|speaker|parts|type)["']""", value) is not None
+        )
     first = value[0] if isinstance(value, list) and value else None
     if not isinstance(first, dict):
         return False
@@ -278,14 +289,16 @@ def read_turns(value: object, what: str) -> tuple[Message, ...]:
         raise Unusable(f"{what} is an empty list", _TURN)
     if len(value) >= 2 and all(isinstance(item, str) for item in value):  # 3
         value = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(value)]
-    elif isinstance(value[0], dict) and not is_turn(value[0]) and _round(value[0]):  # 2
+    elif _is_round(value[0]):  # 2
         value = [turn for item in value for turn in _both(item)]
     turns = [_turn(item, place, what) for place, item in enumerate(value, 1)]
     return tuple(turn for turn in turns if turn.role != "system" or turn.content.strip())
 
 
 def read_transcript(text: str) -> tuple[Message, ...]:
-    """A chat written as one text, ``Human: … Assistant: …``; () when it does not begin so, or has only one speaker."""
+    """A chat written as one text, ``Human: … Assistant: …`` or with a template's marks; () for any other text."""
+    if marked := read_markup(text):
+        return tuple(Message(role, said) for role, said in marked)
     before, *parts = _TRANSCRIPT.split(text)
     if len(parts) < 4 or before.strip():
         return ()
@@ -328,8 +341,16 @@ def _round(item: Mapping[str, Any]) -> tuple[str, str] | None:
     return next((keys for keys in _ROUNDS if keys[0] in item and keys[1] in item), None)
 
 
+def _is_round(item: Any) -> bool:
+    if isinstance(item, list):  # LLaMA-Factory's history
+        return len(item) == 2
+    return isinstance(item, dict) and not is_turn(item) and _round(item) is not None
+
+
 def _both(item: Any) -> list[Any]:
     """The two turns of a round; anything else is one."""
+    if isinstance(item, list) and len(item) == 2:
+        return [{"role": role, "content": said} for role, said in zip(("user", "assistant"), item, strict=True) if said]
     keys = _round(item) if isinstance(item, dict) else None
     return [
         {"role": role, "content": item[key]} for role, key in zip(("user", "assistant"), keys or (), strict=False)
@@ -345,7 +366,9 @@ def _said_by(item: Mapping[str, Any]) -> str | None:
 def _turn(item: object, place: int, what: str) -> Message:
     if not isinstance(item, dict):
         raise Unusable(f"turn {place} of {what} is not an object", _TURN)
-    name, content = _first(item, _WHO), _first(item, _WHAT)
+    if isinstance(item.get("data"), dict) and "content" in item["data"]:  # LangChain's, as it saves them
+        item = {**item, "content": item["data"]["content"]}
+    name, content = _speaker(item), _first(item, _WHAT)
     if not name and (by := _said_by(item)):
         name, content = by, item[by]
     if not name:
@@ -354,7 +377,7 @@ def _turn(item: object, place: int, what: str) -> Message:
     role = ROLES.get(said)
     if role is None:
         raise Unusable(f"unknown role {str(name)[:40]!r} in turn {place}", _NO_TOOLS if said in _TOOLS else _ROLE_FIX)
-    turn = Message(role, turn_text(content, place))
+    turn = Message(role, without_end(turn_text(content, place)))
     if role == "assistant":
         turn = answer_turn(turn.content, thought if isinstance(thought := _first(item, _THOUGHT), str) else "")
     if not turn.content.strip() and role != "system":
@@ -373,12 +396,16 @@ def turn_text(content: object, place: int) -> str:
         content = content["text"]
     if not isinstance(content, list):
         return plain_text(content, f"turn {place}")
-    said = []
+    said, thoughts = [], []
     for part in content:
-        text = part if isinstance(part, str) else part.get("text") if isinstance(part, dict) else None
+        text = part if isinstance(part, str) else _first(part, ("text", "value")) if isinstance(part, dict) else None
         kind = part.get("type", "text") if isinstance(part, dict) else "text"
+        if kind in ("thinking", "redacted_thinking") and isinstance(part, dict):  # Anthropic's
+            thoughts += [part["thinking"]] if isinstance(part.get("thinking"), str) else []
+            continue
         if not isinstance(text, str) or kind not in ("text", "input_text", "output_text"):
             fix = "Keep the text parts only, or remove the row."
             raise Unusable(f"turn {place} holds something other than text", fix)
         said.append(plain_text(text, f"turn {place}"))
-    return "\n".join(said)
+    thought = f"<think>\n{chr(10).join(thoughts)}\n</think>\n\n" if thoughts else ""
+    return thought + "\n".join(said)

@@ -109,6 +109,7 @@ class Records:
     columns: tuple[str, ...]  # cleaned, in the order they first appear; a nested one with dots (``data.prompt``)
     rows: Rows | Sequence[Numbered]  # a missing cell of a table is ""
     sample: Sequence[dict[str, Any]]  # of the readable ones, spread evenly; empty only when none can be read
+    note: str = ""  # what of the file is in no record, "" = nothing
 
 
 def stream(

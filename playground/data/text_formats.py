@@ -6,18 +6,20 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import groupby, islice
+from dataclasses import replace
+from itertools import chain, groupby, islice
 from typing import Any
 
-from playground.data.column_profile import NAMES, clean_name, flatten, listed, spelling
-from playground.data.example import Unusable, is_turns
+from playground.data.column_profile import NAMES, clean_name, listed, spelling
+from playground.data.example import Unusable, is_turn, is_turns
+from playground.data.layouts import flat_rows
 from playground.data.records import LONGEST_LINE, Limits, Numbered, OnProgress, Records, Text, stream
 from playground.errors import InputError
 
 _DECODER = json.JSONDecoder(parse_constant=lambda _: None)  # NaN and Infinity are not JSON: a missing value
 _OBJECT = 'Write each row as an object such as {"prompt": "…", "completion": "…"}.'
 _LINE = "Mend the line: one JSON object, double quotes, nothing after the closing brace."
-_TURN_KEYS = frozenset(["role", "from", "content", "value", "name", "weight"])
+_TURN_KEYS = frozenset(["role", "from", "author", "type", "content", "value", "data", "name", "weight"])
 
 
 def parse_json(text: Text, on_progress: OnProgress | None = None) -> Records:
@@ -39,7 +41,7 @@ def parse_json(text: Text, on_progress: OnProgress | None = None) -> Records:
     text.limits.check("rows", len(items))
     if not items or items == [{}]:
         raise InputError(f"{name} holds no rows. {_OBJECT}")
-    rows = [(number, _record(item)) for number, item in enumerate(items, 1)]
+    rows = [*enumerate((record for item in items for record in _records(item)), 1)]
     return stream(lambda _: rows, text.limits)
 
 
@@ -53,16 +55,19 @@ def _lines(text: Text, on_progress: OnProgress | None) -> Records:
 
 
 def _parse_lines(text: Text, on_progress: OnProgress | None) -> Iterator[Numbered]:
+    more = 0  # rows beyond one a line, for lines that hold several
     for number, line in enumerate(text.lines(on_progress, cut=True), 1):
         line = line.strip().strip("\ufeff")
         if len(line) > LONGEST_LINE:
             fix = "Shorten it, or cut it into several rows."
-            yield number, Unusable(f"longer than {LONGEST_LINE:,} characters", fix)
+            yield number + more, Unusable(f"longer than {LONGEST_LINE:,} characters", fix)
         elif line:
             try:
-                yield number, _record(_DECODER.decode(line))
+                for place, record in enumerate(_records(_DECODER.decode(line))):
+                    more += place > 0
+                    yield number + more, record
             except (ValueError, RecursionError) as error:
-                yield number, Unusable(f"not valid JSON: {_why(error)}", _LINE)
+                yield number + more, Unusable(f"not valid JSON: {_why(error)}", _LINE)
 
 
 def _is_document(text: Text) -> bool:
@@ -88,7 +93,7 @@ def _first_lines(text: Text, most: int) -> list[str]:
 
 
 def _items(value: Any, limits: Limits) -> list[Any]:
-    """1. one chat, or a list of rows; 2. a table by its columns; 3. the one list of rows inside; 4. one row."""
+    """1. a chat, or a list of rows; 2. a table by its columns; 3. the one list inside; 4. rows by id; 5. one row."""
     if isinstance(value, list):  # 1
         return [value] if _is_chat(value) else value
     if not isinstance(value, dict):
@@ -102,11 +107,35 @@ def _items(value: Any, limits: Limits) -> list[Any]:
     }
     if "rows" in lists and lists.keys() <= {"rows", "features"}:  # the dataset viewer's own answer
         lists.pop("features", None)
+    if lists and _is_row(value):
+        return [value]
     if len(lists) > 1:
         found = ", ".join(f"{key} ({len(items)})" for key, items in lists.items())
         what = f"{limits.name} holds several lists of rows: {found}"
         raise InputError(f"{what}. Save the one to use as a file of its own.")
-    return next(iter(lists.values())) if lists else [value]  # 3, 4
+    if lists:
+        return next(iter(lists.values()))  # 3
+    return [{"id": key, **row} for key, row in value.items()] if _is_keyed(value) else [value]  # 4, 5
+
+
+def _is_row(value: dict[str, Any]) -> bool:
+    """Whether an object with lists in it is itself a row: it holds a chat, or an answer beside its prompt."""
+    if any(
+        isinstance(items, list) and _is_chat(items) and spelling(key) in NAMES["chats"] for key, items in value.items()
+    ):
+        return True
+    told = [key for key, one in value.items() if isinstance(one, str) and spelling(key) in NAMES["prompts"]]
+    return bool(told) and any(spelling(key) in NAMES["completions"] for key in value if key not in told)
+
+
+def _is_keyed(value: dict[str, Any]) -> bool:
+    """Whether an object holds a row under each of its keys: two or more, with a key in common, none a role's name."""
+    roles = ("prompts", "completions", "chosen", "rejected")
+    if len(value) < 2 or any(spelling(key) in NAMES[role] for key in value for role in roles):
+        return False
+    rows = [*value.values()]
+    same = all(isinstance(row, dict) and not is_turn(row) for row in rows)
+    return same and bool(rows[0].keys() and set.intersection(*map(set, rows)))
 
 
 def _by_columns(value: dict[str, Any], limits: Limits) -> list[Any]:
@@ -131,10 +160,10 @@ def _is_chat(items: list[Any]) -> bool:
     return is_turns(items) and all(isinstance(turn, dict) and turn.keys() <= _TURN_KEYS for turn in items)
 
 
-def _record(value: Any) -> dict[str, Any] | Unusable:
+def _records(value: Any) -> Sequence[dict[str, Any] | Unusable]:
     if isinstance(value, dict):
-        return flatten(value)
-    return {"messages": value} if is_turns(value) else Unusable(f"{_kind(value)}, not an object", _OBJECT)
+        return flat_rows(value)
+    return [{"messages": value} if is_turns(value) else Unusable(f"{_kind(value)}, not an object", _OBJECT)]
 
 
 def _parsed(text: str) -> Any:
@@ -167,17 +196,30 @@ def parse_delimited(text: Text, hint: str = ",") -> Records:
     if declared:
         lines = lines[1:]
     separator = declared[1] if declared else _separator(lines, hint)
-    header = next(_rows(lines, separator), None)
+    if any('\\"' in line for line in lines[:400]):  # a quote inside a cell written \\", not ""
+        doubled = [line.replace('\\"', '""') for line in lines]
+        lines = min(
+            lines, doubled, key=lambda some: sum(isinstance(row, Unusable) for row in _rows(some[:400], separator))
+        )
+    return build_table(lambda: _rows(lines, separator), text.limits)
+
+
+_Cells = Sequence[object] | Unusable
+
+
+def build_table(rows: Callable[[], Iterable[_Cells]], limits: Limits, fix: str = "", note: str = "") -> Records:
+    """Records from the rows under the first that holds column names; raises InputError for none of either, or too many.
+
+    fix: what to do about a row with more cells than there are names. note: as in ``Records``.
+    """
+    name, head = limits.name, [*islice(rows(), 51)]
+    at = _header_at(head)
+    header = head[at] if head else []
     if isinstance(header, Unusable):
-        raise InputError(f"{text.name}: the line with the column names cannot be read: {header.reason}. {header.fix}")
-    return build_table(header or [], lambda: islice(_rows(lines, separator), 1, None), text.limits)
-
-
-def build_table(
-    header: Iterable[object], rows: Callable[[], Iterable[Sequence[object] | Unusable]], limits: Limits
-) -> Records:
-    """Records from a line of column names and the rows under it; raises InputError for none of either, or too many."""
-    names, name = [clean_name(cell) for cell in header], limits.name
+        raise InputError(f"{name}: the line with the column names cannot be read: {header.reason}. {header.fix}")
+    if above := [str(cell) for row in head[:at] if not isinstance(row, Unusable) for cell in row if cell]:
+        note = f"above the column names and left out: {listed(above)}"
+    names = [clean_name(cell) for cell in header]
     while names and not names[-1]:
         names.pop()
     limits.check_columns(len(names))
@@ -188,20 +230,52 @@ def build_table(
     if not columns:
         fix = "Its first line must name the columns, for example: prompt,completion"
         raise InputError(f"{name} has no column names. {fix}")
-    records = stream(lambda _: _table_rows(columns, rows()), limits, columns=columns)
+    records = stream(
+        lambda _: _table_rows(columns, islice(rows(), at + 1, None), fix or _QUOTES), limits, columns=columns
+    )
     if not len(records.rows):
         raise InputError(f"{name} has column names ({listed(columns)}) but no rows. Add rows under them.")
-    return records
+    return replace(records, note=note)
 
 
-def _table_rows(columns: list[str], rows: Iterable[Sequence[object] | Unusable]) -> Iterator[Numbered]:
+def _header_at(head: list[_Cells]) -> int:
+    """The place of the column names: the first row, or the first of several cells under titles, each a cell alone."""
+    filled = [0 if isinstance(row, Unusable) else sum(cell not in (None, "") for cell in row) for row in head]
+    if len(head) < 3 or filled[0] != 1 or isinstance(head[0], Unusable) or head[0][0] in (None, ""):
+        return 0
+    at = next((place for place, count in enumerate(filled[:10]) if count > 1), 0)
+    under = filled[at + 1 :]
+    return at if under and sum(count > 1 for count in under) * 2 > len(under) else 0
+
+
+def _is_blank(cells: Sequence[object]) -> bool:
+    """Whether a row holds nothing, or nothing but a sheet's boxes that are not ticked."""
+    if cells and not (cells[0] is None or cells[0] is False or cells[0] in _UNTICKED):
+        return False
+    empty = [cell in (None, "") for cell in cells]
+    boxes = all(cell is False or cell in _UNTICKED for cell, none in zip(cells, empty, strict=True) if not none)
+    return boxes and (any(empty) or not cells)
+
+
+_UNTICKED = ("", "FALSE", "False", "false")
+
+
+def _table_rows(columns: list[str], rows: Iterable[_Cells], fix: str) -> Iterator[Numbered]:
+    """Every row but the blank ones at the end."""
     width = len(columns)
     blank = dict.fromkeys(columns, "")
+    waiting: list[Numbered] = []
     for number, cells in enumerate(rows, 1):
+        if not isinstance(cells, Unusable) and _is_blank(cells):
+            waiting.append((number, blank | dict(zip(columns, cells, strict=False))))
+            continue
+        if waiting:
+            yield from waiting
+            waiting = []
         if isinstance(cells, Unusable):
             yield number, cells
         elif len(cells) > width and any(cell not in (None, "") for cell in cells[width:]):
-            yield number, Unusable(f"{len(cells)} cells in a table of {width} columns", _QUOTES)
+            yield number, Unusable(f"{len(cells)} cells in a table of {width} columns", fix)
         else:
             values = ("" if cell is None else cell for cell in cells)
             yield number, blank | dict(zip(columns, values, strict=False))
@@ -212,12 +286,21 @@ def _separator(lines: list[str], hint: str) -> str:
     best, found = (0.0, 0), _NO_SEPARATOR
     for separator in dict.fromkeys((hint, *",;\t|")):
         header, *rest = [*islice(_rows(lines[:400], separator), 51)] or [[]]
+        while rest and not isinstance(header, Unusable) and len(header) < 2 and _known_below(rest):
+            header, *rest = rest  # a title above the column names
         if isinstance(header, Unusable) or len(header) < 2:
             continue
         agree = sum(not isinstance(row, Unusable) and len(row) == len(header) for row in rest) / max(1, len(rest))
         if (agree, len(header)) > best:
             best, found = (agree, len(header)), separator
     return found
+
+
+def _known_below(rows: Sequence[_Cells]) -> bool:
+    """Whether one of the next few rows names columns that are known."""
+    known = {name for role in ("prompts", "completions", "chosen", "rejected") for name in NAMES[role]}
+    few = [row for row in rows[:6] if not isinstance(row, Unusable) and len(row) > 1]
+    return any(sum(spelling(str(cell)) in known for cell in row) > 1 for row in few)
 
 
 def _rows(lines: list[str], separator: str) -> Iterator[list[str] | Unusable]:
@@ -264,6 +347,8 @@ def parse_text(text: Text, kind: str, on_progress: OnProgress | None = None) -> 
         return parse_delimited(text, separator)
     if isinstance(_parsed(first), dict):
         return parse_jsonl(text, on_progress)
+    if kind == ".txt" and "\t" in first and (table := _tabbed(text)):
+        return table
     passages = [*_passages(text.lines())]
     if len(passages) == 1:  # 2
         passages = [line for line in passages[0].split("\n") if line.strip()]
@@ -271,6 +356,17 @@ def parse_text(text: Text, kind: str, on_progress: OnProgress | None = None) -> 
         raise InputError(f"{text.name} holds no text. Write passages with a blank line between them.")
     rows: list[Numbered] = [(number, {"text": passage}) for number, passage in enumerate(passages, 1)]
     return stream(lambda _: rows, text.limits, columns=("text",))
+
+
+def _tabbed(text: Text) -> Records | None:
+    """A table without names of what stands before and after the one tab of every line; None for other texts."""
+    rows = [line.split("\t") for line in text.lines() if line.strip()]
+    if len(rows) < 2 or any(len(row) != 2 or not all(map(str.strip, row)) for row in rows):
+        return None
+    labelled = len(rows) >= 10 and len({before for before, _ in rows}) * 2 <= len(rows)
+    names = ["label", "text"] if labelled else ["question", "answer"]
+    note = f"the file names no columns: before the tab stands the {names[0]}, after it the {names[1]}"
+    return build_table(lambda: chain([names], rows), text.limits, note=note)
 
 
 def _separator_of_known(first: str) -> str | None:

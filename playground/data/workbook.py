@@ -5,7 +5,9 @@ from __future__ import annotations
 import collections
 import contextlib
 import importlib.util
+import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -16,7 +18,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from playground.data.column_profile import flatten, listed
+from playground.data.column_profile import listed
+from playground.data.layouts import flat_rows
 from playground.data.records import KEEP_FEWER, Limits, Numbered, OnProgress, Records, stream
 from playground.data.text_formats import build_table
 from playground.errors import InputError
@@ -41,12 +44,31 @@ def parse_xlsx(path: Path, limits: Limits) -> Records:
         with contextlib.closing(_opened(path)) as book:
             for sheet in book.worksheets:
                 if rows := _trim(list(_rows(sheet, limits))):
-                    return build_table(rows[0], lambda: rows[1:], limits)
+                    return _filled(build_table(lambda: rows, limits, _NAMES), path)
     except InputError:
         raise
     except Exception as error:  # a damaged workbook fails anywhere inside openpyxl, with any type
         raise _unreadable(path, str(error)) from error
     raise InputError(f"{path.name} is an empty workbook. Put column names in the first line and rows under them.")
+
+
+_NAMES = "Give every column that holds something a name in the first row."
+
+
+def _filled(records: Records, path: Path) -> Records:
+    """The records; raises InputError where a column is empty because its formulas were never calculated."""
+    empty = [name for name in records.columns if all(record[name] in (None, "") for record in records.sample)]
+    if empty and records.sample:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.namelist():
+                if entry.startswith("xl/worksheets/") and re.search(
+                    rb"</f>\s*(<v></v>|<v ?/>|</c>)", archive.read(entry)
+                ):
+                    what = f"{path.name} holds formulas without their values ({listed(empty)})"
+                    raise InputError(
+                        f"{what}. Open it in a spreadsheet program and save it there, or paste the values."
+                    )
+    return records
 
 
 def _check_archive(path: Path, limits: Limits) -> None:
@@ -168,13 +190,38 @@ def _has_parquet_ends(path: Path) -> bool:
 
 
 def _parquet_rows(path: Path, limits: Limits, on_progress: OnProgress | None) -> Iterator[Numbered]:
-    number = 0
+    number, names = 0, _label_names(path)
     for total, batch in _parquet_batches(path, limits):
         for row in batch.to_pylist():
-            number += 1
-            yield number, flatten({key: "" if value is None else value for key, value in row.items()})
+            for flat in flat_rows({key: _named(key, value, names) for key, value in row.items()}):
+                number += 1
+                yield number, flat
         if on_progress is not None:
             on_progress(number / max(1, total))
+
+
+def _label_names(path: Path) -> dict[str, list[str]]:
+    """Column -> the names of its numbers, where a data set of the hub keeps them (ClassLabel)."""
+    import pyarrow.parquet
+
+    try:
+        held = json.loads((pyarrow.parquet.read_schema(path).metadata or {})[b"huggingface"])
+        features = {name: feature.get("feature", feature) for name, feature in held["info"]["features"].items()}
+        return {name: feature["names"] for name, feature in features.items() if feature.get("_type") == "ClassLabel"}
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _named(column: str, value: Any, names: dict[str, list[str]]) -> Any:
+    """A cell, "" for null; the number of a label by its name."""
+    if value is None:
+        return ""
+    if column not in names:
+        return value
+    if isinstance(value, list):
+        return ", ".join(str(_named(column, item, names)) for item in value)
+    known = names[column]
+    return known[value] if isinstance(value, int) and 0 <= value < len(known) else value
 
 
 def _rows(sheet: Any, limits: Limits) -> Iterator[list[object]]:
@@ -189,7 +236,18 @@ def _rows(sheet: Any, limits: Limits) -> Iterator[list[object]]:
         limits.check_columns(width)
         limits.check("cells", cells)
         limits.check("rows", number)
-        yield list(row[:width])
+        yield [
+            _ESCAPED.sub(_character, cell) if isinstance(cell, str) and "_x" in cell else cell for cell in row[:width]
+        ]
+
+
+_ESCAPED = re.compile(r"_x000D_\n|_x([0-9A-Fa-f]{4})_")
+
+
+def _character(match: re.Match[str]) -> str:
+    """What Excel wrote as ``_x000D_``: a carriage return ends a line."""
+    code = int(match[1], 16) if match[1] else 13
+    return "\n" if code == 13 else chr(code)
 
 
 def _trim(rows: list[list[object]]) -> list[list[object]]:

@@ -2,12 +2,14 @@
 
 import csv
 import gzip
+import json
 import os
 import re
 import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 
 from playground.data.advice import as_json, as_text
@@ -15,6 +17,7 @@ from playground.data.check import check_file, read_records
 from playground.data.example import Checked, FilePart, Passage, RowWarning
 from playground.data.replies import join, read_replies
 from playground.data.token_counts import token_report
+from playground.errors import InputError
 from tests.data.conftest import OBJECTIVES, Words, book, cases, jsonl, lines, pair, parquet, put
 from tests.refused import refused
 
@@ -130,6 +133,35 @@ def test_what_a_file_is_and_which_rows_are_bad(format, name, case, tmp_path):
     assert answer == case.get("first", answer)
     again = check_file(tmp_path / name, checked.mapping)  # what was guessed can be said, too
     assert (again.objective, again.usable, again.confidence) == (checked.objective, checked.usable, 1.0)
+
+
+SHAPES = cases("read")["turns"]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_what_other_programs_write_is_read_as_turns(name, tmp_path):
+    case = SHAPES[name]
+    file = put(tmp_path, name, content(name, case))
+    if "says" in case:
+        with pytest.raises(InputError, match=case["says"]):
+            check_file(file)
+        return
+    checked = check_file(file)
+    assert (checked.good, len(checked.bad)) == (case.get("good", 1), case.get("bad", 0))
+    row = checked.usable[0]
+    answer = row.answers[0]
+    assert [*(f"{turn.role} {turn.content}" for turn in row.prompt), f"assistant {answer}"] == case["turns"]
+    assert case.get("why", "") in checked.why
+    assert checked.objective == case.get("trains", checked.objective)
+    assert check_file(file, checked.mapping).usable == checked.usable
+
+
+def test_numbers_of_labels_go_by_their_names(tmp_path):
+    feature = {"label": {"names": ["rules", "hours"], "_type": "ClassLabel"}, "text": {"_type": "Value"}}
+    table = pyarrow.table({"text": ["q", "r"], "label": [1, 0]})
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": feature}})})
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    assert [row.completion for row in check_file(tmp_path / "rows.parquet").examples] == ["hours", "rules"]
 
 
 @pytest.mark.parametrize(

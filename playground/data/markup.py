@@ -1,0 +1,78 @@
+"""Texts that hold a chat template's marks (ChatML, Llama, Gemma, ``### Instruction``) -> the turns they mark."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+_SPEAKERS = {"human": "user", "instruction": "user", "question": "user", "input": "user", "model": "assistant"}
+_SPEAKERS |= {"response": "assistant", "answer": "assistant", "bot": "assistant", "gpt": "assistant"}
+_SPEAKERS |= {role: role for role in ("system", "user", "assistant")}
+
+
+class _Style(NamedTuple):
+    name: str
+    sign: str  # stands in every text of it
+    mark: re.Pattern[str]  # before a turn; its group says who speaks
+
+
+_WORDS = "Instruction|Input|Response|Human|User|Assistant|System|Question|Answer"
+_STYLES = (
+    _Style("ChatML", "<|im_start|>", re.compile(r"<\|im_start\|>[ \t]*(\w+)[ \t]*\n?")),
+    _Style("Llama 3", "<|start_header_id|>", re.compile(r"<\|start_header_id\|>\s*(\w+)\s*<\|end_header_id\|>\s*")),
+    _Style("Gemma", "<start_of_turn>", re.compile(r"<start_of_turn>[ \t]*(\w+)[ \t]*\n?")),
+    _Style("Llama 2", "[/INST]", re.compile(r"(?:<s>)?\s*(\[/?INST\])\s*")),
+    _Style("Zephyr", "<|assistant|>", re.compile(r"<\|(system|user|assistant)\|>\s*")),
+    _Style(
+        "### headings",
+        "### ",
+        re.compile(rf"(?:\A|(?<=\n)|(?=### (?:Human|Assistant):))###[ \t]*({_WORDS})[ \t]*:?[ \t]*\n?", re.IGNORECASE),
+    ),
+)
+_BEGIN = re.compile(r"\A(?:\s|<\|begin_of_text\|>|<\|endoftext\|>|<bos>|<s>)+")
+_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<|end|>", "<eos>", "</s>")
+_SYSTEM = re.compile(r"\A\s*<<SYS>>\s*(.*?)\s*<</SYS>>\s*", re.DOTALL)
+
+
+def without_end(text: str) -> str:
+    """The text without the tokens that end a turn, which the base's own template writes."""
+    while (bare := text.rstrip()).endswith(_ENDS):
+        end = next(end for end in _ENDS if bare.endswith(end))
+        if end == "</s>" and "<s>" in bare:  # crossed out in HTML
+            break
+        text = bare.removesuffix(end)
+    return text
+
+
+def style_of(text: str) -> str:
+    """What the marks in a text are, "" where they mark no turns."""
+    return next((style.name for style in _STYLES if style.sign in text and _turns(text, style)), "")
+
+
+def read_markup(text: str) -> list[tuple[str, str]]:
+    """(role, what is said) of every turn that a text marks, but an empty last one; [] where it marks none."""
+    return next((turns for style in _STYLES if style.sign in text and (turns := _turns(text, style))), [])
+
+
+def _turns(text: str, style: _Style) -> list[tuple[str, str]]:
+    before, *parts = style.mark.split(_BEGIN.sub("", text))
+    headings = style.sign == "### "
+    if not parts or (before.strip() and not headings):
+        return []
+    turns = [("system", before.strip())] if before.strip() else []
+    for who, said in zip(parts[::2], parts[1::2], strict=True):
+        role = {"[INST]": "user", "[/INST]": "assistant"}.get(who) or _SPEAKERS.get(who.casefold())
+        if role is None:
+            return []
+        said = without_end(said).strip()
+        if style.sign == "[/INST]" and role == "user" and (system := _SYSTEM.match(said)):
+            turns.append(("system", system[1]))
+            said = said[system.end() :]
+        if headings and who.casefold() == "input" and turns and turns[-1][0] == "user":
+            turns[-1] = ("user", f"{turns[-1][1]}\n\n{said}".strip())
+        else:
+            turns.append((role, said))
+    roles = {role for role, _ in turns}
+    if headings and roles.isdisjoint({"assistant"} if turns[-1][0] != "assistant" else {"user"}):
+        return []  # a text with one such heading
+    return turns[:-1] if len(turns) > 1 and turns[-1] == ("assistant", "") else turns
