@@ -314,6 +314,7 @@ def as_json(
         "duplicates": checked.duplicates,
         "tokens": {key: getattr(tokens, key) for key in ("min", "median", "p95", "max")} if tokens else None,
         "truncated": tokens.truncated if tokens else 0,
+        "unused_columns": [{"column": one.column, "warning": one.warning} for one in checked.unused],
         "mapping": dict(checked.mapping),
         "confidence": round(checked.confidence, 3),
         "why": checked.why,
@@ -348,6 +349,7 @@ def as_text(checked: Checked, tokens: TokenReport | None = None, advice: Sequenc
             random = f"{padding.random:.0%} of a batch of {padding.batch_size} in random order"
             lines.append(f"Padding: {random}, {padding.by_length:.0%} with rows of like length together.")
     sections = {
+        "Not in the examples:": [f"{one.column}. {one.warning}".removesuffix(" ") for one in checked.unused],
         "Bad rows (not trained on):": [f"row {checked.place(row.row)}: {row.reason}. {row.fix}" for row in bad],
         "Warnings (kept):": [f"row {checked.place(row.row)}: {row.reason}" for row in warnings],
         "Advice:": [item.text for item in advice],

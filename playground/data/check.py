@@ -23,6 +23,7 @@ from playground.data.example import (
     RowWarning,
     Unusable,
     answer_turn,
+    Unused,
     check_turns,
     is_turn,
     is_turns,
@@ -37,6 +38,7 @@ from playground.data.markup import read_markup, without_end
 from playground.data.records import KEEP_FEWER, Limits, Numbered, OnProgress, Progress, Records, Text, open_text
 from playground.data.split import Repeats
 from playground.data.text_formats import parse_delimited, parse_json, parse_jsonl, parse_text
+from playground.data.unused import Usage
 from playground.data.workbook import parse_parquet, parse_xlsx
 from playground.errors import InputError
 
@@ -231,10 +233,12 @@ def validate(parts: Sequence[Part], progress: Progress) -> Checked:
     bad: list[BadRow] = []
     warnings: list[RowWarning] = []
     files: list[FilePart] = []
+    unused: dict[str, Unused] = {}
     repeats = Repeats()
     last = done = 0
     for part in parts:
         offset, start, shape = last, len(rows), part.shape
+        usage = Usage(part.records.columns, shape.mapping)
         for own, record in part.records.rows:
             last, done = own + offset, done + 1
             if done % 256 == 0:
@@ -253,12 +257,14 @@ def validate(parts: Sequence[Part], progress: Progress) -> Checked:
                 continue
             rows.append(row)
             repeats.add(row)
+            usage.add(record, row)
             if any(not text.isascii() and _DAMAGED in text for text in texts_of(row)):
                 reason = f"holds {_DAMAGED}: a character was lost when the file was saved"
                 warnings.append(RowWarning(last, reason, "damaged"))
         if shape.objective == "sft" and "messages" not in shape.mapping:
             warnings += _odd_labels([row for row in rows[start:] if isinstance(row, Example)])
         files.append(FilePart(part.name, offset + 1, last - offset))
+        unused |= {one.column: one for one in usage.found()}
     again = [*repeats.warnings()]
     shapes = [part.shape for part in parts]
     sure = min(shapes, key=lambda shape: shape.confidence)
@@ -275,6 +281,7 @@ def validate(parts: Sequence[Part], progress: Progress) -> Checked:
         others=tuple(row for row in rows if not isinstance(row, Example)),
         confidence=sure.confidence,
         why=sure.why if len(parts) == 1 else "; ".join(f"{part.name}: {part.shape.why}" for part in parts),
+        unused=tuple(unused.values()),
         files=tuple(files) if len(parts) > 1 else (),
     )
 

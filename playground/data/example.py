@@ -139,6 +139,16 @@ class RowWarning:
 
 
 @dataclass(frozen=True, slots=True)
+class Unused:
+    """A column, or a key inside one, of which something stands in no example. warning: why it seems to belong to one,
+    "" where nothing says so. role: the role that is free to take it in, "" where there is none."""
+
+    column: str
+    warning: str = ""
+    role: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class FilePart:
     """Where one of several files stands among the rows: its first row's number, and how many rows it has."""
 
@@ -163,6 +173,7 @@ class Checked:
     others: tuple[Row, ...] = ()  # the usable rows where it trains something other than sft
     confidence: float = 1.0  # of the guess of format and columns, from 0 to 1; 1 where the person said so
     why: str = ""  # the evidence for it
+    unused: tuple[Unused, ...] = ()  # columns, and keys inside them, that do not reach the examples
     files: tuple[FilePart, ...] = ()  # of several, whose rows are numbered on through all of them; empty for one
 
     @property
@@ -200,6 +211,10 @@ _TOOLS = frozenset({"tool", "function", "ipython", "tool_response"})
 _WHO = ("role", "from", "author", "speaker", "sender")
 _WHAT = ("content", "value", "text", "parts", "message", "utterance")
 _THOUGHT = ("reasoning_content", "thinking", "reasoning")
+STRUCTURE = frozenset({*_WHO, "type", "content_type"})
+"""Keys of a turn, or of a part of one, that say how it is read and are no text of their own."""
+MASKS = frozenset({"weight", "loss", "loss_weight", "loss_mask", "train", "training"})
+"""Keys of a turn that say whether it is learned: OpenAI's ``weight``, axolotl's ``train`` and ``training``."""
 _ROUNDS = (
     *(("user", "assistant"), ("human", "assistant"), ("input", "output"), ("prompt", "response")),
     *(("question", "answer"), ("instruction", "response"), ("human", "bot"), ("user", "bot")),

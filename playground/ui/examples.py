@@ -55,7 +55,11 @@ class ExamplesCard:
             self.error, self.facts, self.advice = hidden_slot(), hidden_slot(), hidden_slot()
             with gr.Column(elem_classes="folds"):
                 with fold("Columns") as self.columns:
-                    self.columns_note = gr.HTML("")
+                    self.columns_note, self.unused = gr.HTML(""), gr.HTML("")
+                    with acts():
+                        self.take_in = [
+                            small("Take in", visible=False) for _ in range(3)
+                        ]  # system prompt, input, thought
                     self.read_as = gr.Dropdown(list(rows.READ_AS), label="What each row is", min_width=140)
                     with gr.Row():
                         column = partial(wiring.Dropdown, [], label="Column", visible=False, min_width=140)
@@ -92,10 +96,20 @@ class ExamplesCard:
                     self.edit_error = hidden_slot()
         self.drawn = [self.source, self.error, self.heading, self.facts, self.advice, self.columns, self.columns_note]
         self.drawn += [self.bad, self.bad_rows, self.kinds, self.take_bad, self.lengths, self.lengths_shown]
-        self.drawn += [self.preview, self.turns, self.seen, self.place, self.edit, self.edit_place, self.edit_error]
+        self.drawn += [
+            self.unused,
+            *self.take_in,
+            self.preview,
+            self.turns,
+            self.seen,
+            self.place,
+            self.edit,
+            self.edit_place,
+            self.edit_error,
+        ]
         self.read: list[Block] = [*self.drawn, self.uploaded, self.file, self.read_as, *self.roles, self.held_by]
         self.read += [self.bad_file, self.good_file]
-        clicked, chosen = [self.paste, self.edit_save, *self.sets.values()], [self.read_as, *self.roles]
+        clicked, chosen = [self.paste, self.edit_save, *self.take_in, *self.sets.values()], [self.read_as, *self.roles]
         self.openings = [self.file.upload, *(one.click for one in clicked), *(one.input for one in chosen)]
 
 
@@ -117,6 +131,8 @@ def wire(
         opens(button.click, partial(open_set, id=id))
     opens([role.input for role in tab.roles], remap)
     opens(tab.read_as.input, read_as)
+    for place, button in enumerate(tab.take_in):
+        opens(button.click, partial(take_in, place=place))
     opens(tab.edit_save.click, save_edit, failure=tab.edit_error)
     then_plan(listen(services, tab, tab.kinds.input, leave_out, tab.source))
     then_plan(listen(services, tab, tab.held_by.input, rows.hold_by, tab.source))
@@ -172,6 +188,15 @@ def remap(
     wanted = {role: str(column) for role, column in zip(source.roles, roles, strict=False) if column}
     opened = replace(source, mapping=rows.swapped(source.mapping or {}, wanted), index=0)
     yield from read(services, visitor, tab, source=opened, max_tokens=max_tokens)
+
+
+def take_in(
+    services: Services, visitor: Visitor, tab: ExamplesCard, *, place: int, source: Source, max_tokens: float
+) -> Stream:
+    """A column that no example holds becomes part of every example."""
+    if place < len(source.offers):
+        opened = replace(source, mapping=(source.mapping or {}) | dict([source.offers[place]]), index=0)
+        yield from read(services, visitor, tab, source=opened, max_tokens=max_tokens)
 
 
 def read_as(
@@ -263,11 +288,13 @@ def _found(
         good=checked.rows - len(bad),
         index=0,
         kind=checked.objective,
+        offers=rows.offers(checked.unused),
         chats=any(sum(turn.role == "assistant" for turn in one.messages) > 1 for one in checked.examples[:1000]),
     )
     kind = rows.reading(checked.mapping).lower() if checked.mapping else checked.format
     guessed = checked.confidence < rows.SURE
-    columns, mapped = rows.show_columns(tab, checked.columns, source, checked.confidence, checked.why)
+    warned = any(one.warning for one in checked.unused)
+    columns, mapped = rows.show_columns(tab, checked.columns, source, checked.confidence, checked.why, warned=warned)
     report, emptied = rows.show_report(tab, checked, tokens, source.leave_out)
     drawn: Drawn = {
         tab.error: slot(""),
@@ -280,7 +307,7 @@ def _found(
         tab.edit_place: "",
         tab.edit_error: slot(""),
     }
-    drawn |= columns | report | rows.show_lengths(tab, tokens)
+    drawn |= columns | report | rows.show_lengths(tab, tokens) | rows.show_unused(tab, checked.unused, source)
     drawn |= rows.preview(services, visitor, tab, source=source, max_tokens=max_tokens)
     return drawn, {**mapped, **emptied}
 
@@ -293,7 +320,7 @@ def _unreadable(
     there: tuple[str, ...] = ()
     with suppress(PlaygroundError):
         there = services.data.columns(source.path, visitor.owner) if isinstance(error, InputError) else ()
-    source = replace(source, good=0, roles=source.roles or rows.roles_of(rows.reading({})))
+    source = replace(source, good=0, roles=source.roles or rows.roles_of(rows.reading({})), offers=())
     columns, mapped = rows.show_columns(tab, there if len(there) > 1 else (), source, 0.0, "")
     drawn: Drawn = {
         tab.source: source,
@@ -304,7 +331,7 @@ def _unreadable(
         tab.edit_error: slot(""),
     }
     drawn |= dict.fromkeys((tab.facts, tab.advice, tab.bad, tab.lengths, tab.preview), AWAY)
-    return drawn | columns, mapped
+    return drawn | columns | rows.show_unused(tab, (), source), mapped
 
 
 def _heading(*, done: bool) -> str:

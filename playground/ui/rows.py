@@ -14,7 +14,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from playground.data.advice import bad_rows, kept_warnings
-from playground.data.example import Checked
+from playground.data.example import Checked, Unused
 from playground.data.render import TokenPreview
 from playground.data.split import BY_CHANCE, SplitBy
 from playground.data.token_counts import TokenReport
@@ -36,7 +36,7 @@ class Source:
     corrected. roles: those that can be mapped by hand. good: rows that can be used. index: of the previewed row, from
     0. leave_out: kinds of warnings whose rows are not trained on. turns: which answers of a chat are learned. chats:
     some row has several answers. page: of the rows to edit, from 0. kind: ``sft``, ``text``, ``preference``, ...
-    by: columns that its parts follow."""
+    by: columns that its parts follow. offers: (role, column) of what a click takes into the examples."""
 
     path: Path | None = None
     title: str = ""
@@ -51,6 +51,7 @@ class Source:
     page: int = 0
     kind: str = "sft"
     by: SplitBy = BY_CHANCE
+    offers: tuple[tuple[str, str], ...] = ()
 
 
 def check(
@@ -128,20 +129,35 @@ def hold_by(services: Services, visitor: Visitor, tab: Card, *, held_by: str | N
     return {tab.source: replace(source, by=SplitBy(**{kind: column}) if kind in SplitBy._fields else BY_CHANCE)}
 
 
+def show_unused(tab: Card, unused: Sequence[Unused], source: Source) -> Drawn:
+    """What of the file no example holds, and a button for each part that a free role can take in."""
+    drawn: Drawn = {tab.unused: _unused(unused), **dict.fromkeys(tab.take_in, AWAY)}
+    for (role, column), button in zip(source.offers, tab.take_in, strict=False):
+        drawn[button] = gr.update(value=f"Take in {column[:40]} ({role_word(role).lower()})", visible=True)
+    return drawn
+
+
+def offers(unused: Sequence[Unused]) -> tuple[tuple[str, str], ...]:
+    """For each role that is free the first column that seems to be meant for it."""
+    return tuple({one.role: (one.role, one.column) for one in reversed(unused) if one.role}.values())
+
+
 def show_columns(
-    tab: Card, columns: Sequence[str], source: Source, confidence: float, why: str
+    tab: Card, columns: Sequence[str], source: Source, confidence: float, why: str, *, warned: bool = False
 ) -> tuple[Drawn, Updates]:
-    """The Columns fold, and what is chosen in it; away without columns, open where the guess should be checked."""
+    """The Columns fold, and what is chosen in it; away without columns, open where the guess should be checked.
+
+    warned: something that seems to belong to the examples is in none."""
     if not columns:
         return {tab.columns: AWAY}, {}
     mapping = source.mapping or {}
     chosen = ", ".join(f"{column} → {role_word(role).lower()}" for role, column in mapping.items())
     unsure = not mapping or confidence < SURE
     note = f"{html.sentence(why)} {'Please check: this is a guess.' * unsure}" if mapping else ""
-    head = "Columns, please check" if unsure and mapping else "Columns"
+    head = "Columns, please check" if (unsure or warned) and mapping else "Columns"
     label = f"{head}: {chosen or 'choose which is which'}"
     drawn: Drawn = {
-        tab.columns: gr.update(label=label, visible=True, open=unsure),
+        tab.columns: gr.update(label=label, visible=True, open=unsure or warned),
         tab.columns_note: html.note(f"{note.strip()} The file is read again at every change.".strip()),
     }
     filled: Updates = {tab.read_as: gr.update(value=reading(mapping) if mapping else None)}
@@ -157,6 +173,8 @@ def show_columns(
         filled[dropdown] = gr.update(label=role_word(role), choices=choices, value=value, visible=True)
     return drawn, filled
 
+
+_unused = html.piece("train", "unused")
 
 # Rows that cannot be used, or should be looked at
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from playground.data.advice import as_json, as_text
 from playground.data.check import EXTENSIONS, TEXT_READERS, check_file
+from playground.data.example import texts_of
 from playground.errors import InputError
 from tests.data.conftest import book, parquet
 
@@ -80,6 +81,54 @@ def test_nearly_rows(value, kind, cuts):
     for cut in cuts:
         text = text[: cut % (len(text) + 1)] + text[cut % (len(text) + 1) + 1 :]
     holds(f"near{kind}", text.encode("utf-8", errors="surrogatepass"))
+
+
+WORD = st.text("abcdefghij", min_size=3, max_size=6)
+INNER = st.recursive(
+    WORD | st.integers(100),
+    lambda one: st.lists(one, max_size=3) | st.dictionaries(WORD, one, max_size=3),
+    max_leaves=8,
+)
+SAID = st.fixed_dictionaries(
+    {"role": st.just("assistant"), "content": WORD}, optional={"weight": st.just(1), "note": INNER}
+)
+CHAT = st.tuples(st.just({"from": "user", "value": "q"}), SAID).map(list)
+PAIR = {"prompt": WORD, "completion": WORD}
+BESIDE = {"system": WORD, "history": INNER, "meta": INNER, "input": WORD, "score": st.integers()}
+WHOLE = st.one_of(
+    st.fixed_dictionaries(PAIR, optional=BESIDE), st.fixed_dictionaries({"messages": CHAT}, optional=BESIDE)
+)
+
+
+def leaves(value, path):
+    """(every column and key around it, the leaf itself)."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if inner is None:
+        yield path, value
+        return
+    for key, one in inner:
+        last = f"{path[-1]}[]" if isinstance(value, list) and isinstance(one, dict) else path[-1]
+        yield from leaves(one, (*path, f"{last}.{key}") if isinstance(value, dict) else (*path, last))
+
+
+@settings(max_examples=150, **QUICK)
+@given(st.lists(WHOLE, min_size=2, max_size=4))
+def test_every_leaf_is_in_the_example_or_named(records):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "rows.jsonl")
+        path.write_text("\n".join(map(json.dumps, records)))
+        try:
+            checked = check_file(path)
+        except InputError:
+            return
+    named = {one.column for one in checked.unused}
+    for row in checked.usable:
+        said = "\n".join(texts_of(row))
+        for column, value in records[row.row - 1].items():
+            for around, leaf in leaves(value, (column,)):
+                structure = around[-1].rpartition(".")[2] in ("role", "from", "weight")
+                mapped = column == checked.mapping.get("label")
+                assert str(leaf) in said or structure or mapped or not named.isdisjoint(around), (around, leaf, named)
 
 
 @settings(max_examples=40, **QUICK)

@@ -30,7 +30,7 @@ def test_json_is_the_contract_s_and_text_says_the_same(tmp_path):
     shares: list[float] = []
     found = as_json(checked, token_report(checked, Words(), 12, on_progress=shares.append))
     assert shares == [1]
-    keys = "format objective rows good bad warnings duplicates tokens truncated"
+    keys = "format objective rows good bad warnings duplicates tokens truncated unused_columns"
     assert list(found) == [*keys.split(), "mapping", "confidence", "why", "advice", "histogram", "padding"]
     assert (found["format"], found["objective"], found["rows"], found["good"]) == ("prompt-completion", "sft", 8, 4)
     assert [row["row"] for row in found["bad"]] == [2, 5, 6, 8]
@@ -53,6 +53,43 @@ def test_json_is_the_contract_s_and_text_says_the_same(tmp_path):
     assert "row 6: no answer: 'completion' is missing. Add 'completion', or remove the row." in said
     many = Checked("text", "text", 30, (), warnings=checked.warnings * 20)
     assert "… and 30 more" in as_text(many)
+
+
+TURNS = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "name": "n", "cot": "because"}]
+UNUSED = (  # what a row holds beside a prompt and an answer, in place of them -> what is named, warned of, offered
+    ({"history": [["q1", "a1"]], "score": 3}, {"history": "earlier turns", "score": ""}, {}),
+    ({"gesprächsverlauf": "q1 a1", "lang": "de"}, {"gesprächsverlauf": "earlier turns", "lang": ""}, {}),
+    ({"kept": TURNS}, {"kept": "earlier turns"}, {}),
+    (
+        {"retrievedDocuments": "a passage"},
+        {"retrievedDocuments": "the answer is taken from"},
+        {"retrievedDocuments": "input"},
+    ),
+    ({"meta": {"topic": "t", "at": 1}, "pic": "x.png"}, {"meta.topic": "", "meta.at": "", "pic": "pictures"}, {}),
+    ({"A": "one", "B": "two", "image_url": "u"}, {"A": "options", "B": "options", "image_url": "pictures"}, {}),
+    ({"id": "history", "empty": "", "nothing": [{}]}, {"id": ""}, {}),
+)
+
+
+@pytest.mark.parametrize(("row", "named", "offered"), UNUSED)
+def test_what_no_example_holds_is_named(tmp_path, row, named, offered):
+    checked = check_file(
+        jsonl(tmp_path, pair(3, 2, **row), pair(4, 2)), {"prompt": "prompt", "completion": "completion"}
+    )
+    found = {one["column"]: one["warning"] for one in as_json(checked)["unused_columns"]}
+    assert found.keys() == named.keys()
+    assert all(says in found[column] and bool(says) == bool(found[column]) for column, says in named.items())
+    assert {one.column: one.role for one in checked.unused if one.role} == offered
+    assert all(column in as_text(checked) for column in named)
+
+
+def test_keys_inside_turns_and_a_prompt_for_the_system_that_the_chat_overrides_are_named(tmp_path):
+    turns = [{"role": "system", "content": "s"}, *TURNS]
+    checked = check_file(jsonl(tmp_path, {"messages": TURNS}, {"messages": turns, "system": "another"}))
+    named = {one.column: one.warning for one in checked.unused}
+    assert named.keys() == {"messages[].name", "messages[].cot", "system"}
+    assert "thought" in named["messages[].cot"]
+    assert "not all" in named["system"]
 
 
 def test_nothing_usable_is_refused(tmp_path):

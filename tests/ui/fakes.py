@@ -107,6 +107,7 @@ class FakeData:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.checked: Checked | Exception = CHECKED
+        self.mappings: list[dict[str, str] | None] = []
 
     def sets(self) -> list[ShippedSet]:
         prompt, rows = self.folder / "prompt.txt", self.folder / "rows.jsonl"
@@ -117,6 +118,7 @@ class FakeData:
         ]
 
     def check(self, path: Path, mapping: dict[str, str] | None = None, owner: str = "", tell: Any = None) -> Checked:
+        self.mappings.append(mapping)
         if isinstance(self.checked, Exception):
             raise self.checked
         return self.checked

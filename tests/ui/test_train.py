@@ -9,7 +9,7 @@ import gradio as gr
 import pandas as pd
 import pytest
 
-from playground.data.example import RowWarning
+from playground.data.example import RowWarning, Unused
 from playground.errors import InputError
 from playground.models.bases import BaseState
 from playground.report import charts
@@ -134,6 +134,17 @@ def test_an_unsure_guess_asks_to_be_checked_and_columns_that_cannot_be_told_are_
     says(shown[tab.error], "Say which")
     assert (shown[tab.columns]["visible"], shown[tab.source].good) == (True, 0)
     assert shown[tab.roles[0]]["choices"] == [("colour", "colour"), ("size", "size")]
+
+
+def test_what_no_example_holds_is_shown_and_a_click_takes_it_in(services, call, tab, read):
+    unused = (Unused("stars"), Unused(EVIL, "It is part of the question.", "input"), Unused("images", "Pictures."))
+    services.data.checked = replace(services.data.checked, unused=unused)
+    shown = read(ROWS)
+    assert (shown[tab.columns]["open"], shown[tab.take_in[0]]["visible"], shown[tab.take_in[1]]["visible"]) == (1, 1, 0)
+    says(shown[tab.unused], "It is part of the question.", "images: Pictures.", "Not in the examples: stars.")
+    taken = call(examples.take_in, tab, place=0, source=shown[tab.source], max_tokens=2048)[-1]
+    assert {"input": EVIL}.items() <= services.data.mappings[-2].items()
+    assert set(taken) <= set(tab.read)
 
 
 def test_an_edited_cell_becomes_a_copy_of_the_file(services, call, tab):
