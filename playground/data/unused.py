@@ -11,6 +11,7 @@ from typing import Any
 
 from playground.data.column_profile import NAMES, Column, clean_name, is_nested, parents_of, profile, spelling, truth
 from playground.data.example import MASKS, STRUCTURE, Example, Row, Unused, is_turns, texts_of
+from playground.data.layouts import option_columns
 
 Path = tuple[str, ...]  # a column, then what leads on inside its value: ``[]``, ``.key``
 
@@ -61,6 +62,8 @@ class Usage:
     def __init__(self, columns: Sequence[str], mapping: Mapping[str, str]) -> None:
         self._columns = columns
         self._touched = {name for column in mapping.values() for name in (column, *parents_of(column))}
+        if (options := option_columns(columns)) and mapping.get("options") in options:  # a column each
+            self._touched |= {*options}
         self._trusted = {column for role, column in mapping.items() if role in _TRUSTED}
         self._label = mapping.get("label")
         able = {"system", "input"} if "prompt" in mapping else {"system"} if "text" not in mapping else set[str]()
