@@ -250,8 +250,9 @@ def validate(parts: Sequence[Part], progress: Progress) -> Checked:
                     if isinstance(record.get(column), list | dict | bytes) and record[column]:
                         raise Unusable(f"holds more than text ({column})", _TEXT_ONLY)
                 row = BUILDERS[shape.objective](record, shape, last)
-                if any(turn.role == "user" and picture_in(turn.content) for turn in row.prompt):
-                    raise Unusable("asks about a picture or a sound that stands beside the text", _TEXT_ONLY)
+                for turn in row.prompt:
+                    if "<" in turn.content and turn.role == "user" and picture_in(turn.content):
+                        raise Unusable("asks about a picture or a sound that stands beside the text", _TEXT_ONLY)
             except Unusable as error:
                 bad.append(BadRow(last, error.reason, error.fix))
                 continue

@@ -37,13 +37,13 @@ def guess_roles(columns: list[Column], given: Mapping[str, str]) -> Guess:
         why += f"; {tools} is not trained on" if tools else ""
         system = _system(columns) or named(_without(columns, chat), "chat_systems", "text")
         return Guess(_roles(messages=chat, label=label, system=system), confidence, why)
-    options = _options(columns)
     columns = _without(columns, past)
     pair = _prodigy(columns) if _is_prodigy(columns) and not given else _pair(columns, given)
     if pair is None:
         return _text(columns)  # 5
     prompt, completion, confidence, why = pair  # 4
     rest = _without(columns, prompt, completion)
+    options = _options(columns, prompt, completion)
     extra = named(rest, "inputs") if rank(prompt, "asks_for_input") is not None else None
     if extra is None and rank(prompt, "texts") is None:
         extra = named(_without(rest, options), "sources", "text", "texts", "other")
@@ -85,10 +85,14 @@ def _verdict(columns: list[Column]) -> str | None:
     return next((column.name for column in columns if column.name == "answer" and not column.constant), None)
 
 
-def _options(columns: list[Column]) -> str | None:
+def _options(columns: list[Column], *taken: str) -> str | None:
     """The options of a question: a list, or the first of the columns that hold one each."""
     each = option_columns(column.name for column in columns)
-    return each[0] if each else named(columns, "lists_of_options", "texts")
+    return (
+        each[0]
+        if each and each[0] not in taken and each[1] not in taken
+        else named(columns, "lists_of_options", "texts")
+    )
 
 
 def _preference(columns: list[Column], given: Mapping[str, str]) -> Guess | None:
@@ -124,8 +128,9 @@ def _two_answers(columns: list[Column]) -> Guess | None:
 def _better(
     chosen: str, rejected: str, rest: list[Column], confidence: float, why: str, label: str | None = None
 ) -> Guess:
-    roles = _roles(chosen=chosen, rejected=rejected, label=label, prompt=_asked(rest), system=_system(rest))
-    return Guess(roles, confidence, why)
+    prompt = _asked(rest)
+    beside = {"history": _past(_without(rest, prompt)) if prompt else None, "system": _system(rest)}
+    return Guess(_roles(chosen=chosen, rejected=rejected, label=label, prompt=prompt, **beside), confidence, why)
 
 
 def _asked(columns: list[Column]) -> str | None:
@@ -192,9 +197,11 @@ def _questions(columns: list[Column]) -> tuple[str, str] | None:
     asked, answered = [], []
     for column in columns:
         words = {*re.findall(r"\w+", column.name.casefold())}
-        if len(words) >= 3 and not words.isdisjoint(NAMES["answering"]):
+        if len(words) < 3 or column.name.endswith("."):
+            continue
+        if not words.isdisjoint(NAMES["answering"]):
             answered.append(column.name)
-        elif len(words) >= 3 and not words.isdisjoint(NAMES["asking"]):
+        elif not words.isdisjoint(NAMES["asking"]):
             asked.append(column.name)
     return (asked[0], answered[0]) if len(asked) == len(answered) == 1 else None
 

@@ -238,7 +238,7 @@ class Unusable(Exception):
 def _speaker(item: Mapping[str, Any]) -> Any:
     """Who says a turn; LangChain calls it type."""
     name = _first(item, _WHO)
-    return name if name or str(item.get("type")).casefold() not in ROLES else item["type"]
+    return name if name or "type" not in item or str(item["type"]).casefold() not in ROLES else item["type"]
 
 
 def is_turn(value: object) -> bool:
@@ -381,7 +381,7 @@ def _said_by(item: Mapping[str, Any]) -> str | None:
 def _turn(item: object, place: int, what: str) -> Message:
     if not isinstance(item, dict):
         raise Unusable(f"turn {place} of {what} is not an object", _TURN)
-    if isinstance(item.get("data"), dict) and "content" in item["data"]:  # LangChain's, as it saves them
+    if "data" in item and isinstance(item["data"], dict) and "content" in item["data"]:  # LangChain's, as it saves them
         item = {**item, "content": item["data"]["content"]}
     name, content = _speaker(item), _first(item, _WHAT)
     if not name and (by := _said_by(item)):

@@ -21,11 +21,12 @@ _WRAPPERS = frozenset({"text", "content", "value", "parts", "choices", "messages
 
 def flat_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The rows of one record, with their columns as ``flatten`` names them."""
-    found = []
-    for row in rows_in(record):
-        nested = {key: answer_text(key, value, row) for key, value in row.items() if isinstance(value, dict | list)}
-        found.append(flatten({**row, **nested} if nested else row))
-    return found
+    return [_flat(record)] if _MARKERS.isdisjoint(record) else [*map(_flat, rows_in(record))]
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    nested = {key: answer_text(key, value, row) for key, value in row.items() if isinstance(value, dict | list)}
+    return flatten({**row, **nested} if nested else row)
 
 
 def rows_in(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -120,8 +121,6 @@ def _wraps(value: Mapping[str, Any]) -> bool:
 
 def picture_in(text: str) -> bool:
     """Whether a turn begins or ends with what stands for an image, a video or a sound."""
-    if "<" not in text:
-        return False
     return text.lstrip().startswith(_PLACES) or text.rstrip().endswith(_PLACES)
 
 

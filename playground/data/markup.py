@@ -36,6 +36,8 @@ _SYSTEM = re.compile(r"\A\s*<<SYS>>\s*(.*?)\s*<</SYS>>\s*", re.DOTALL)
 
 def without_end(text: str) -> str:
     """The text without the tokens that end a turn, which the base's own template writes."""
+    if ">" not in text[-20:]:
+        return text
     while (bare := text.rstrip()).endswith(_ENDS):
         end = next(end for end in _ENDS if bare.endswith(end))
         if end == "</s>" and "<s>" in bare:  # crossed out in HTML

@@ -250,14 +250,13 @@ def _header_at(head: list[_Cells]) -> int:
 
 def _is_blank(cells: Sequence[object]) -> bool:
     """Whether a row holds nothing, or nothing but a sheet's boxes that are not ticked."""
-    if cells and not (cells[0] is None or cells[0] is False or cells[0] in _UNTICKED):
-        return False
     empty = [cell in (None, "") for cell in cells]
     boxes = all(cell is False or cell in _UNTICKED for cell, none in zip(cells, empty, strict=True) if not none)
     return boxes and (any(empty) or not cells)
 
 
 _UNTICKED = ("", "FALSE", "False", "false")
+_NOTHING = (*_UNTICKED, None, False)
 
 
 def _table_rows(columns: list[str], rows: Iterable[_Cells], fix: str) -> Iterator[Numbered]:
@@ -266,7 +265,7 @@ def _table_rows(columns: list[str], rows: Iterable[_Cells], fix: str) -> Iterato
     blank = dict.fromkeys(columns, "")
     waiting: list[Numbered] = []
     for number, cells in enumerate(rows, 1):
-        if not isinstance(cells, Unusable) and _is_blank(cells):
+        if not isinstance(cells, Unusable) and not (cells and cells[0] not in _NOTHING) and _is_blank(cells):
             waiting.append((number, blank | dict(zip(columns, cells, strict=False))))
             continue
         if waiting:

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from playground.__main__ import main
+from playground.cli.main import main
 from playground.data.hub import MAX_ROWS, DatasetId, parse_dataset, write_dataset
 from playground.services import build_services
 from playground.settings import Settings
