@@ -318,6 +318,9 @@ def _example(record: Record, shape: Shape, row: int) -> Example:
     if "messages" not in shape.mapping:
         turns = (*turns, *_answer(record, shape.mapping, "completion", "answer"))
     check_turns(turns)
+    if not any(turn.learned for turn in turns if turn.role == "assistant"):
+        fix = "Give one of them the weight 1 (loss or train: true), or remove the row."
+        raise Unusable("no answer of it may be learned: the weight of each is 0", fix)
     return Example(turns, row)
 
 

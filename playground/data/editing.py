@@ -110,8 +110,8 @@ def as_record(row: Row) -> dict[str, Any]:
     return {"prompt": prompt, "completion": answers[0], "label": row.good}
 
 
-def _turn(turn: Message) -> dict[str, str]:
-    said = {"role": turn.role, "content": turn.content}
+def _turn(turn: Message) -> dict[str, Any]:
+    said: dict[str, Any] = {"role": turn.role, "content": turn.content} | ({} if turn.learned else {"weight": 0})
     return said | ({"reasoning_content": turn.thought} if turn.thought else {})
 
 

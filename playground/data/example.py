@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, time
 from decimal import Decimal
 from itertools import pairwise
@@ -23,11 +23,13 @@ HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. role: ``system``, ``user`` or ``assistant``. thought: what the assistant thought before it spoke."""
+    """One turn. role: ``system``, ``user`` or ``assistant``. thought: what the assistant thought before it spoke.
+    learned: whether the assistant's words may be learned."""
 
     role: str
     content: str
     thought: str = ""
+    learned: bool = True
 
     @property
     def whole(self) -> str:
@@ -215,6 +217,7 @@ STRUCTURE = frozenset({*_WHO, "type", "content_type"})
 """Keys of a turn, or of a part of one, that say how it is read and are no text of their own."""
 MASKS = frozenset({"weight", "loss", "loss_weight", "loss_mask", "train", "training"})
 """Keys of a turn that say whether it is learned: OpenAI's ``weight``, axolotl's ``train`` and ``training``."""
+_OFF = frozenset({"0", "0.0", "false", "no"})
 _ROUNDS = (
     *(("user", "assistant"), ("human", "assistant"), ("input", "output"), ("prompt", "response")),
     *(("question", "answer"), ("instruction", "response"), ("human", "bot"), ("user", "bot")),
@@ -395,6 +398,7 @@ def _turn(item: object, place: int, what: str) -> Message:
     turn = Message(role, without_end(turn_text(content, place)))
     if role == "assistant":
         turn = answer_turn(turn.content, thought if isinstance(thought := _first(item, _THOUGHT), str) else "")
+        turn = replace(turn, learned=not any(str(item.get(key)).strip().casefold() in _OFF for key in MASKS))
     if not turn.content.strip() and role != "system":
         if item.get("tool_calls") or item.get("function_call"):
             raise Unusable(f"turn {place} ({role}) calls a tool and says nothing", _NO_TOOLS)

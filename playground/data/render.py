@@ -144,12 +144,20 @@ def render_example(tokenizer: Any, example: Example, max_tokens: int, turns: str
     """One example, cut to ``max_tokens``: the start goes, the last answer stays. An answer with a thought is learned
     after a prompt that asks for one, any other after one that does not.
 
-    turns: ``all`` learns every assistant turn, ``last`` the last alone. A template that shows earlier turns otherwise
+    turns: ``all`` learns every assistant turn that may be learned, ``last`` the last of these alone; what stands after
+    that is left out. A template that shows earlier turns otherwise
     than it showed them when they were the last (thinking models) has the last learned alone. What is learned last ends
     with a token that ends a reply (``end_tokens``), and does not begin with the empty thought that some templates write
     before an answer without one. Raises InputError when the last answer alone is too long, nothing of it would be
     learned, or the base's template refuses the turns.
     """
+    if not example.messages[-1].learned:
+        able = [place for place, turn in enumerate(example.messages) if turn.role == "assistant" and turn.learned]
+        if not able:
+            raise InputError(
+                f"Row {example.row}: no answer of it may be learned. Give one the weight 1, or leave it out."
+            )
+        example = replace(example, messages=example.messages[: able[-1] + 1])
     texts = _in_turn(tokenizer, example) if turns == ALL else None
     if not texts:
         last = example.messages[-1]
@@ -203,7 +211,7 @@ def _in_turn(tokenizer: Any, example: Example) -> list[tuple[str, bool]] | None:
         if not before.startswith(done + rest) or not after.startswith(before):
             return None
         learned, rest = closed_answer(after[len(before) :], tokenizer)
-        texts += [(before[len(done) :], False), (learned, True)]
+        texts += [(before[len(done) :], False), (learned, turn.learned)]
         done = before + learned
     return [*texts[:-1], (learned_answer(texts[-1][0], tokenizer), True)] if texts else None
 

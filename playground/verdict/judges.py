@@ -120,7 +120,7 @@ class Judges:
             """One after another, so that it can be stopped in between. Raises EndpointError."""
             for messages in asked:
                 yield ""
-                turns = [Message(**one) for one in messages]
+                turns = [Message(one["role"], one["content"]) for one in messages]
                 reply = self._batches.client.ask(elsewhere, turns, ENDPOINT_ANSWER_TOKENS)
                 said.append(reply.state.text)
 
@@ -131,7 +131,10 @@ class Judges:
     ) -> Generator[str, None, None]:
         """One batch of the playground's own. Raises the first failure."""
         tokenizer, sampling = self._bases.tokenizer(card), Sampling(max_tokens=ANSWER_TOKENS)
-        prompts = (render_prompt(tokenizer, [Message(**one) for one in messages], think=False) for messages in asked)
+        prompts = (
+            render_prompt(tokenizer, [Message(one["role"], one["content"]) for one in messages], think=False)
+            for messages in asked
+        )
         batch = [Asked(card, prompt, sampling) for prompt in prompts]
         for waiting, _ in texts(self._batches, batch, session, said):
             yield waiting

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 from playground.data import render
+from playground.data.check import check_file
+from playground.data.editing import good_rows_jsonl
 from playground.data.example import Example, Judged, Message, Passage, Preference, answer_turn
 from playground.data.thoughts import parted
 from playground.data.token_counts import token_report
 from playground.errors import InputError
-from tests.data.conftest import Words, chat, lengths, usable
+from tests.data.conftest import Words, chat, jsonl, lengths, put, usable
 from tests.refused import refused
 
 CHAT = chat("What is it?", "A report.", "Who wrote it?", "Doctor Sharma did.", "When?", "On Monday.", row=3)
@@ -320,3 +322,28 @@ def test_a_row_that_teaches_nothing_or_that_the_template_refuses_is_bad_and_spoi
     plain.chat_template = None  # a base without a template gets the plain one
     rendered = render.render_example(plain, rows[0], 60)
     assert token_report(usable(rows[0]), plain, 60).max == len(rendered.prompt_ids) + len(rendered.completion_ids)
+
+
+MASKED = (  # the marks of three answers -> which of them may be learned
+    ([{"weight": 0}, {"weight": 1}, {}], "bc"),
+    ([{"loss": True}, {"loss": False}, {"loss": True}], "ac"),
+    ([{"loss_weight": 1.0}, {"train": True}, {"training": False}], "ab"),
+    ([{"weight": "0"}, {"loss_weight": 0.0}, {"train": False}], ""),
+)
+
+
+@pytest.mark.parametrize(("marks", "may"), MASKED)
+def test_only_the_answers_that_a_row_s_marks_let_be_learned_are(tokenizer, tmp_path, marks, may):
+    said = [[{"role": "user", "content": "q"}, {"role": "assistant", "content": c}] for c in "abc"]
+    marked = [[asked, answer | mark] for (asked, answer), mark in zip(said, marks, strict=True)]
+    checked = check_file(jsonl(tmp_path, *({"messages": [*itertools.chain(*turns)]} for turns in (marked, said))))
+    assert [row.row for row in checked.bad] == [1] * (not may)
+    if not may:
+        assert "no answer of it may be learned" in checked.bad[0].reason
+        return
+    again = check_file(put(tmp_path, "again.jsonl", good_rows_jsonl(checked)))
+    for row in (checked.examples[0], again.examples[0]):
+        seen = render.render_example(tokenizer, row, 2048, render.ALL)
+        assert learned(tokenizer, seen) == [f"{answer}<|im_end|>" for answer in may]
+        assert token_report(usable(row), tokenizer, 2048, render.ALL).lengths[0] == seen.tokens
+        assert render.render_example(tokenizer, row, 2048, render.LAST).completion_text == f"{may[-1]}<|im_end|>"
