@@ -186,7 +186,11 @@ def remap(
 ) -> Stream:
     """Another column was chosen for a role: read the file again that way."""
     wanted = {role: str(column) for role, column in zip(source.roles, roles, strict=False) if column}
-    opened = replace(source, mapping=rows.swapped(source.mapping or {}, wanted), index=0)
+    known = source.mapping or {}
+    kept = {
+        role: column for role, column in known.items() if {role, column}.isdisjoint({*source.roles, *wanted.values()})
+    }
+    opened = replace(source, mapping=kept | rows.swapped(known, wanted), index=0)
     yield from read(services, visitor, tab, source=opened, max_tokens=max_tokens)
 
 

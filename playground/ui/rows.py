@@ -70,14 +70,17 @@ def check(
 # Columns
 
 ROLES = 5
-"""Columns that can be mapped by hand; no format needs more."""
+"""Columns that can be mapped by hand; no format needs more, and what else a guess found stays."""
 SURE = 0.8
 """Confidence of a guess from which on the person is not asked to check it."""
 READ_AS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "Prompt and answer": (("prompt", "completion"), ("system", "input", "thought")),
+    "Prompt and answer": (("prompt", "completion"), ("system", "input", "thought", "history", "options")),
     "Conversation": (("messages",), ("system",)),
-    "A better and a worse answer": (("chosen", "rejected"), ("prompt", "system")),
-    "An answer and whether it is good": (("prompt", "completion", "label"), ("system", "thought")),
+    "A better and a worse answer": (("chosen", "rejected"), ("prompt", "system", "input", "history", "options")),
+    "An answer and whether it is good": (
+        ("prompt", "completion", "label"),
+        ("system", "thought", "input", "history", "options"),
+    ),
     "A conversation and whether it is good": (("messages", "label"), ("system",)),
     "Raw text": (("text",), ()),
 }

@@ -118,6 +118,8 @@ def test_another_reading_of_the_file_keeps_what_is_known_and_a_column_that_is_ta
     assert rows.reading(known) == "Prompt and answer"
     assert rows.reading(known | {"label": "stars"}) == "An answer and whether it is good"
     assert rows.reading({"messages": "m"}) == "Conversation"
+    past = known | {"history": "past", "options": "A"}
+    assert rows.completed(rows.reading(past), past, there) == past
     before = {"prompt": "a", "completion": "b"}
     assert rows.swapped(before, {"prompt": "b", "completion": "b"}) == {"prompt": "b", "completion": "a"}
     assert rows.swapped(before, {"prompt": "a", "completion": "b", "system": "b"}) == {"prompt": "a", "system": "b"}
