@@ -124,6 +124,11 @@ def _is_row(value: dict[str, Any]) -> bool:
         isinstance(items, list) and _is_chat(items) and spelling(key) in NAMES["chats"] for key, items in value.items()
     ):
         return True
+    rows = [item for items in value.values() if isinstance(items, list) for item in items[:1] if isinstance(item, dict)]
+    if any(
+        all(any(spelling(key) in NAMES[role] for key in row) for role in ("prompts", "completions")) for row in rows
+    ):
+        return False
     told = [key for key, one in value.items() if isinstance(one, str) and spelling(key) in NAMES["prompts"]]
     return bool(told) and any(spelling(key) in NAMES["completions"] for key in value if key not in told)
 
