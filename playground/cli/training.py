@@ -32,7 +32,13 @@ def check(settings: Settings, options: Namespace) -> Outcome:
     progress.end()
     advice = services.data.advice(checked, tokens)
     parts = services.data.split(file, checked.usable, TrainRequest(file).seed)
-    return as_json(checked, tokens, advice, parts.as_record()), as_text(checked, tokens, advice), 0
+    found, words = as_json(checked, tokens, advice, parts.as_record()), as_text(checked, tokens, advice)
+    if options.row is not None:
+        row = services.data.row(checked, options.row, options.max_tokens)
+        marks = {True: "learned", False: "only read"}
+        turns = (f"{turn['role']} ({marks[turn['learned']]}): {turn['content']}" for turn in row["turns"])
+        return found | {"row": row}, "\n".join((f"Row {options.row}", *turns, "", row["text"])), 0
+    return found, words, 0
 
 
 def train(settings: Settings, options: Namespace) -> Outcome:

@@ -319,6 +319,14 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
+def learned_turns(tokenizer: Any, example: Example, turns: str = ALL) -> list[bool]:
+    """Which turns ``render_example`` has learned where nothing is cut. At least one may be."""
+    able = [turn.role == "assistant" and turn.learned for turn in example.messages]
+    last = max(place for place, yes in enumerate(able) if yes)
+    each = turns == ALL and _in_turn(tokenizer, replace(example, messages=example.messages[: last + 1]))
+    return able if each else [place == last for place in range(len(able))]
+
+
 READ, LEARNED, CUT = "read", "learned", "cut"
 
 

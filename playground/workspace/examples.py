@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 from playground.data.advice import Advice, advise
 from playground.data.check import MEBI, check_file, gather, read_files, read_records
 from playground.data.editing import Table, bad_rows_csv, edited_lines, good_rows_jsonl, table_of
-from playground.data.example import Checked, Row
+from playground.data.example import Checked, Example, Message, Passage, Preference, Row, variants
 from playground.data.hub import parse_dataset, write_dataset
 from playground.data.records import OnProgress
-from playground.data.render import LAST, TokenPreview, preview_tokens
+from playground.data.render import ALL, LAST, TokenPreview, learned_turns, preview_tokens
 from playground.data.replies import Said, read_replies
 from playground.data.retrieval import Documents, read_documents, with_documents
 from playground.data.split import BY_CHANCE, VALIDATION, Columns, Parts, SplitBy, columns_of, share_for_test, split
@@ -185,6 +185,29 @@ class DataService:
         if not 0 <= index < checked.good:
             raise InputError(f"There is no row {index + 1} to show; there are {checked.good}.")
         return preview_tokens(self._tokenizer(), checked.usable[index], max_tokens, turns)
+
+    def row(self, checked: Checked, number: int, max_tokens: int, turns: str = ALL) -> dict[str, Any]:
+        """Row ``number`` as ``check --row`` gives it: its turns, whether each is learned, and its text as the base is
+        given it; of two answers the worse one is not learned. Raises InputError where it cannot be trained on."""
+        if bad := next((one for one in checked.bad if one.row == number), None):
+            raise InputError(f"Row {number} cannot be trained on: {bad.reason}. {bad.fix}")
+        index = next((place for place, row in enumerate(checked.usable) if row.row == number), None)
+        if index is None:
+            raise InputError(f"There is no row {number}; the file has {checked.rows}, counted from 1.")
+        row, tokenizer = checked.usable[index], self._tokenizer()
+        said = [] if isinstance(row, Passage) else [*variants(row)[0].messages]
+        learned = (
+            learned_turns(tokenizer, row, turns) if isinstance(row, Example) else [False] * (len(said) - 1) + [True]
+        )
+        if isinstance(row, Preference):
+            said, learned = [*said, Message("assistant", row.rejected)], [*learned, False]
+        shown = preview_tokens(tokenizer, row, max_tokens, turns)
+        texts = (f"{one.title}:\n" * bool(one.title) + "".join(token.text for token in one.tokens) for one in shown)
+        found = [
+            {"role": turn.role, "content": turn.whole, "learned": is_learned}
+            for turn, is_learned in zip(said, learned, strict=False)
+        ]
+        return {"number": number, "turns": found, "text": "\n\n".join(texts)}
 
     def advice(self, checked: Checked, tokens: TokenReport | None = None) -> tuple[Advice, ...]:
         """What a person should know of these rows before a run."""

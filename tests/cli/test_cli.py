@@ -32,10 +32,15 @@ def test_check(done, rows_file):
     assert [bad["row"] for bad in found["bad"]] == [25]
     assert set(found) == {
         *("format", "objective", "rows", "good", "bad", "warnings", "duplicates", "tokens", "truncated"),
-        *("mapping", "confidence", "why", "advice", "histogram", "padding", "split"),
+        *("unused_columns", "mapping", "confidence", "why", "advice", "histogram", "padding", "split"),
     }
     assert (found["split"]["train"], len(found["split"]["validation"]), len(found["split"]["test"])) == (15, 2, 7)
     assert done("check", rows_file, "--map", "prompt=answer", "completion=question")["good"] == 24
+    row = done("check", rows_file, "--row", "2")["row"]
+    assert [(turn["role"], turn["learned"]) for turn in row["turns"]] == [("user", False), ("assistant", True)]
+    assert row["number"] == 2
+    assert all(turn["content"] in row["text"] for turn in row["turns"])
+    assert "<|im_start|>" in row["text"]
 
 
 def test_another_base_is_a_side_of_a_comparison_and_of_a_verdict(done, rows_file, qwen):
