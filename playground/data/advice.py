@@ -314,6 +314,7 @@ def as_json(
         "duplicates": checked.duplicates,
         "tokens": {key: getattr(tokens, key) for key in ("min", "median", "p95", "max")} if tokens else None,
         "truncated": tokens.truncated if tokens else 0,
+        "encoding": checked.encoding,
         "unused_columns": [{"column": one.column, "warning": one.warning} for one in checked.unused],
         "mapping": dict(checked.mapping),
         "confidence": round(checked.confidence, 3),
@@ -338,6 +339,7 @@ def as_text(checked: Checked, tokens: TokenReport | None = None, advice: Sequenc
     sure = f" This is a guess, {checked.confidence:.0%} sure: {checked.why}." if guessed else ""
     lines = [
         f"Format: {checked.format} ({mapping}); trains {checked.objective}.{sure}",
+        *([f"Encoding: {checked.encoding}."] if checked.encoding not in ("", "utf-8") else []),
         f"Rows: {checked.rows}, of them {checked.rows - len(bad)} good and {len(bad)} bad; "
         f"{len(warnings)} warnings, {checked.duplicates} duplicates.",
     ]

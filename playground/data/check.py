@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,7 +81,7 @@ def read_records(path: Path, limit_bytes: int, on_progress: OnProgress | None = 
         text = open_text(path, packed, limits, progress.part(0, 0.2))
         if text.blank:
             raise InputError(f"{path.name} is empty: nothing but blank lines. {again}")
-        records = TEXT_READERS[kind](text, progress.part(0.2, 1))
+        records = replace(TEXT_READERS[kind](text, progress.part(0.2, 1)), encoding=text.encoding)
     limits.check_columns(len(records.columns))
     limits.check("rows", len(records.rows))
     limits.check("cells", len(records.columns) * len(records.rows))
@@ -283,6 +284,7 @@ def validate(parts: Sequence[Part], progress: Progress) -> Checked:
         confidence=sure.confidence,
         why=sure.why if len(parts) == 1 else "; ".join(f"{part.name}: {part.shape.why}" for part in parts),
         unused=tuple(unused.values()),
+        encoding=" + ".join(dict.fromkeys(part.records.encoding for part in parts if part.records.encoding)),
         files=tuple(files) if len(parts) > 1 else (),
     )
 

@@ -176,6 +176,7 @@ class Checked:
     confidence: float = 1.0  # of the guess of format and columns, from 0 to 1; 1 where the person said so
     why: str = ""  # the evidence for it
     unused: tuple[Unused, ...] = ()  # columns, and keys inside them, that do not reach the examples
+    encoding: str = ""  # the codec that the text was read with, "" of a kind that has none
     files: tuple[FilePart, ...] = ()  # of several, whose rows are numbered on through all of them; empty for one
 
     @property

@@ -110,6 +110,7 @@ class Records:
     rows: Rows | Sequence[Numbered]  # a missing cell of a table is ""
     sample: Sequence[dict[str, Any]]  # of the readable ones, spread evenly; empty only when none can be read
     note: str = ""  # what of the file is in no record, "" = nothing
+    encoding: str = ""  # the codec that its text was read with, "" of a kind that has none
 
 
 def stream(

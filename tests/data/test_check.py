@@ -30,7 +30,7 @@ def test_json_is_the_contract_s_and_text_says_the_same(tmp_path):
     shares: list[float] = []
     found = as_json(checked, token_report(checked, Words(), 12, on_progress=shares.append))
     assert shares == [1]
-    keys = "format objective rows good bad warnings duplicates tokens truncated unused_columns"
+    keys = "format objective rows good bad warnings duplicates tokens truncated encoding unused_columns"
     assert list(found) == [*keys.split(), "mapping", "confidence", "why", "advice", "histogram", "padding"]
     assert (found["format"], found["objective"], found["rows"], found["good"]) == ("prompt-completion", "sft", 8, 4)
     assert [row["row"] for row in found["bad"]] == [2, 5, 6, 8]
@@ -90,6 +90,22 @@ def test_keys_inside_turns_and_a_prompt_for_the_system_that_the_chat_overrides_a
     assert named.keys() == {"messages[].name", "messages[].cot", "system"}
     assert "thought" in named["messages[].cot"]
     assert "not all" in named["system"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "asked", "answer"),
+    [
+        ("cp1250", "O której otwiera się czytelnia? Źródło, łódź", "O dziewiątej, proszę przyjść wcześniej"),
+        ("cp1253", "Πότε ανοίγει η βιβλιοθήκη σήμερα", "Ανοίγει στις εννέα το πρωί"),
+        ("utf-8", "Wann öffnet sie?", "Um neun."),
+    ],
+)
+def test_an_encoding_is_told_and_gives_the_right_letters(tmp_path, encoding, asked, answer):
+    text = "prompt;completion\n" + "".join(f"{asked} {n};{answer} {n}\n" for n in range(6))
+    checked = check_file(put(tmp_path, "rows.csv", text.encode(encoding)))
+    assert [turn.content for turn in checked.examples[0].messages] == [f"{asked} 0", f"{answer} 0"]
+    assert as_json(checked)["encoding"] == encoding
+    assert (f"Encoding: {encoding}" in as_text(checked)) == (encoding != "utf-8")
 
 
 def test_nothing_usable_is_refused(tmp_path):
