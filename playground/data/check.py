@@ -34,8 +34,8 @@ from playground.data.example import (
     texts_of,
     turn_text,
 )
-from playground.data.layouts import options_text, picture_in, source_text
-from playground.data.markup import read_markup, without_end
+from playground.data.layouts import options_text, source_text
+from playground.data.markup import picture_in, read_markup, without_end
 from playground.data.records import KEEP_FEWER, Limits, Numbered, OnProgress, Progress, Records, Text, open_text
 from playground.data.split import Repeats
 from playground.data.text_formats import parse_delimited, parse_json, parse_jsonl, parse_text

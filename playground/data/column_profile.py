@@ -27,6 +27,7 @@ def clean_name(name: object) -> str:
     return text.strip().strip("\"'").strip()
 
 
+@lru_cache(maxsize=4096)
 def spelling(name: str) -> str:
     """The name as it is compared: no case, accents, spaces or punctuation (``Prompt_Text`` is ``prompttext``)."""
     plain = unicodedata.normalize("NFKD", name.casefold())

@@ -427,5 +427,4 @@ def turn_text(content: object, place: int) -> str:
             fix = "Keep the text parts only, or remove the row."
             raise Unusable(f"turn {place} holds something other than text", fix)
         said.append(plain_text(text, f"turn {place}"))
-    thought = f"<think>\n{chr(10).join(thoughts)}\n</think>\n\n" if thoughts else ""
-    return thought + "\n".join(said)
+    return joined("\n".join(thoughts), "\n".join(said))

@@ -119,12 +119,6 @@ def _wraps(value: Mapping[str, Any]) -> bool:
     return len(value) == 1 and answer_kind(next(iter(value))) in ("completions", "scored")
 
 
-def picture_in(text: str) -> bool:
-    """Whether a turn begins or ends with what stands for an image, a video or a sound."""
-    return text.lstrip().startswith(_PLACES) or text.rstrip().endswith(_PLACES)
-
-
-_PLACES = ("<image>", "<video>", "<audio>", "<|image_pad|>", "<|image|>", "<image_1>")
 _TITLE, _BODY = (
     ("title", "name", "heading"),
     ("text", "content", "page_content", "passage", "snippet", "body", "document"),

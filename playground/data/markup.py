@@ -31,6 +31,7 @@ _STYLES = (
 )
 _BEGIN = re.compile(r"\A(?:\s|<\|begin_of_text\|>|<\|endoftext\|>|<bos>|<s>)+")
 _ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<|end|>", "<eos>", "</s>")
+_PLACES = ("<image>", "<video>", "<audio>", "<|image_pad|>", "<|image|>", "<image_1>")
 _SYSTEM = re.compile(r"\A\s*<<SYS>>\s*(.*?)\s*<</SYS>>\s*", re.DOTALL)
 
 
@@ -78,3 +79,8 @@ def _turns(text: str, style: _Style) -> list[tuple[str, str]]:
     if headings and roles.isdisjoint({"assistant"} if turns[-1][0] != "assistant" else {"user"}):
         return []  # a text with one such heading
     return turns[:-1] if len(turns) > 1 and turns[-1] == ("assistant", "") else turns
+
+
+def picture_in(text: str) -> bool:
+    """Whether a turn begins or ends with what stands for an image, a video or a sound."""
+    return text.lstrip().startswith(_PLACES) or text.rstrip().endswith(_PLACES)
