@@ -23,6 +23,7 @@ from playground.ui.wiring import Visitor
 from tests.shared.conftest import ANNA, BEN, SECRET, filled
 
 VERDICT = "20261124-101500-v1a2b"
+NOTHING = {"name": "", "column": "", "read": None, "written": None}
 TABLE = Path(__file__).with_name("handlers.jsonl").read_text("utf-8").splitlines()
 """A handler, its part of the page, and what it is given of the page; $name is looked up in ``words``."""
 
@@ -57,7 +58,8 @@ def words(s, h, p):
         "models": models | {"models": dict.fromkeys("ABCDEF", h.adapter)},
         "uploaded": where,
         "dropped": where | {"source": "file", "kept": Kept(dropped=h.upload), "uploaded": None},
-        "line": {"adapter": h.adapter, "prompt": "", "chosen": ["base", "tuned"], "offered": {}},
+        "line": {"adapter": h.adapter, "prompt": "", "chosen": ["base", "tuned"], "offered": {}, "recorded": NOTHING},
+        "replied": where | {"source": "set:hospital_reports", "kept": Kept(replies=h.upload), "uploaded": None},
         "measured": {"checks": "json", "settings": measure | {"limit": None}, "situation": situation, "terms": terms},
     }
 
