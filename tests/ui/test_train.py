@@ -144,6 +144,9 @@ def test_what_no_example_holds_is_shown_and_a_click_takes_it_in(services, call, 
     shown = read(ROWS)
     assert (shown[tab.columns]["open"], shown[tab.take_in[0]]["visible"], shown[tab.take_in[1]]["visible"]) == (1, 1, 0)
     says(shown[tab.unused], "It is part of the question.", "images: Pictures.", "Not in the examples: stars.")
+    source = replace(ROWS, mapping={"prompt": "p", "completion": "c", "history": "h"}, roles=("prompt", "completion"))
+    call(examples.remap, tab, source=source, roles=("q", "c"), max_tokens=2048)
+    assert {"prompt": "q", "completion": "c", "history": "h"} in services.data.mappings  # no dropdown shows history
     taken = call(examples.take_in, tab, place=0, source=shown[tab.source], max_tokens=2048)[-1]
     assert {"input": EVIL}.items() <= services.data.mappings[-2].items()
     assert set(taken) <= set(tab.read)
