@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ Path = tuple[str, ...]  # a column, then what leads on inside its value: ``[]``,
 
 _TELLING = 12  # characters from which on a text that also stands in the example is no chance
 _KEPT = 50  # values of a path that are looked at for what they are
+_PLAIN = STRUCTURE | MASKS | {"content", "value"}
+"""Keys of a turn that has nothing which could be lost, where its content is a text."""
 _TRUSTED = ("messages", "prompt", "completion", "chosen", "rejected", "text")
 """Roles whose text reaches the example, be it taken apart on its way (``Human: … Assistant: …``)."""
 _KINDS = {
@@ -71,10 +74,12 @@ class Usage:
         self._free = able - mapping.keys()
         self._seen: dict[Path, _Seen] = {}
         self._chats: set[str] = set()
+        self._plain: Counter[str] = Counter()
 
     def add(self, record: Mapping[str, Any], row: Row) -> None:
         whole = ""
-        self._chats |= {name for name, value in record.items() if isinstance(value, list) and is_turns(value)}
+        others = ((name, value) for name, value in record.items() if name not in self._touched)
+        self._chats |= {name for name, value in others if isinstance(value, list) and is_turns(value)}
         for path, value, trusted in self._leaves(record):
             seen = self._seen.setdefault(path, _Seen([]))
             if len(seen.values) < _KEPT:
@@ -86,6 +91,10 @@ class Usage:
     def _leaves(self, record: Mapping[str, Any]) -> Iterator[tuple[Path, Any, bool]]:
         """(path, a text, number or truth value that is no structure and no mask, whether it is taken as it is)."""
         for name, value in record.items():
+            if name in self._trusted and _is_plain(value):
+                self._plain[name] += 1
+                if self._plain[name] > _KEPT:  # such turns are known by now, and there may be a hundred thousand
+                    continue
             if "." in name and any(isinstance(record.get(one), dict | list) for one in parents_of(name)):
                 continue  # what is inside comes with its parent
             for path, leaf in _inside((name,), value, 1):
@@ -129,6 +138,14 @@ class Usage:
 
 def _thoughts(row: Row) -> list[str]:
     return [turn.thought for turn in row.messages if turn.thought] if isinstance(row, Example) else []
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether these are turns of text alone."""
+    return isinstance(value, list) and all(
+        isinstance(turn, dict) and turn.keys() <= _PLAIN and isinstance(turn.get("content", turn.get("value")), str)
+        for turn in value
+    )
 
 
 def _inside(path: Path, value: Any, depth: int) -> Iterator[tuple[Path, Any]]:
