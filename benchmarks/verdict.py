@@ -381,12 +381,13 @@ def times(services: Services, out: Path) -> None:
     request = shipped(services, "hospital_reports")
     request = replace(request, sides=tuple(side for side in request.sides if not side.format), name="times")
     found: dict[str, Any] = {"command": "python benchmarks/verdict.py times", "cores": os.cpu_count()}
+    file = out / "times.json"
     for rows in (40, 120):
         started = time.monotonic()
         view = _last(services, replace(request, limit=rows))
         phases = {name: round(seconds, 1) for name, seconds in view.record["timings"].items()}
         found[f"{rows} rows, {len(request.sides)} sides"] = phases | {"all_s": round(time.monotonic() - started, 1)}
-    (out / "times.json").write_text(json.dumps(found, indent=1) + "\n")
+        file.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found))
 
 
