@@ -55,12 +55,21 @@ def ranked(names: Collection[str], tokens: Mapping[str, float], rows: Collection
 
 
 def finalists(tokens: Mapping[str, float], passed: Passed) -> list[str]:
-    """The few that were asked most rows (the last block may have been cut off by the budget), best first on the rows
-    that all of them were asked. So nobody wins by fewer rows than another had."""
+    """The few that were asked most rows, best first on these. Where the budget cut the last block off, also those that
+    it did not reach and that had passed more than the best one until then; then by the rows that all of them were
+    asked. So nobody wins by fewer rows than another had."""
     asked = {name: {row for row, other in passed if other == name} for name in tokens}
     most = max(map(len, asked.values()), default=0)
-    last = [name for name, rows in asked.items() if rows and len(rows) >= most - BLOCK]
-    common = set.intersection(*(asked[name] for name in last)) if last else set()
+    last = [name for name, rows in asked.items() if rows and len(rows) == most]
+    if not last:
+        return []
+    leader = ranked(last, tokens, asked[last[0]], passed)[0]
+    for name, rows in asked.items():
+        if rows and most - BLOCK <= len(rows) < most:
+            both = rows & asked[leader]
+            if sum(passed[row, name] for row in both) > sum(passed[row, leader] for row in both):
+                last.append(name)
+    common = set.intersection(*(asked[name] for name in last))
     return ranked([name for name in last if common], tokens, common, passed)[:FINALISTS]
 
 

@@ -204,6 +204,11 @@ def test_equal_ones_are_told_apart_by_their_tokens_and_nobody_wins_by_fewer_rows
     cut = dict.fromkeys(((row, "c") for row in ROWS[:-BLOCK]), True)
     assert finalists({"a": 30.0, "c": 1.0}, half | cut) == ["c", "a"], "one block may be cut off by the budget"
     assert finalists({"a": 1.0}, {}) == []
+    first, second = ROWS[:BLOCK], ROWS[BLOCK : 2 * BLOCK]
+    early = {(row, name): row in first[:2] for row in first for name in "abc"}
+    late = {(row, name): name == "a" or row == second[0] for row in second for name in "ab"}
+    tokens = {"a": 30.0, "b": 20.0, "c": 1.0}
+    assert finalists(tokens, early | late) == ["a", "b"], "who went early does not shorten what the others are told by"
 
 
 JSON = [json.dumps({"kind": kind, "id": n}) for n in range(12) for kind in ("new", "old")]
