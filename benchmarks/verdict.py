@@ -495,7 +495,8 @@ def _standing(one: Mapping[str, Any], rung: Mapping[str, Any] | None) -> list[st
     shown = "good enough" if rung["good_enough"] else "below the bar" if rung["below_the_bar"] else "neither"
     adds = [f"{100 * share:+.0f}" for share in rung["adds"] or ()]
     bounds = f"{interval(one, 'pass', rung['low'], rung['high'])} %, n {rung['n']}"
-    return [bounds, rung["set_aside"] or shown, f"{adds[0]} ({adds[1]} to {adds[2]})" if adds else "–"]
+    shown = f"set aside ({GUARDS[rung['set_aside']].lower()})" if rung["set_aside"] else shown
+    return [bounds, shown, f"{adds[0]} ({adds[1]} to {adds[2]})" if adds else "–"]
 
 
 def main() -> None:

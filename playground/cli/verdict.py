@@ -160,10 +160,7 @@ def _views(
             return
         services.bases.engine(progress.base)
         progress.end()
-        try:
-            yield from services.verdicts.run(request)
-        finally:
-            services.manager.unload_idle()  # a step may still be computed, and a process must not end within it
+        yield from services.verdicts.run(request)
 
 
 def _words(record: dict[str, Any], report: Path) -> str:

@@ -14,7 +14,9 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +39,19 @@ _VALUE_BYTES = 200  # what a Python value takes besides, about
 
 
 def parse_xlsx(path: Path, limits: Limits) -> Records:
-    """The first sheet that holds anything. Raises InputError when it is no workbook, empty, or holds too much."""
+    """The first sheet that holds anything; the others that do are named. Raises InputError when it is no workbook,
+    empty, or holds too much."""
     _check_archive(path, limits)
     probe(path, limits)
     try:
         with contextlib.closing(_opened(path)) as book:
-            for sheet in book.worksheets:
+            for place, sheet in enumerate(book.worksheets, 1):
                 if rows := _trim(list(_rows(sheet, limits))):
-                    return _filled(build_table(lambda: rows, limits, _NAMES), path)
+                    records = _filled(build_table(lambda: rows, limits, _NAMES), path)
+                    later = book.worksheets[place:]
+                    others = [one.title for one in later if _trim([*islice(_rows(one, limits), _LOOKED_AT)])]
+                    said = f"read from the sheet {sheet.title}; not read: {listed(others)}" if others else ""
+                    return replace(records, note="; ".join(filter(None, (records.note, said))))
     except InputError:
         raise
     except Exception as error:  # a damaged workbook fails anywhere inside openpyxl, with any type
@@ -52,6 +59,8 @@ def parse_xlsx(path: Path, limits: Limits) -> Records:
     raise InputError(f"{path.name} is an empty workbook. Put column names in the first line and rows under them.")
 
 
+_LOOKED_AT = 50
+"""First rows of another sheet, which tell whether it holds anything."""
 _NAMES = "Give every column that holds something a name in the first row."
 
 

@@ -174,7 +174,8 @@ class Answering:
         endpoint = self.batches.endpoints.get(request.proposer) if request.proposer else None
         if endpoint is None or endpoint.is_here:
             return []
-        return [f"some of {len(request.pool)} training rows, with replies and answers, to {endpoint.label}"]
+        rows = f"some of {len(request.pool)} training rows, with replies and answers"
+        return [f"{rows}, to {endpoint.label}, {endpoint.price_words}"]
 
     def replies(self, request: VerdictRequest, measured: Collection[int] = ()) -> int:
         """How many replies it takes. measured: rows that are not asked again. Raises InputError or NotFoundError for

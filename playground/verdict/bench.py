@@ -182,8 +182,8 @@ class Best:
 
     def as_side(self, file: Path, name: str = "") -> Side:
         """file: where its shots come from."""
-        how = {"nearest": self.nearest, "picked": self.picked}
-        return Side(self.model, self.text, self.shots, file if self.shots else None, name, **how)  # type: ignore[arg-type]
+        source = file if self.shots else None
+        return Side(self.model, self.text, self.shots, source, name, nearest=self.nearest, picked=self.picked)
 
 
 def best_of(record: Record) -> Best:

@@ -364,9 +364,8 @@ def redrawn(best: Side, request: VerdictRequest) -> Iterator[Side]:
 
 
 def _with_shots(side: Side, picked: Sequence[int], file: Path, mark: str) -> Side:
-    many = f"{len(picked)} shot{'s' * (len(picked) > 1)}"
-    about = {"shots": len(picked), "shots_from": file, "picked": tuple(picked), "nearest": False}
-    return replace(side, **about, name=f"{side.name} + {many} {mark}")  # type: ignore[arg-type]
+    name = f"{side.name} + {len(picked)} shot{'s' * (len(picked) > 1)} {mark}"
+    return replace(side, name=name, shots=len(picked), shots_from=file, picked=tuple(picked), nearest=False)
 
 
 def _candidate(

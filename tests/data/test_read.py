@@ -43,6 +43,12 @@ def test_workbooks(tmp_path):
     workbook.save(tmp_path / "two.xlsx")
     assert [tuple(row.values()) for _, row in read_records(one, LIMIT).rows] == [("a", 3), ("", ""), ("c", True)]
     assert [row for _, row in read_records(tmp_path / "two.xlsx", LIMIT).rows] == PAIR
+    workbook.create_sheet("Blank")
+    workbook.create_sheet("More").append(["prompt", "completion"])
+    workbook.save(tmp_path / "two.xlsx")
+    found = read_records(tmp_path / "two.xlsx", LIMIT)
+    assert [row for _, row in found.rows] == PAIR
+    assert found.note == "read from the sheet Rows; not read: More"
 
 
 def test_parquet(tmp_path):
