@@ -21,7 +21,7 @@ from typing import TypeAlias
 
 from playground.errors import AdapterError, InputError, NotFoundError
 from playground.library import card as cards
-from playground.library.archive import KEPT, copy_known, listed, pack, unpack
+from playground.library.archive import COMPARED, KEPT, copy_known, listed, pack, unpack
 from playground.library.card import CONFIG, RECORD, WEIGHTS, AdapterCard, read_card, read_run
 from playground.library.files import copy_file, is_plain_file, read_json, sha256_of, sync_folder, write_json
 from playground.library.safety import check_folder, check_vocabulary, keep_config, vocabulary_of
@@ -149,33 +149,32 @@ class AdapterLibrary:
             wrong = "is a single file" if path.exists() else "does not exist"
             raise AdapterError(f"{path} {wrong}. Name the folder that holds {CONFIG} and {WEIGHTS}, or a zip of it.")
         unreadable = _said_plainly(f"{path} cannot be read", "Check that it may be read, and the disk's space.")
+        name = (path.name if path.is_dir() else path.stem) or "adapter"
         with self._temporary() as work, unreadable:
-            source = Path(work, "source")
+            source = Path(work, re.sub(r"[^\w-]+", "_", name)[:60])  # errors say it
             if path.is_dir():
                 source.mkdir()
-                left, name = copy_known(path, source), path.name
+                left = copy_known(path, source)
             else:
                 cards.refuse_names([path.name])
-                left, name = unpack(path, source), path.stem
-            folder = self.staging()
+                left = unpack(path, source)
+            admit(sum(file.stat().st_size for file in source.iterdir() if file.name not in COMPARED))
+            notes = [*keep_config(source, base), *([f"left where it was: {listed(left)}"] if left else [])]
+            check_folder(source, base)
+            if base is not None and (place := base.folder) is not None:
+                check_vocabulary(source, lambda: vocabulary_of(place))
+            record, config, now_s = read_run(source), read_json(source / CONFIG), self._clock()
+            run = cards.sanitised(record, config, name=name, owner=owner, now_s=now_s)
+            write_json(source / RECORD, run | ({cards.NOTES: notes} if notes else {}))
+            folder, id = self.staging(), self.reserve_id(run["name"], owner)
             try:
                 for file in KEPT:
                     if is_plain_file(source / file):
                         (source / file).rename(folder / file)
-                admit(sum(file.stat().st_size for file in folder.iterdir()))
-                notes = [*keep_config(folder, base), *([f"left where it was: {listed(left)}"] if left else [])]
-                check_folder(folder, base)
-                if base is not None and (place := base.folder) is not None:
-                    check_vocabulary(source, lambda: vocabulary_of(place))
-                record, config, now_s = read_run(folder), read_json(folder / CONFIG), self._clock()
-                run = cards.sanitised(record, config, name=name or "adapter", owner=owner, now_s=now_s)
-                write_json(folder / RECORD, run | ({cards.NOTES: notes} if notes else {}))
-                id = self.reserve_id(run["name"], owner)
-                try:
-                    return self.publish(folder, id)
-                except BaseException:
-                    self.release_id(id)
-                    raise
+                return self.publish(folder, id)
+            except BaseException:
+                self.release_id(id)
+                raise
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 

@@ -14,21 +14,21 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path, PureWindowsPath
 
 from playground.errors import AdapterError
-from playground.library.card import CARD, CONFIG, RECORD, RECORD_LIMIT_BYTES, WEIGHTS
+from playground.library.card import CARD, CONFIG, OF_MLX, RECORD, RECORD_LIMIT_BYTES, WEIGHTS
 from playground.library.files import JSON_LIMIT_BYTES, copy_file, is_plain_file, replacing
 from playground.library.safety import ADDED, SIZE_LIMIT_BYTES, TOKENIZER, TOKENIZER_LIMIT_BYTES, what_lacks
 from playground.plain import plain_text
 
 KEPT, COMPARED = (CONFIG, WEIGHTS, CARD, RECORD), (TOKENIZER, ADDED)
 """What an adapter is made of, and what is only compared with the base's tokenizer."""
-KNOWN = (*KEPT, *COMPARED)
+KNOWN = (*KEPT, *COMPARED, OF_MLX)
 DEPTH, LOOKED_AT, TOLD = 4, 5_000, 8
 """How deep below a named folder an adapter is looked for, among how many files, and how many others are named."""
 RATIO_LIMIT, RATIO_FREE_BYTES = 200, 16 * 1024 * 1024
 """How many times larger than the archive its contents may be, once they pass so many bytes."""
 ENTRIES_LIMIT, _DIRECTORY_LIMIT_BYTES = 2_000, 1024 * 1024
 """Files that an archive may list: a Trainer's folder with all its checkpoints has a few hundred."""
-_LIMITS = {WEIGHTS: SIZE_LIMIT_BYTES, TOKENIZER: TOKENIZER_LIMIT_BYTES, ADDED: TOKENIZER_LIMIT_BYTES}
+_LIMITS = dict.fromkeys((WEIGHTS, OF_MLX), SIZE_LIMIT_BYTES) | dict.fromkeys(COMPARED, TOKENIZER_LIMIT_BYTES)
 _LIMITS[RECORD] = RECORD_LIMIT_BYTES
 _DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error)
 
@@ -37,7 +37,7 @@ def _place_of(files: Collection[str]) -> str:
     """The least deep folder among paths with / that holds an adapter, with its /, "" = the top. Raises AdapterError
     where several lie equally deep."""
     whole = {file.removesuffix(CONFIG) for file in files if file.rpartition("/")[2] == CONFIG}
-    whole = {folder for folder in whole if folder + WEIGHTS in files} or whole
+    whole = {folder for folder in whole if folder + WEIGHTS in files or folder + OF_MLX in files} or whole
     least = min((folder.count("/") for folder in whole), default=0)
     found = sorted(folder for folder in whole if folder.count("/") == least)
     if len(found) > 1:
@@ -49,7 +49,7 @@ def _place_of(files: Collection[str]) -> str:
 def _left_of(files: Iterable[str], place: str) -> list[str]:
     """What is left of ``files`` when an adapter is taken from ``place``: names in that folder, folders with a /."""
     beside = {name + slash for name, slash, _ in (file.removeprefix(place).partition("/") for file in files)}
-    return sorted(beside - set(KEPT))
+    return sorted(beside - {*KEPT, *([] if WEIGHTS in beside else [OF_MLX])})
 
 
 def _check_size(name: str, size: int) -> None:
@@ -66,14 +66,14 @@ def listed(names: Sequence[str]) -> str:
 def copy_known(folder: Path, target: Path) -> list[str]:
     """Copy an adapter's known files out of ``folder``, or the one below that holds them; the names of the rest. A link
     is followed only to a plain file inside the named folder or the ``blobs`` of its hub cache. Raises AdapterError."""
-    files = sorted(entry.name for entry in os.scandir(folder) if entry.name in (CONFIG, WEIGHTS))
+    files = sorted(entry.name for entry in os.scandir(folder) if entry.name in (CONFIG, WEIGHTS, OF_MLX))
     source = folder / _place_of(files or _below(folder))
     for name in KNOWN:
         if os.path.lexists(source / name) and (file := _real(source / name, folder)) is not None:
             _check_size(name, file.stat().st_size)
             copy_file(file, target / name)
     beside = [f"{entry.name}/" if os.path.isdir(entry.path) else entry.name for entry in os.scandir(source)]
-    if not is_plain_file(target / CONFIG) or not is_plain_file(target / WEIGHTS):
+    if not is_plain_file(target / CONFIG) or not any(is_plain_file(target / name) for name in (WEIGHTS, OF_MLX)):
         raise AdapterError(what_lacks(source.name, beside))
     return _left_of(beside, "")
 
@@ -105,7 +105,7 @@ def _below(folder: Path) -> list[str]:
         if len(below.parts) >= DEPTH:
             folders.clear()
         folders[:] = sorted(name for name in folders if name != ".git")
-        found += [(below / name).as_posix() for name in files if name in (CONFIG, WEIGHTS)]
+        found += [(below / name).as_posix() for name in files if name in (CONFIG, WEIGHTS, OF_MLX)]
     return found
 
 
@@ -184,7 +184,8 @@ def _plan(archive: zipfile.ZipFile, zip_path: Path) -> tuple[list[tuple[zipfile.
     for info, name in plan:
         _check_entry(info, zip_path, name)
         _check_size(name, info.file_size)
-    if not {CONFIG, WEIGHTS} <= {name for _, name in plan}:
+    names = {name for _, name in plan}
+    if CONFIG not in names or not names & {WEIGHTS, OF_MLX}:
         raise AdapterError(what_lacks(zip_path.name, [name.removeprefix(place) for name in found]))
     total = sum(info.file_size for info, _ in plan)
     packed = zip_path.stat().st_size

@@ -306,6 +306,24 @@ class BaseShapes(BaseLayout):
         return _context(self.config)
 
 
+def is_own(folder: Path, module: str, file: Path, name: str) -> bool:
+    """Whether tensor ``name`` of a safetensors file is the weight of ``module`` of the base in ``folder``, number for
+    number, in the precision of either. A head that the base does not hold is its embeddings."""
+    from safetensors import safe_open
+
+    found: dict[str, Path] = {}
+    for own in map(Path.resolve, _weight_files(folder)):
+        found |= dict.fromkeys(files.read_header(own), own)
+    keys = [f"{one}.weight" for one in (module, module.partition(".")[2], f"model.{module}")]
+    keys += [key for key in found if key.endswith(EMBEDDINGS)] if module.endswith("lm_head") else []
+    if (key := next((key for key in keys if key in found), None)) is None:
+        return False
+    with safe_open(found[key], framework="pt") as held, safe_open(file, framework="pt") as copied:
+        ours, theirs = held.get_tensor(key), copied.get_tensor(name)
+    same = ours.shape == theirs.shape
+    return same and bool((ours.to(theirs.dtype) == theirs).all() or (theirs.to(ours.dtype) == ours).all())
+
+
 def _weight_files(folder: Path) -> list[Path]:
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file():

@@ -25,6 +25,7 @@ NOTES = "import_notes"  # key of run.json for what an import changed and left ou
 PRIVATE = ("owner", NOTES)  # keys that never leave this machine with an export
 OFF = "off"  # value of ``think`` in run.json where every answer was learned without a thought
 CONFIG, WEIGHTS, RECORD, CARD = "adapter_config.json", "adapter_model.safetensors", "run.json", "README.md"
+OF_MLX = "adapters.safetensors"  # what MLX calls the weights
 FILES_LIMIT = 64
 RECORD_LIMIT_BYTES = 16 * 1024 * 1024  # 100,000 trained rows take 12 MB
 

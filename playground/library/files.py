@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import mmap
 import os
 import re
@@ -158,6 +159,31 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
         name: TensorEntry(about["dtype"], tuple(about["shape"]), *(8 + length + at for at in about["data_offsets"]))
         for name, about in header.items()
     }
+
+
+def write_tensors(source: Path, target: Path, kept: Mapping[str, tuple[str, bool]]) -> None:
+    """Write tensors of a sound safetensors file to another one. kept: name -> (its new name, whether it is
+    transposed). Their numbers stay as they are, whatever their type."""
+    import numpy
+
+    entries, header, at = read_header(source), {}, 0
+    for name, (new, turned) in sorted(kept.items()):
+        held = entries[name]
+        shape, size = held.shape[::-1] if turned else held.shape, held.end - held.begin
+        header[new] = {"dtype": held.dtype, "shape": list(shape), "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
+    text += b" " * (-len(text) % 8)
+    with replacing(target) as out, source.open("rb") as reading:
+        out.write(len(text).to_bytes(8, "little") + text)
+        for name, (_, turned) in sorted(kept.items()):
+            held = entries[name]
+            reading.seek(held.begin)
+            data = reading.read(held.end - held.begin)
+            if turned and data:
+                item = len(data) // math.prod(held.shape)
+                data = numpy.frombuffer(data, f"u{item}").reshape(held.shape).T.tobytes()
+            out.write(data)
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

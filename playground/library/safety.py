@@ -12,14 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from playground.errors import AdapterError
-from playground.library.bases import cannot_run
-from playground.library.card import AS_SAFETENSORS, CONFIG, RECORD, WEIGHTS, AdapterCard, check_names, read_run
-from playground.library.files import TensorEntry, check_file, is_plain_file, read_header, read_json, write_json
+from playground.library.bases import cannot_run, is_own
+from playground.library.card import AS_SAFETENSORS, CONFIG, OF_MLX, RECORD, WEIGHTS, AdapterCard, check_names, read_run
+from playground.library.files import (
+    TensorEntry,
+    check_file,
+    is_plain_file,
+    read_header,
+    read_json,
+    write_json,
+    write_tensors,
+)
 from playground.methods import all_methods, method_for
 from playground.methods.config_rules import PLAIN, Rule, matching, nothing, one_of, says_nothing, switch, value_by_name
-from playground.methods.method import Method, Shape
-from playground.methods.shapes import BaseLayout, layer_of
-from playground.plain import plain_text
+from playground.methods.method import BEGIN, Method, Shape
+from playground.methods.shapes import EMBEDDINGS, BaseLayout, layer_of
+from playground.plain import plain_number, plain_text
 
 SIZE_LIMIT_BYTES = 2 * 1024**3
 
@@ -95,7 +103,7 @@ def check_config(config: Mapping[str, Any], *, reward: bool = False) -> Method:
     faults += [f"{key} is missing" for key in method.required if config.get(key) is None]
     if faults:
         mend = "Set these to null or their defaults if the adapter does without them; otherwise train it again"
-        raise AdapterError(f"adapter_config.json is not safe to use: {'; '.join(faults[:8])}. {mend} without them.")
+        raise AdapterError(f"{CONFIG} asks for more than is taken: {'; '.join(faults[:8])}. {mend} without them.")
     return method
 
 
@@ -150,6 +158,7 @@ def _check_tensors(
     if faults := [why for why in method.faults(shapes, config, base) if why]:
         more = f" ({len(faults) - 1} more like it.)" if len(faults) > 1 else ""
         hint = _needs(config) if "another base" in faults[0] else "Save it again."
+        hint = "Train it without." if "embedding layer" in faults[0] else hint
         raise AdapterError(f"This adapter {faults[0]}.{more} {hint}")
     if base is not None:
         lead = int(config["num_virtual_tokens"]) if method.virtual else 0
@@ -181,6 +190,67 @@ def what_lacks(name: str, there: Collection[str], inner: str = "") -> str:
     return f"{lacks} is missing; there is: {listed}. An adapter is a folder with {CONFIG} and {WEIGHTS}: {hint}."
 
 
+def from_mlx(folder: Path) -> list[str]:
+    """Turn an adapter as mlx-lm saves it into PEFT's layout, in ``folder``; returns in words what was done. There
+    lora_a is [in, rank], lora_b [rank, out], and ``scale`` stands for alpha / rank. Raises AdapterError for what is no
+    LoRA or DoRA of linear layers, and for a config of before mlx-lm 0.14, which scaled by an alpha too."""
+    told, tensors = read_json(folder / CONFIG), read_header(folder / OF_MLX)
+    kind, given = told.get("fine_tune_type", "lora"), told.get("lora_parameters")
+    given = given if isinstance(given, Mapping) else {}
+    if kind not in ("lora", "dora"):
+        how = "Fuse it (mlx_lm.fuse) and use that folder as a base"
+        raise AdapterError(f"This is MLX's {plain_text(kind, 20)} fine-tune, which holds whole layers. {how}.")
+    scale, alpha = plain_number(given.get("scale")), "alpha" in given
+    if scale is None or alpha:
+        lacks = "name an alpha, by which mlx-lm scaled before 0.14 and not since" if alpha else "name no scale"
+        mend = "Let them name the scale that it was trained with, and no alpha"
+        raise AdapterError(f"{CONFIG} is MLX's, and its lora_parameters {lacks}. {mend}.")
+    parts = {
+        "lora_a": ("lora_A.weight", True),
+        "lora_b": ("lora_B.weight", True),
+        "m": ("lora_magnitude_vector", False),
+    }
+    kept, ranks = dict[str, tuple[str, bool]](), set[int]()
+    for name, entry in tensors.items():
+        module, _, part = name.rpartition(".")
+        if part not in parts or len(entry.shape) != 1 + parts[part][1] or f"{module}.weight".endswith(EMBEDDINGS):
+            what = f"This adapter of MLX holds {plain_text(name)} of shape {list(entry.shape)}"
+            raise AdapterError(f"{what}; LoRA and DoRA on linear layers can be taken. Train it on these alone.")
+        kept[name] = f"{BEGIN}{module}.{parts[part][0]}", parts[part][1]
+        ranks |= {entry.shape[1]} if part == "lora_a" else set()
+    if len(ranks) != 1:
+        raise AdapterError(f"This adapter of MLX has {len(ranks)} ranks; it must have one. Save it again.")
+    write_tensors(folder / OF_MLX, folder / WEIGHTS, kept)
+    (folder / OF_MLX).unlink()
+    (rank,), modules = ranks, sorted({name.rpartition(".")[0] for name in kept})
+    config: dict[str, Any] = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": scale * rank}
+    config |= {"bias": "none", "target_modules": modules, "use_dora": kind == "dora"}
+    write_json(folder / CONFIG, config | {"base_model_name_or_path": told.get("model")})
+    return [f"MLX's layout is turned into PEFT's: {len(modules)} layers of rank {rank}, with the scale {scale:g}"]
+
+
+_COPIED = re.compile(rf"{re.escape(BEGIN)}(?P<module>(?:\w+\.)*(?:embed_tokens|wte|lm_head))(?:\.base_layer)?\.weight")
+"""Embeddings and head as PEFT saves them beside an adapter of the head, or where it does not know the base's config."""
+
+
+def _without_copies(folder: Path, base: BaseLayout | None) -> list[str]:
+    """Leave out of the weights in ``folder`` what is the base's own, number for number; returns that in words. Raises
+    AdapterError where such weights are others than the base's."""
+    place, tensors = base.folder if base is not None else None, read_header(folder / WEIGHTS)
+    copies = {name: match["module"] for name in tensors if (match := _COPIED.fullmatch(name))}
+    if base is None or place is None or not copies:
+        return []
+    for name, module in copies.items():
+        rows, there = ((shape or (0,))[0] for shape in (tensors[name].shape, base.weight(module)))
+        if rows != there or not is_own(place, module, folder / WEIGHTS, name):
+            why = f"{rows} rows, this base has {there}" if rows != there else "they were trained with it"
+            said = f"This adapter comes with embeddings or a head of its own ({plain_text(name)}: {why})"
+            raise AdapterError(f"{said}, and the base's stay as they are here. Train it without them.")
+    left = {name: (name, False) for name in tensors if name not in copies}
+    write_tensors(folder / WEIGHTS, folder / WEIGHTS, left)
+    return [f"the copy of the base's own {' and '.join(sorted(set(copies.values())))} is left out of the weights"]
+
+
 _CHOOSING = ("exclude_modules", "layers_to_transform", "layers_pattern")
 """What chooses among target_modules: nothing where these are written out. IA3Config knows no layers."""
 
@@ -190,9 +260,11 @@ def keep_config(folder: Path, base: BaseLayout | None) -> list[str]:
     only matters while training, or to PEFT's auto classes, is left out. Patterns become the names of the layers that
     the file holds, so that nobody matches a stranger's pattern later. It is not checked: ``check_config`` does that.
     Raises AdapterError for patterns that cannot be matched, or do not name these layers."""
-    run = read_run(folder)
-    kept, tensors = read_json(folder / CONFIG), read_header(folder / WEIGHTS)
-    method, changed = _method_of(kept), []
+    run, changed = read_run(folder), from_mlx(folder) if not is_plain_file(folder / WEIGHTS) else []
+    kept = read_json(folder / CONFIG)
+    method = _method_of(kept)
+    changed += _without_copies(folder, base)
+    tensors = read_header(folder / WEIGHTS)
     modules = method.modules({name: entry.shape for name, entry in tensors.items()})
     if kept.pop("auto_mapping", None):
         changed.append("auto_mapping is left out: it names the model's class, which is the base's own matter")

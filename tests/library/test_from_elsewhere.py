@@ -7,11 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from playground.library.archive import KEPT
+from playground.library.archive import KEPT, pack
 from playground.library.bases import BaseShapes
 from playground.methods.config_rules import KEYS_LIMIT, value_by_name
 
-from .conftest import INNER, LAYERS, WIDTH, adapter, base_shapes, base_tensors, lora_config, lora_tensors, refused
+from .conftest import (
+    INNER,
+    LAYERS,
+    WIDTH,
+    adapter,
+    base_shapes,
+    base_tensors,
+    header,
+    lora_config,
+    lora_tensors,
+    refused,
+    safetensors,
+)
 
 MAPPING = {"base_model_class": "LlamaForCausalLM", "parent_library": "transformers.models.llama", "unsloth_fixed": True}
 UNSLOTH = (
@@ -125,6 +137,52 @@ def test_tables_of_patterns_are_short_and_names_stay_one_however_many_layers_the
     for table in ({f"layer{i}.x": 16 for i in range(2500)}, {f".*{i}_proj": 16 for i in range(51)}):
         keys = rf"alpha_pattern in adapter_config.json has {len(table):,} keys"
         refused(keys, take, lora_config(alpha_pattern=table))
+
+
+MLX = {"fine_tune_type": "lora", "lora_parameters": {"rank": 4, "scale": 20.0}, "model": "mlx-community/small-4bit"}
+MLX_TENSORS = {f"{MODULES[0]}.lora_a": (INNER, 4), f"{MODULES[0]}.lora_b": (4, WIDTH)}
+OF_MLX = [  # (changes of the config, of the tensors, why it is refused)
+    ({}, {}, ""),
+    ({"fine_tune_type": "full"}, {}, "MLX's full fine-tune, which holds whole layers. Fuse it"),
+    ({"lora_parameters": {"rank": 4}}, {}, "its lora_parameters name no scale"),
+    ({"lora_parameters": {"rank": 4, "scale": 10.0, "alpha": 16}}, {}, "name an alpha, by which mlx-lm scaled before"),
+    ({}, {"model.embed_tokens.lora_a": (32, 4)}, "holds model.embed_tokens.lora_a of shape .* on linear layers"),
+    ({}, {f"{MODULES[0]}.lora_a": (6, INNER, 4)}, "LoRA and DoRA on linear layers can be taken"),
+    ({}, {f"{MODULES[1]}.lora_a": (WIDTH, 2)}, "has 2 ranks"),
+    ({}, {f"{MODULES[0]}.lora_b": (4, WIDTH + 1)}, "another base: the output of layer"),
+    ({"model": "https://evil"}, {}, "never an address"),
+]
+
+
+@pytest.mark.parametrize(("config", "tensors", "why"), OF_MLX)
+def test_what_mlx_saves_is_turned_into_pefts_layout_or_refused_with_the_reason(library, tmp_path, config, tensors, why):
+    folder = adapter(tmp_path / "a", MLX | config)
+    (folder / "adapter_model.safetensors").unlink()
+    safetensors(folder / "adapters.safetensors", header(MLX_TENSORS | tensors))
+    if why:
+        refused(why, library.import_path, folder, base_shapes())
+        return
+    card = library.import_path(pack(folder, tmp_path / "a.zip"), base_shapes())
+    kept = json.loads((card.path / "adapter_config.json").read_text())
+    assert (kept["r"], kept["lora_alpha"], kept["target_modules"]) == (4, 80, MODULES[:1])
+    assert {path.name for path in card.path.iterdir()} == set(KEPT)
+    assert card.notes == ("MLX's layout is turned into PEFT's: 1 layers of rank 4, with the scale 20",)
+
+
+def test_a_copy_of_the_bases_own_embeddings_is_left_out_and_others_are_refused(library, tmp_path):
+    base = tmp_path / "base"
+    base.mkdir()
+    embeddings, head = ("model.embed_tokens", "lm_head")
+    safetensors(base / "model.safetensors", header(base_tensors()))
+    shapes, copy = BaseShapes.from_folder(base), {f"base_model.model.{head}.base_layer.weight": (32, WIDTH)}
+    folder = adapter(tmp_path / "a", tensors=lora_tensors() | copy)
+    assert library.import_path(folder, shapes).notes[0].startswith(f"the copy of the base's own {head} is left out")
+    fields = header(lora_tensors() | copy)
+    ones = b"\x01" * max(about["data_offsets"][1] for about in fields.values())
+    safetensors(folder / "adapter_model.safetensors", fields, ones)
+    refused("they were trained with it", library.import_path, folder, shapes)
+    more = lora_tensors() | {f"base_model.model.{embeddings}.weight": (33, WIDTH)}
+    refused("33 rows, this base has 32", library.import_path, adapter(tmp_path / "b", tensors=more), shapes)
 
 
 def test_files_beside_are_named_and_never_opened(library, tmp_path):

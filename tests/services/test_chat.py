@@ -24,7 +24,7 @@ from playground.library.files import file_fingerprint
 from playground.models.memory import kv_bytes_per_token
 from playground.runs.service import TrainRequest
 from playground.services import Services, build_services
-from tests.engine.models import load_base, poison, said_by, save_adapter, with_adapter
+from tests.engine.models import edited, load_base, poison, said_by, save_adapter, with_adapter
 from tests.refused import refused
 from tests.services.conftest import last, whole_model
 
@@ -147,29 +147,79 @@ def test_what_runs_is_known_from_the_start_and_closing_it_frees_the_device_at_on
     assert [one.stamp["seed"] for one in written] == [SEED_MAX, 0, 1], "each takes the next seed"
 
 
-def test_adapters_of_every_kind_that_peft_wrote_are_imported_and_asked(services, tmp_path):
-    """Made by PEFT alone, checked and taken in as from a person, and served: each says what PEFT says."""
+ENDS = "(?:q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+UNSLOTH = rf"(?:.*?text.*?(?:attn|mlp).*?{ENDS}.*?)|(?:\bmodel\.layers\.[\d]{{1,}}\.(?:self_attn|mlp)\.(?:{ENDS}))"
+MAPPING = {"base_model_class": "LlamaForCausalLM", "parent_library": "transformers.models.llama.modeling_llama"}
+TEXT = {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "Answer:", "tokenizer_name_or_path": "some/base"}
+SOME = {"target_modules": ["q_proj", "v_proj", "down_proj"]}
+IMPORTED = {  # name, which begins with the kind: (PEFT's options, what its config says beside them as it comes)
+    **dict.fromkeys(("lora", "ia3", "prefix", "deep", "prompt", "ptuning", "bottleneck"), ({}, {})),
+    **{"dora": ({"use_rslora": True}, {}), "lora-rs": ({"use_rslora": True}, {}), "lora-one": (SOME | {"r": 1}, {})},
+    "lora-unsloth": ({}, {"auto_mapping": MAPPING, "task_type": None, "target_modules": UNSLOTH}),
+    "lora-ranks": ({"rank_pattern": {"q_proj": 8}, "alpha_pattern": {r"layers\.1\..*k_proj": 40}}, {}),
+    "lora-deep": (SOME | {"layers_to_transform": [1]}, {}),
+    "lora-but": ({"exclude_modules": ".*k_proj"}, {"revision": "step-100"}),
+    "lora-orthogonal": ({}, {"init_lora_weights": "orthogonal"}),
+    "lora-eva": ({}, {"init_lora_weights": "eva", "eva_config": {"rho": 2.0}}),
+    "lora-half": ({}, {}),
+    "lora-copies": ({}, {}),
+    "lora-mlx": (SOME, {}),
+    "dora-mlx": (SOME, {}),
+    "ia3-names": ({"target_modules": ["k_proj", "down_proj"], "feedforward_modules": ["down_proj"]}, {}),
+    "prompt-text": ({}, TEXT),
+}
+
+
+def left_by_mlx(name, tensors, folder):
+    ends = {".lora_A.weight": ".lora_a", ".lora_B.weight": ".lora_b", ".lora_magnitude_vector": ".m"}
+    turned = {}
+    for key, tensor in tensors.items():
+        end = next(end for end in ends if key.endswith(end))
+        turned[key.removeprefix("base_model.model.").replace(end, ends[end])] = tensor.t().contiguous()
+    folder.mkdir()
+    save_file(turned, folder / "adapters.safetensors")
+    about = {"fine_tune_type": name[:4], "num_layers": 2, "lora_parameters": {"rank": 4, "scale": 2.0}}
+    (folder / "adapter_config.json").write_text(json.dumps(about))
+
+
+def as_it_comes(name, folder, config, base):
+    """An adapter of PEFT as another tool leaves it: with these settings, in half precision, with copies of the base."""
+    left, tensors = folder.with_name(f"{name}-left"), load_file(folder / "adapter_model.safetensors")
+    if name.endswith("mlx"):
+        left_by_mlx(name, tensors, left)
+        return left
+    if name == "lora-half":
+        save_file({key: held.half() for key, held in tensors.items()}, folder / "adapter_model.safetensors")
+    edited(folder, left, **config)
+    if name == "lora-copies":
+        own = load_file(base / "model.safetensors")["model.embed_tokens.weight"]
+        copies = {f"base_model.model.{to}.weight": own.clone() for to in ("lm_head", "model.embed_tokens")}
+        save_file(tensors | copies, left / "adapter_model.safetensors")
+    return left
+
+
+def test_adapters_of_every_kind_as_they_come_are_imported_and_say_what_peft_says(services, tmp_path):
+    """Made by PEFT alone, left as other tools leave them, taken in as from a person, and served."""
     services.bases.engine()
     base = services.bases.resolve().path
     ids = encode(services.bases.tokenizer(), render_prompt(services.bases.tokenizer(), HELLO))
     named = {"deep": "p-tuning-v2", "ptuning": "p-tuning"}
-    kinds = ("lora", "dora", "ia3", "prefix", "deep", "prompt", "ptuning", "bottleneck")
     said, long = set(), Sampling(max_tokens=1020, ignore_eos=True)
-    for seed, kind in enumerate(kinds):
-        options = {"use_dora": True} if kind == "dora" else {}
-        folder = save_adapter(base, tmp_path / kind, "lora" if kind == "dora" else kind, seed, **options)
-        card = services.adapters.import_file(folder)
+    for seed, (name, (options, config)) in enumerate(IMPORTED.items()):
+        kind = name.partition("-")[0]
+        folder = save_adapter(base, tmp_path / name, kind, seed, **options)
+        card = services.adapters.import_file(as_it_comes(name, folder, config, base))
         assert card.method == named.get(kind, kind)
         (end,) = written_by(services, sampling=Sampling(max_tokens=6), model=card.id)
-        assert list(end.state.tokens) == said_by(with_adapter(load_base(base), folder), ids, 6).tokens, kind
+        assert list(end.state.tokens) == said_by(with_adapter(load_base(base), folder), ids, 6).tokens, name
         assert (end.state.prompt_tokens, end.stamp["adapter"]) == (len(ids), card.id)
-        if before := card.virtual_tokens:
+        if kind == name and (before := card.virtual_tokens):
             (cut,) = written_by(services, sampling=long, model=card.id, fit=True)
             assert cut.state.prompt_tokens + cut.state.completion_tokens + before == 1024
             words = f"{before} of them the adapter's, .* this base holds 1024"
             refused(words, written_by, services, sampling=long, model=card.id)
         said.add(end.state.tokens[:6])
-    assert len(said) == len(kinds), "no two say the same"
+    assert len(said) == len(IMPORTED) > 20, "no two say the same"
 
 
 def test_what_cannot_be_asked_is_said(services):
