@@ -58,3 +58,14 @@ _NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory"
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error, of whatever library, says that memory ran out."""
     return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _NO_MEMORY)
+
+
+def is_unreachable(error: BaseException | None) -> bool:
+    """Whether an error, or what led to it, says that a server was not reached: of the system, of httpx or httpx2."""
+    while error is not None and not isinstance(error, ConnectionError):
+        if any(
+            kind.__module__.startswith("httpx") and kind.__name__ == "TransportError" for kind in type(error).__mro__
+        ):
+            return True
+        error = error.__cause__ or error.__context__
+    return error is not None

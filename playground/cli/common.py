@@ -58,8 +58,9 @@ class Progress:
         def at(share: float) -> None:
             nonlocal started
             started = started or time.monotonic()
-            if time.monotonic() - started > _QUIET_S:
-                self.say(f"{what}, {share:.0%}")
+            if (seconds := time.monotonic() - started) > _QUIET_S:
+                left = f", about {seconds * (1 - share) / share:.0f} s left" if share > 0 else ""
+                self.say(f"{what}, {share:.0%}{left}")
 
         return at
 

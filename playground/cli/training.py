@@ -23,7 +23,7 @@ from playground.workspace.visitors import LOCAL
 
 def check(settings: Settings, options: Namespace) -> Outcome:
     services, progress = services_for(settings, options.base), Progress()
-    file = services.data.fetch(options.file, LOCAL, progress.share("Fetching the data set's first rows"))
+    file = fetched(services, options, progress)
     checked = services.data.check(file, mapping_of(options.map), LOCAL, progress.share("Reading"))
     progress.end()
     services.bases.resolve(progress.base)
@@ -41,11 +41,20 @@ def check(settings: Settings, options: Namespace) -> Outcome:
     return found, words, 0
 
 
+def fetched(services: Services, options: Namespace, progress: Progress) -> Path:
+    """The file or folder that is named; of a data set, its first rows as a file."""
+    following = progress.share("Fetching the data set's first rows")
+    file, said = services.data.fetch(options.file, LOCAL, following, options.first)
+    progress.end()
+    if said:
+        progress.say(said, always=True)
+    return file
+
+
 def train(settings: Settings, options: Namespace) -> Outcome:
     """Queue a run, or one a seed, and follow it to its end; where an app serves this home, that app runs it."""
     services, progress = services_for(settings, options.base), Progress()
-    file = services.data.fetch(options.file, LOCAL, progress.share("Fetching the data set's first rows"))
-    progress.end()
+    file = fetched(services, options, progress)
     request = request_of(options, file)
     checked = services.data.check(request.file, request.mapping, request.owner)  # before a base is fetched
     services.bases.resolve(progress.base)

@@ -6,34 +6,45 @@ import json
 import logging
 import re
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from playground.data.check import EXTENSIONS
-from playground.data.records import KEEP_FEWER, OnProgress
-from playground.errors import InputError
+from playground.data.records import KEEP_FEWER, OnProgress, Progress
+from playground.errors import InputError, is_unreachable
 
-MAX_ROWS = 10_000  # rows that are read of a data set, from its start
-_SUFFIX = r"(?::(?P<config>[A-Za-z0-9][\w.-]{0,95}))?(?:@(?P<split>\w{1,64}))?"
-_HUB = re.compile(rf"(?P<name>[A-Za-z0-9][\w.-]{{0,95}}/[A-Za-z0-9][\w.-]{{0,95}}){_SUFFIX}", re.ASCII)
+FIRST, MOST = 10_000, 1_000_000
+"""Rows that are read of a data set, from its start: where nobody says how many, and at most."""
+_ANSWER_S = 10.0
+"""Seconds that the hub may take to say whether there is such a data set."""
+_NAME = r"(?P<name>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})"
+_SUFFIX = r"(?::(?P<config>[A-Za-z0-9][\w.-]{0,95}))?(?:@(?P<split>\w[\w.]{0,63}))?(?:#(?P<revision>\w[\w./-]{0,95}))?"
+_HUB = re.compile(rf"{_NAME}{_SUFFIX}", re.ASCII)
 _FOLDER = re.compile(rf"(?P<name>.+?){_SUFFIX}", re.ASCII)
+_LINK = re.compile(
+    rf"(?:https?://(?:huggingface\.co|hf\.co)/|hf://)datasets/{_NAME}(?:@(?P<at>\w[\w.-]{{0,95}}))?"
+    r"(?:/viewer(?:/(?P<config>[\w.-]{1,96}))?(?:/(?P<split>\w[\w.]{0,63}))?|/tree/(?P<tree>\w[\w.-]{0,95}))?"
+    r"/?(?:[?#].*)?",
+    re.ASCII,
+)
+"""The address of a data set's page, as a browser shows it."""
 _FORMATS = frozenset({"arrow", "csv", "json", "parquet", "text"})
 """Builders of ``datasets`` that read data alone; others unpack archives and media, some of them with pickle."""
 _SUFFIXES = frozenset({".arrow", ".csv", ".json", ".jsonl", ".ndjson", ".parquet", ".tsv", ".txt"})
 _UNREADABLE = (OSError, ValueError, RuntimeError, ImportError, TypeError, KeyError)
 """What the builders raise for files that are damaged or not what their names say."""
-_MEDIA = frozenset({"Image", "Audio", "Video", "Pdf", "Nifti", "Mesh"})
 
 
 @dataclass(frozen=True)
 class DatasetId:
-    """name: ``owner/name`` on the hub, or a local folder. config, split: "" where none is named."""
+    """name: ``owner/name`` on the hub, or a local folder. config, split, revision: "" where none is named."""
 
     name: str
     config: str = ""
     split: str = ""
+    revision: str = ""
 
     @property
     def is_local(self) -> bool:
@@ -45,11 +56,32 @@ class DatasetId:
         return "--".join(filter(None, (name, self.config, self.split))) + ".jsonl"
 
 
+@dataclass(frozen=True)
+class Fetched:
+    """rows: written. more: the split goes on after them. splits: all there are. commit: of the hub, "" of a folder."""
+
+    name: str
+    rows: int
+    more: bool
+    split: str
+    splits: tuple[str, ...]
+    commit: str
+
+    def __str__(self) -> str:
+        many = f"the first {self.rows:,} rows, of more," if self.more else f"all {self.rows:,} rows"
+        at = f" at commit {self.commit[:7]}" if self.commit else ""
+        others = ", ".join(one for one in self.splits if one != self.split)
+        return f"Read: {many} of the split {self.split} of {self.name}{at}." + f" Other splits: {others}." * bool(
+            others
+        )
+
+
 def parse_dataset(text: str) -> DatasetId | None:
-    """``owner/name[:config][@split]`` or ``FOLDER[:config][@split]``; None for a file or a folder of files.
+    """``owner/name[:config][@split][#revision]``, the address of its page, or ``FOLDER[:config][@split]``; None for a
+    file or a folder of files.
 
     1. what exists is a file or a folder of files, unless all but its README lie in folders; 2. a folder with a config
-    or split; 3. an id of the hub, if it does not end like a file.
+    or split; 3. an address; 4. an id of the hub, if it does not end like a file.
     """
     try:
         path = Path(text)
@@ -58,70 +90,140 @@ def parse_dataset(text: str) -> DatasetId | None:
             own = [file for file in files if file.parent == path and not file.name.startswith((".", "README"))]
             return DatasetId(text) if not own and any(file.suffix in _SUFFIXES for file in files) else None
         match = _FOLDER.fullmatch(text)
-        if not (match and Path(match["name"]).is_dir()):  # else 2
-            match = _HUB.fullmatch(text)  # 3
-            files_end = (*EXTENSIONS, ".xls", ".ods", ".doc", ".docx", ".pdf")
-            if not match or ".." in text or match["name"].lower().endswith(files_end):
-                return None
+        if match and Path(match["name"]).is_dir():  # 2
+            return DatasetId(match["name"], match["config"] or "", match["split"] or "")
     except (OSError, ValueError):  # a NUL or too long a name: reported when it is opened
         return None
-    return DatasetId(match["name"], match["config"] or "", match["split"] or "")
+    if link := _LINK.fullmatch(text):  # 3
+        found = (link["name"], link["config"], link["split"], link["at"] or link["tree"])
+    elif match := _HUB.fullmatch(text):  # 4
+        files_end = (*EXTENSIONS, ".xls", ".ods", ".doc", ".docx", ".pdf")
+        found = (match["name"], match["config"], match["split"], match["revision"])
+        if match["name"].lower().endswith(files_end):
+            return None
+    else:
+        return None
+    return None if any(".." in (part or "") for part in found) else DatasetId(*(part or "" for part in found))
 
 
-def write_dataset(dataset: DatasetId, file: Path, limit_bytes: int, on_progress: OnProgress | None = None) -> int:
-    """Writes the first ``MAX_ROWS`` rows as JSONL without media; returns their number. Raises InputError."""
+def write_dataset(
+    dataset: DatasetId, file: Path, limit_bytes: int, first: int = FIRST, on_progress: OnProgress | None = None
+) -> Fetched:
+    """Writes the first rows as JSONL, of media their names alone; what ``on_progress`` raises ends it. Raises
+    InputError."""
     import datasets
-    import httpx
 
+    if not 1 <= first <= MOST:
+        raise InputError(f"{first:,} first rows cannot be read; from 1 to {MOST:,} can.")
     for library in ("datasets", "huggingface_hub"):  # its retries; what fails is said once, by the error
         logging.getLogger(library).setLevel(logging.ERROR)
     datasets.disable_progress_bars()
-    count = size = 0
+    datasets.config.STREAMING_READ_MAX_RETRIES = 2
     try:
-        with tempfile.TemporaryDirectory() as cache, file.open("w", encoding="utf-8", errors="replace") as out:
-            for count, row in enumerate(_rows(dataset, cache), 1):
-                size += out.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
-                if size > limit_bytes:
-                    what = f"{dataset.name}: its first {count:,} rows are more than the size limit"
-                    raise InputError(f"{what}. {KEEP_FEWER}")
-                if on_progress is not None and count % 100 == 0:
-                    on_progress(count / MAX_ROWS)
-    except datasets.exceptions.DatasetNotFoundError:
-        what = f"There is no data set {dataset.name} on the hub that can be read without signing in"
-        raise InputError(f"{what}, and no file or folder of that name. Check the name.") from None
-    except (ConnectionError, httpx.HTTPError) as error:
-        if dataset.is_local:
-            raise InputError(f"{dataset.name} cannot be read: {_one_line(error)}.") from None
-        what = f"The hub cannot be reached for the data set {dataset.name}, and there is no file or folder of that name"
-        raise InputError(f"{what}. Go online, or name a local copy of it: FOLDER[:config][@split].") from None
-    except (datasets.exceptions.DatasetsError, *_UNREADABLE) as error:
+        found, commit = (dataset, "") if dataset.is_local else _on_hub(dataset)
+        with tempfile.TemporaryDirectory() as cache:
+            return _write(found, commit, file, limit_bytes, first, cache, Progress(on_progress))
+    except datasets.exceptions.DatasetNotFoundError as error:
+        if "gated" in str(error):
+            what = f"The data set {dataset.name} is gated"
+            raise InputError(f"{what}. Accept its terms on its page, and sign in here: hf auth login.") from None
+        raise InputError(f"{_absent(dataset)} Check the name.") from None
+    except Exception as error:  # of datasets, or of the HTTP library beneath it, whichever that is
+        if is_unreachable(error) and not dataset.is_local:
+            raise InputError(_away(dataset)) from None
+        if not isinstance(error, (datasets.exceptions.DatasetsError, *_UNREADABLE)):
+            raise
         what = f"The data set {dataset.name} cannot be read: {_one_line(error)}"
         raise InputError(f"{what}. Download a file of it, and name that.") from error
+
+
+def _write(
+    dataset: DatasetId, commit: str, file: Path, limit_bytes: int, first: int, cache: str, progress: Progress
+) -> Fetched:
+    stream, split, splits, known = _opened(dataset, commit, cache)
+    features, of = stream.features or {}, min(first, known or first)
+    count = size = 0
+    rows = iter(stream)
+    with file.open("w", encoding="utf-8", errors="replace") as out:
+        for count, row in enumerate(islice(rows, first), 1):
+            plain = {name: _plain(value, features.get(name)) for name, value in row.items()}
+            size += out.write(json.dumps(plain, ensure_ascii=False, default=str) + "\n")
+            if size > limit_bytes:
+                what = f"{dataset.name}: its first {count:,} rows are more than the size limit"
+                raise InputError(f"{what}. {KEEP_FEWER}")
+            progress.at(count / of)
     if not count:
         raise InputError(f"The data set {dataset.name} has no rows. Name another split: {dataset.name}@SPLIT.")
-    return count
+    more = count == first and (known > count or next(rows, None) is not None)
+    return Fetched(dataset.name, count, more, split, splits, commit)
 
 
-def _rows(dataset: DatasetId, cache: str) -> Iterator[dict[str, Any]]:
+def _on_hub(dataset: DatasetId) -> tuple[DatasetId, str]:
+    """(its name as the hub has it, the commit that is read): one question without retries. Raises InputError."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        about = HfApi().dataset_info(dataset.name, revision=dataset.revision or None, timeout=_ANSWER_S)
+    except RevisionNotFoundError:
+        what = f"The data set {dataset.name} has no revision {dataset.revision!r}"
+        raise InputError(f"{what}. Name a branch, a tag or a commit of it, or none.") from None
+    except RepositoryNotFoundError:
+        raise InputError(f"{_absent(dataset)} Check the name.") from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        raise InputError(f"The hub does not hand out {dataset.name} now ({status}). Try again later.") from None
+    except (OSError, ValueError) as error:
+        if is_unreachable(error):
+            raise InputError(_away(dataset)) from None
+        raise InputError(f"The hub does not answer as a hub does: {_one_line(error)}. Try again later.") from None
+    return replace(dataset, name=about.id), about.sha or ""
+
+
+def _absent(dataset: DatasetId) -> str:
+    what = f"There is no data set {dataset.name} on the hub that can be read with what you are signed in as"
+    return f"{what}, and no file or folder of that name."
+
+
+def _away(dataset: DatasetId) -> str:
+    what = f"The hub cannot be reached for the data set {dataset.name}, and there is no file or folder of that name"
+    return f"{what}. Go online, or name a local copy of it: FOLDER[:config][@split]."
+
+
+def _opened(dataset: DatasetId, commit: str, cache: str) -> tuple[Any, str, tuple[str, ...], int]:
+    """(the rows, the split they are of, all splits, how many rows the split says that it has or 0)."""
     import datasets
 
     where = str(Path(dataset.name).resolve()) if dataset.is_local else dataset.name
-    builder = datasets.load_dataset_builder(where, dataset.config or None, cache_dir=cache)
+    builder = datasets.load_dataset_builder(where, dataset.config or None, cache_dir=cache, revision=commit or None)
     _check_builder(builder, dataset, where)
     splits = builder.as_streaming_dataset()
     chosen = dataset.split or ("train" if "train" in splits or len(splits) != 1 else next(iter(splits)))
     if chosen not in splits:
         there = ", ".join(map(str, splits))
         raise InputError(f"{dataset.name} has no split {chosen!r}. There are: {there}. Write {dataset.name}@SPLIT.")
-    stream = splits[chosen]
-    features = stream.features or {}
-    stream = stream.remove_columns([name for name, kind in features.items() if type(kind).__name__ in _MEDIA])
-    labels = {name: kind for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)}
-    for row in stream.take(MAX_ROWS):
-        for name, label in labels.items():
-            known = isinstance(row[name], int) and 0 <= row[name] < label.num_classes
-            row[name] = label.int2str(row[name]) if known else None
-        yield row
+    said = (builder.info.splits or {}).get(chosen)
+    return splits[chosen].decode(False), chosen, tuple(map(str, splits)), said.num_examples if said else 0
+
+
+def _plain(value: Any, feature: Any) -> Any:
+    """A cell as JSON can hold it: labels by their names, several in one text; of a picture or a sound its name."""
+    import datasets
+
+    if isinstance(feature, datasets.ClassLabel):
+        return feature.int2str(value) if isinstance(value, int) and 0 <= value < feature.num_classes else None
+    if isinstance(value, bytes):
+        return f"({len(value):,} bytes)"
+    inner = getattr(feature, "feature", None)
+    if isinstance(value, list):
+        plain = [_plain(item, inner) for item in value]
+        return ", ".join(map(str, plain)) if isinstance(inner, datasets.ClassLabel) else plain
+    if isinstance(value, dict):
+        if value.keys() == {"bytes", "path"}:
+            return {"path": value["path"] or "unnamed"}
+        kinds = feature if isinstance(feature, dict) else {}
+        return {name: _plain(item, kinds.get(name)) for name, item in value.items()}
+    return value
 
 
 def _check_builder(builder: Any, dataset: DatasetId, where: str) -> None:
@@ -131,7 +233,11 @@ def _check_builder(builder: Any, dataset: DatasetId, where: str) -> None:
         what = f"{kind[-1]} files; {', '.join(sorted(_FORMATS))} are read"
         raise InputError(f"{dataset.name} holds {what}. Name another data set.")
     for file in (str(file) for files in (builder.config.data_files or {}).values() for file in files):
-        own = Path(file).resolve().is_relative_to(where) if dataset.is_local else file.startswith("hf://datasets/")
+        own = (
+            Path(file).resolve().is_relative_to(where)
+            if dataset.is_local
+            else file.startswith(f"hf://datasets/{dataset.name}@")
+        )
         if not own:
             raise InputError(f"{dataset.name} names a file outside itself: {file[:200]}. It is not read.")
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import gradio as gr
 import pandas as pd
@@ -19,7 +20,8 @@ from gradio.events import Dependency
 
 from playground.data.advice import bad_rows
 from playground.data.check import EXTENSIONS
-from playground.errors import InputError, PlaygroundError
+from playground.data.hub import FIRST, MOST
+from playground.errors import CancelledError, InputError, PlaygroundError
 from playground.services import Services
 from playground.ui import html, rows, sidebar, wiring, words
 from playground.ui.html import plural
@@ -52,6 +54,17 @@ class ExamplesCard:
                 hint = "Cells copied from a sheet, JSON lines, or plain text"
                 self.text = gr.Textbox(label="Rows", lines=5, max_lines=12, placeholder=hint, show_label=False)
                 self.paste = small("Read what I pasted")
+            with (
+                gr.Column(elem_classes="folds", visible=not services.settings.shared),
+                gr.Accordion("Or name a data set of the hub", open=False),
+            ):
+                hint = "owner/name, owner/name:config@split, or the address of its page"
+                self.dataset = gr.Textbox(label="Data set", max_lines=1, max_length=300, placeholder=hint)
+                self.first = gr.Number(FIRST, label="First rows", precision=0, minimum=1, maximum=MOST)
+                with acts():
+                    self.fetch = small("Read its first rows")
+                    self.stop_fetch = small("Stop", variant="stop", visible=False)
+                self.fetched = hidden_slot()
             self.error, self.facts, self.advice = hidden_slot(), hidden_slot(), hidden_slot()
             with gr.Column(elem_classes="folds"):
                 with fold("Columns") as self.columns:
@@ -108,8 +121,11 @@ class ExamplesCard:
             self.edit_error,
         ]
         self.read: list[Block] = [*self.drawn, self.uploaded, self.file, self.read_as, *self.roles, self.held_by]
-        self.read += [self.bad_file, self.good_file]
-        clicked, chosen = [self.paste, self.edit_save, *self.take_in, *self.sets.values()], [self.read_as, *self.roles]
+        self.read += [self.bad_file, self.good_file, self.stop_fetch, self.fetched]
+        clicked, chosen = (
+            [self.paste, self.fetch, self.edit_save, *self.take_in, *self.sets.values()],
+            [self.read_as, *self.roles],
+        )
         self.openings = [self.file.upload, *(one.click for one in clicked), *(one.input for one in chosen)]
 
 
@@ -122,11 +138,14 @@ def wire(
     """then_form, then_plan: add to an event what fills the form for other rows, or shows its plan anew."""
     on = partial(listen, services, tab, failure=tab.error)
 
-    def opens(events: Events, handler: Callable[..., Stream], **given: Any) -> None:
-        then_form(on(events, handler, tab.read, **given))
+    def opens(events: Events, handler: Callable[..., Stream], **given: Any) -> Dependency:
+        then_form(opened := on(events, handler, tab.read, **given))
+        return opened
 
     opens(tab.file.upload, open_upload, uploaded=tab.file)
     opens(tab.paste.click, paste)
+    fetching = opens(tab.fetch.click, open_dataset, restored={tab.stop_fetch: AWAY, tab.facts: AWAY})
+    on(tab.stop_fetch.click, stop_fetch, [tab.stop_fetch, tab.facts, tab.fetched], cancels=[fetching])
     for id, button in tab.sets.items():
         opens(button.click, partial(open_set, id=id))
     opens([role.input for role in tab.roles], remap)
@@ -173,6 +192,25 @@ def paste(services: Services, visitor: Visitor, tab: ExamplesCard, *, text: str,
     kept = services.data.keep_text(text, visitor.owner)
     opened = Source(kept, "What you pasted", "pasted")
     yield from read(services, visitor, tab, source=opened, max_tokens=max_tokens, also={tab.uploaded: kept})
+
+
+def open_dataset(
+    services: Services, visitor: Visitor, tab: ExamplesCard, *, dataset: str, first: float | None, max_tokens: float
+) -> Stream:
+    """A data set of the hub is named: its first rows become a file among the person's uploads."""
+    name, many = (dataset or "").strip(), int(first or FIRST)
+    busy: Updates = {tab.stop_fetch: gr.update(visible=True), tab.fetched: slot("")}
+    fetch = partial(services.data.fetch, name, visitor.owner, first=many)
+    kept, said = yield from _followed(tab, lambda tell: fetch(on_progress=tell), f"Fetching {name}", busy)
+    if not said:
+        raise InputError("A data set has an id such as owner/name or owner/name:config@split. Files are dropped above.")
+    opened = Source(kept, name, kept.stem)
+    done: Updates = {tab.uploaded: kept, tab.file: None, tab.stop_fetch: AWAY, tab.fetched: slot(html.good(said))}
+    yield from read(services, visitor, tab, source=opened, max_tokens=max_tokens, also=done)
+
+
+def stop_fetch(services: Services, visitor: Visitor, tab: ExamplesCard) -> Updates:
+    return {tab.stop_fetch: AWAY, tab.facts: AWAY, tab.fetched: slot(html.note("Stopped; nothing was kept."))}
 
 
 def remap(
@@ -234,6 +272,9 @@ def leave_out(
 _advice, _facts = html.piece("train", "advice"), html.piece("train", "facts")
 LOOK_S = 0.5
 """Seconds between two updates of the progress bar; a shorter check shows none."""
+LEFT_AFTER_S = 2.0
+"""Seconds after which the time left is told: sooner there is no pace to tell it by."""
+T = TypeVar("T")
 
 
 def read(
@@ -248,20 +289,38 @@ def read(
     """Check the file and show what was found; meanwhile, how far it has come. also: what every answer brings."""
     if source.path is None:
         return
-    share, found, label = deque([0.0], maxlen=1), Future[tuple[Drawn, Updates]](), f"Reading {source.title}"
+    label, work = f"Reading {source.title}", partial(_found, services, visitor, tab, source, max_tokens)
+    drawn, filled = yield from _followed(tab, work, label, also or {})
+    yield cast(Updates, drawn) | filled | (also or {})
 
-    def work() -> None:
+
+def _followed(
+    tab: ExamplesCard, work: Callable[[Callable[[float], None]], T], label: str, also: Updates
+) -> Generator[Updates, None, T]:
+    """What ``work`` makes in a thread; meanwhile, how far it has come. Closing it ends the work at its next step."""
+    share, found, left, began = deque([0.0], maxlen=1), Future[T](), threading.Event(), time.monotonic()
+
+    def tell(done: float) -> None:
+        if left.is_set():
+            raise CancelledError(f"{label} was stopped.")
+        share.append(done)
+
+    def run() -> None:
         try:
-            found.set_result(_found(services, visitor, tab, source, max_tokens, share.append))
+            found.set_result(work(tell))
         except BaseException as error:  # raised again where the result is taken
             found.set_exception(error)
 
-    threading.Thread(target=work, daemon=True).start()
-    while not wait([found], LOOK_S).done:
-        bar = html.progress(share[-1], label) + html.note(f"{label}, {share[-1]:.0%}")
-        yield {tab.error: slot(""), tab.facts: slot(bar), **(also or {})}
-    drawn, filled = found.result()
-    yield cast(Updates, drawn) | filled | (also or {})
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        while not wait([found], LOOK_S).done:
+            done, seconds = share[-1], time.monotonic() - began
+            rest = html.about(seconds * (1 - done) / done) if done > 0 and seconds > LEFT_AFTER_S else ""
+            said = f"{label}, {done:.0%}" + f", {rest} left" * bool(rest)
+            yield {tab.error: slot(""), tab.facts: slot(html.progress(done, label) + html.note(said)), **also}
+    finally:
+        left.set()
+    return found.result()
 
 
 def reread(services: Services, visitor: Visitor, tab: ExamplesCard, *, source: Source, max_tokens: float) -> Drawn:

@@ -17,7 +17,7 @@ from playground.data.advice import Advice, advise
 from playground.data.check import MEBI, check_file, gather, read_files, read_records
 from playground.data.editing import Table, bad_rows_csv, edited_lines, good_rows_jsonl, table_of
 from playground.data.example import Checked, Example, Message, Passage, Preference, Row, variants
-from playground.data.hub import parse_dataset, write_dataset
+from playground.data.hub import FIRST, parse_dataset, write_dataset
 from playground.data.records import OnProgress
 from playground.data.render import ALL, LAST, TokenPreview, learned_turns, preview_tokens
 from playground.data.replies import Said, read_replies
@@ -127,23 +127,25 @@ class DataService:
         limit = self._settings.upload_limit_bytes
         return self._cached(key, lambda: check_file(path, mapping or None, limit, on_progress))
 
-    def fetch(self, name: str, owner: str, on_progress: OnProgress | None = None) -> Path:
-        """What a command names: a file or folder as it is, or a data set, whose first rows become an upload.
+    def fetch(
+        self, name: str, owner: str, on_progress: OnProgress | None = None, first: int = FIRST
+    ) -> tuple[Path, str]:
+        """(a file or folder as a command names it, ""); of a data set (its first rows as a file, what was read of it).
 
         Raises InputError where a data set cannot be read, or a visitor of a shared app asks: none is fetched.
         """
-        dataset = parse_dataset(name)
-        if dataset is None:
-            return Path(name)
         if self._settings.is_visitor(owner):
             raise InputError("Data sets of the hub are not fetched here. Upload a file of it.")
-        folder = self._own_folder(owner) / hashlib.sha256(name.encode()).hexdigest()[:12]
+        dataset = parse_dataset(name)
+        if dataset is None:
+            return Path(name), ""
+        folder = self._own_folder(owner) / hashlib.sha256(f"{name} {first}".encode()).hexdigest()[:12]
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
             file = Path(temporary, dataset.file_name)
-            write_dataset(dataset, file, self._settings.upload_limit_bytes, on_progress)
+            found = write_dataset(dataset, file, self._settings.upload_limit_bytes, first, on_progress)
             self._quota.check_disk(owner, file.stat().st_size, dataset.name)
-            return file.replace(folder / file.name)
+            return file.replace(folder / file.name), str(found)
 
     def documents(self, path: Path, owner: str = "") -> Documents:
         """A text cut into passages. Raises InputError, and NotFoundError when it is somebody else's."""

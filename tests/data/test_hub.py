@@ -2,13 +2,18 @@
 be read."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 
 import pytest
 
 from playground.cli.main import main
-from playground.data.hub import MAX_ROWS, DatasetId, parse_dataset, write_dataset
+from playground.data.hub import FIRST, DatasetId, parse_dataset, write_dataset
+from playground.errors import CancelledError
 from playground.services import build_services
-from playground.settings import Settings
+from playground.settings import PROJECT_ROOT, Settings
 from tests.data.conftest import lines, pair, put
 from tests.refused import refused
 
@@ -29,26 +34,29 @@ def folder(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     root = tmp_path / "owner" / "set"
-    for split, count in (("train", MAX_ROWS + 5), ("test", 20)):
+    for split, count in (("train", FIRST + 5), ("test", 20)):
         rows = {"text": [f"{split} {n}" for n in range(count)], "label": [n % 2 for n in range(count)]}
         labels = datasets.ClassLabel(names=["ham", "spam"])
-        features = datasets.Features({"text": datasets.Value("string"), "label": labels})
+        rows |= {"kinds": [[0, 1]] * count, "picture": [{"path": "a.png", "bytes": b"\0"}] * count}
+        kinds = {"text": datasets.Value("string"), "label": labels}
+        features = datasets.Features(kinds | {"kinds": datasets.List(labels), "picture": datasets.Image()})
         datasets.Dataset.from_dict(rows, features=features).to_parquet(root / "data" / f"{split}-0.parquet")
     return root
 
 
-def written(text, folder, limit_bytes=1_000_000):
+def written(text, folder, limit_bytes=1_000_000, first=FIRST):
     dataset = parse_dataset(text)
     assert dataset is not None
-    count = write_dataset(dataset, folder / "out.jsonl", limit_bytes)
+    found = write_dataset(dataset, folder / "out.jsonl", limit_bytes, first)
     rows = [*map(json.loads, (folder / "out.jsonl").read_text().splitlines())]
-    assert len(rows) == count
+    assert len(rows) == found.rows
     return rows
 
 
 NO_IDS = """
 name folder/rows.csv folder/rows.csv.gz ../owner/name owner/na..me /owner/name https://example.com/owner/name
-owner/name/more owner/name@a-b owner/name: ówner/name
+owner/name/more owner/name@a-b owner/name: ówner/name owner/name#../x https://huggingface.co/owner/name
+https://huggingface.co.example.com/datasets/owner/name https://huggingface.co/datasets/owner/na..me
 """
 
 
@@ -59,6 +67,11 @@ owner/name/more owner/name@a-b owner/name: ówner/name
         ("owner/name", DatasetId("owner/name")),
         ("owner/name:de@test", DatasetId("owner/name", "de", "test")),
         ("owner/name@train", DatasetId("owner/name", "", "train")),
+        ("owner/name#refs/pr/1", DatasetId("owner/name", "", "", "refs/pr/1")),
+        ("https://huggingface.co/datasets/owner/name", DatasetId("owner/name")),
+        ("https://hf.co/datasets/owner/name/viewer/de/test?row=3", DatasetId("owner/name", "de", "test")),
+        ("https://huggingface.co/datasets/owner/name/tree/v1.0/", DatasetId("owner/name", revision="v1.0")),
+        ("hf://datasets/owner/name@v1", DatasetId("owner/name", revision="v1")),
     ],
 )
 def test_what_is_an_id_of_the_hub(text, found):
@@ -67,8 +80,11 @@ def test_what_is_an_id_of_the_hub(text, found):
 
 def test_a_folder_is_read_by_split_with_labels_by_name(folder, tmp_path):
     first, second, *_ = written("owner/set@test", tmp_path)
-    assert (first, second) == ({"text": "test 0", "label": "ham"}, {"text": "test 1", "label": "spam"})
-    assert len(written("owner/set", tmp_path)) == MAX_ROWS
+    assert [first["text"], first["label"], second["text"], second["label"]] == ["test 0", "ham", "test 1", "spam"]
+    assert (first["kinds"], first["picture"]) == ("ham, spam", {"path": "a.png"})
+    assert len(written("owner/set", tmp_path)) == FIRST
+    assert len(written("owner/set", tmp_path, first=3)) == 3
+    refused("from 1 to", written, "owner/set", tmp_path, first=0)
     refused("more than the size limit", written, "owner/set", tmp_path, 1000)
     refused("There are: train, test", written, "owner/set@dev", tmp_path)
     put(folder, "rows.csv", "prompt,completion\nq,a\n")
@@ -110,8 +126,31 @@ def test_the_command_line_reads_a_folder_and_says_in_one_sentence_that_the_hub_i
         assert "The hub cannot be reached for the data set nobody/nothing" in capsys.readouterr().err
 
 
+def test_an_endpoint_that_nobody_answers_is_said_within_seconds(tmp_path):
+    environment = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "OMP_NUM_THREADS": "1"}
+    environment |= {"PLAYGROUND_HOME": str(tmp_path), "HF_HOME": str(tmp_path)}
+    command, began = [sys.executable, "-m", "playground", "check", "nobody/nothing"], time.monotonic()
+    done = subprocess.run(command, cwd=PROJECT_ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("The hub cannot be reached for the data set nobody/nothing")
+    assert time.monotonic() - began < 30  # some four seconds; the library's own retries took twenty more
+
+
+def test_fetching_can_be_stopped_and_leaves_nothing(folder, tmp_path):
+    def stop(_):
+        raise CancelledError("Stopped.")
+
+    services = build_services(Settings(home=tmp_path / "home"))
+    with pytest.raises(CancelledError):
+        services.data.fetch("owner/set", "local", stop)
+    assert [one for one in (tmp_path / "home" / "uploads").rglob("*") if one.is_file()] == []
+    services.close()
+
+
 def test_nothing_is_fetched_for_a_visitor_of_a_shared_app(folder, tmp_path):
     services = build_services(Settings(home=tmp_path / "home", shared=True))
     refused("not fetched here", services.data.fetch, "owner/set", "v" + "0" * 24)
-    assert services.data.fetch("owner/set@test", "local").read_text().count("\n") == 20
+    file, said = services.data.fetch("owner/set@test", "local")
+    assert file.read_text().count("\n") == 20
+    assert said == "Read: all 20 rows of the split test of owner/set. Other splits: train."
     services.close()

@@ -134,6 +134,7 @@ class FakeData:
 
     test_share, columns, right_of = always(0.15), always(("colour", "size")), always(())
     keep_text, bad_rows_file = always(Path("pasted.txt")), always(Path("rows-bad-rows.csv"))
+    fetch = always((Path("owner--name.jsonl"), f"Read: all 2 rows {EVIL}."))
     advice = always((Advice("few", f"Two rows are few {EVIL}.", (1, 2), "warn"),))
     preview = always((TokenPreview("", TOKENS),))
 

@@ -45,6 +45,7 @@ def test_every_way_to_open_rows_writes_widgets_that_it_declares(services, call, 
     changed = pd.DataFrame([[3, "p3", "All well."]], columns=["row", "patient", "report"])
     ways = [
         partial(examples.paste, text="a\tb"),
+        partial(examples.open_dataset, dataset=" owner/name ", first=None),
         partial(examples.open_set, id="hospital_reports"),
         partial(examples.remap, source=source, roles=("patient", "report", None, None)),
         partial(examples.read_as, source=source, read_as="Raw text"),
