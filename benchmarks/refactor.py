@@ -44,7 +44,7 @@ def train(base: str, steps: int) -> list[float]:
     from playground.training.spec import RunSpec
 
     try:
-        from playground.training.processes import EventReader
+        from playground.training.run_files import EventReader
     except ImportError:  # where it stood before
         from playground.training.events import EventReader
 

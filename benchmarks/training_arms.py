@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, Trainin
 
 from playground.data.check import check_file
 from playground.data.render import Rendered, load_tokenizer, render_example
-from playground.training.processes import EventReader, own_bytes
+from playground.training.model import own_bytes
+from playground.training.run_files import EventReader
 from playground.training.spec import RunSpec
 
 SEED, RATE, RANK, BATCH, LONGEST = 7, 1e-3, 8, 8, 1024

@@ -9,8 +9,8 @@ from playground.chat.compare import CompareService
 from playground.chat.demo import DemoService
 from playground.chat.replay import ReplayService
 from playground.db import RunStore
-from playground.gpu.device import CpuDevice, Device, Lanes, Wrap, find_device
-from playground.gpu.manager import DeviceManager
+from playground.gpu.device import CpuDevice, Device, Wrap, find_device
+from playground.gpu.manager import DeviceManager, Lanes
 from playground.jobs import Jobs
 from playground.library.adapters import AdapterLibrary
 from playground.models.adapters import AdapterService, Residents

@@ -14,8 +14,7 @@ WITH_TAGS = {
     "evaluation/votes.py": "marks the parts of a prompt for a model",
     "ui/page.py": "a constant for the head of the page",
     "data/render.py": "finds a model's empty thoughts",
-    "data/markup.py": "the marks of other chat templates",
-    "data/thoughts.py": "the tags that models put around what they think",
+    "data/markup.py": "the marks of other chat templates, and the tags that models put around what they think",
 }
 
 SECTION = "_TEMPLATES.select_template([f'{name}.html', 'section.html']).render(context, section=name)"

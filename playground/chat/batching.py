@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from playground.data.example import Message
+from playground.data.markup import parted
 from playground.data.render import encode, render_prompt, thinking
-from playground.data.thoughts import parted
 from playground.engine.request import ROWS_MAX, SEED_MAX, Decoder, Direct, Row, RowState, Sampling
 from playground.errors import (
     AdapterError,
@@ -24,13 +24,12 @@ from playground.errors import (
     RunFailedError,
     is_out_of_memory,
 )
-from playground.gpu.manager import DeviceManager, Request
+from playground.gpu.manager import DeviceManager, Request, make_room
+from playground.library.adapters import AdapterCard
 from playground.library.bases import label_of
-from playground.library.card import AdapterCard
 from playground.models.adapters import AdapterService, Residents
-from playground.models.bases import BASE, BaseService, Tokenizer
+from playground.models.bases import BASE, BaseService, Tokenizer, kv_bytes_per_token
 from playground.models.endpoints import Endpoints
-from playground.models.memory import kv_bytes_per_token, make_room
 from playground.models.remote import Client, Remote, RemoteReply
 from playground.plain import plain_text
 from playground.runs.progress import ordinal

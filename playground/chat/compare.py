@@ -21,8 +21,8 @@ from playground.errors import InputError, PlaygroundError, RunFailedError
 from playground.evaluation.checks import parse_check
 from playground.evaluation.cost import Prices
 from playground.evaluation.form import REFERENCES, grammar, read_form, shared_form
+from playground.library.adapters import AdapterCard
 from playground.library.bases import label_of
-from playground.library.card import AdapterCard
 from playground.models.adapters import AdapterService, Residents
 from playground.models.bases import BASE, BaseService
 from playground.models.bases import PREFIX as BASE_PREFIX

@@ -11,8 +11,9 @@ from typing import Any
 from playground.chat.batching import Asked, Batches, Written, base_of
 from playground.engine.request import Sampling
 from playground.errors import InputError
+from playground.library.adapters import AdapterCard
 from playground.library.bases import label_of
-from playground.library.card import AdapterCard, weight_files
+from playground.library.card import weight_files
 from playground.library.files import sha256_of
 from playground.models.adapters import AdapterService
 from playground.models.bases import BaseService

@@ -16,7 +16,7 @@ from playground.chat.demo import DemoState
 from playground.cli.arguments import weights_of
 from playground.cli.common import Outcome, Progress, call, services_for
 from playground.errors import EndpointError, InputError, PlaygroundError
-from playground.library.card import AdapterCard
+from playground.library.adapters import AdapterCard
 from playground.services import Services, build_services
 from playground.settings import Settings
 from playground.workspace.visitors import WAIT_S, Home, HomeTaken

@@ -34,12 +34,11 @@ from playground.data.example import (
     texts_of,
     turn_text,
 )
-from playground.data.layouts import options_text, source_text
+from playground.data.layouts import Usage, options_text, source_text
 from playground.data.markup import picture_in, read_markup, without_end
 from playground.data.records import KEEP_FEWER, Limits, Numbered, OnProgress, Progress, Records, Text, open_text
 from playground.data.split import Repeats
 from playground.data.text_formats import parse_delimited, parse_json, parse_jsonl, parse_text
-from playground.data.unused import Usage
 from playground.data.workbook import parse_parquet, parse_xlsx
 from playground.errors import InputError
 

@@ -14,8 +14,7 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from playground.data.markup import read_markup, without_end
-from playground.data.thoughts import joined, parted
+from playground.data.markup import joined, parted, read_markup, without_end
 
 HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")
 """A lone surrogate: JSON and Python hold it in a text, and no tokenizer or UTF-8 file does."""

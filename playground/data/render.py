@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from jinja2 import TemplateError
 
 from playground.data.example import HALF_CHARACTER, Example, Judged, Message, Passage, Preference, Row, variants
-from playground.data.thoughts import FAMILIES, TAGS, Tags, joined
+from playground.data.markup import FAMILIES, TAGS, Tags, joined
 from playground.errors import InputError
 
 PLAIN_TEMPLATE = (

@@ -12,8 +12,8 @@ from typing import Any
 from playground.data.check import prompt_of, read_records
 from playground.data.columns import detect
 from playground.data.example import Example, Message, Unusable, is_turn, plain_text, turn_text
+from playground.data.markup import parted
 from playground.data.records import Records
-from playground.data.thoughts import parted
 from playground.errors import InputError
 
 REPLIES = ("reply", "response", "model_output", "prediction")

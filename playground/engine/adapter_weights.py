@@ -29,7 +29,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from playground.errors import AdapterError
-from playground.gpu.device import bytes_of
 from playground.library.files import check_magnitudes
 from playground.methods import method_for
 from playground.methods.bottleneck_method import ACTIVATIONS as NAMES
@@ -103,7 +102,7 @@ class StackedNecks:
 
     @property
     def bytes(self) -> int:
-        return bytes_of(self.down, self.bias, self.up)
+        return self.down.nbytes + self.bias.nbytes + self.up.nbytes
 
     def mask(self, carried: Sequence[int | None]) -> Tensor:
         """[rows, columns]: True where the column is not of the neck that the row carries; carried: its number."""

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from playground.engine.adapter_weights import ModuleWeights, Neck, StackedNecks, stacked
 from playground.errors import AdapterError
-from playground.gpu.device import bytes_of
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class SoftPrompt:
 
     @property
     def bytes(self) -> int:
-        return bytes_of(self.embeddings, self.keys_values)
+        return sum(t.nbytes for t in (self.embeddings, self.keys_values) if t is not None)
 
 
 NO_SOFT_PROMPT = SoftPrompt()
@@ -162,7 +161,7 @@ class SlottedLinear:
     def bytes(self) -> int:
         necks = [tensor for neck in self._necks.values() for tensor in neck.tensors]
         stacks = 0 if self._stacked[1] is None else self._stacked[1].bytes
-        return stacks + bytes_of(self.a, self.b, *self._vectors.values(), *necks)
+        return stacks + sum(t.nbytes for t in (self.a, self.b, *self._vectors.values(), *necks) if t is not None)
 
 
 def _resized(old: Tensor, shape: tuple[int, ...], empty: float = 0.0) -> Tensor:

@@ -23,7 +23,6 @@ from torch import Tensor
 
 from playground.engine.adapter_weights import AdapterWeights, ModuleWeights, Neck
 from playground.engine.request import ROWS_MAX
-from playground.gpu.device import bytes_of
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class PackedAdapter:
         tensors = [tensor for group in self.matrices for pair in group if pair for tensor in pair]
         tensors += [t for parts in self.necks.values() for neck in parts if neck is not None for t in neck.tensors]
         scales = [t for scales in self.scales.values() for t in (*scales.inner, scales.outer, scales.shift)]
-        return bytes_of(self.prefix, *tensors, *scales)
+        return sum(tensor.nbytes for tensor in (self.prefix, *tensors, *scales) if tensor is not None)
 
 
 def pack(

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from playground.engine.adapter_weights import MaskedNecks, StackedNecks, stacked
 from playground.engine.llama_layout import LinearGroup, PackedAdapter, Pair, Scales
-from playground.gpu.device import bytes_of
 
 STEP = 256
 """Room grows by this many tokens at a time."""
@@ -45,7 +44,7 @@ class KVCache:
     @property
     def bytes(self) -> int:
         """Of all rows; the one scratch place is not counted."""
-        return bytes_of(*self.blocks)
+        return sum(block.nbytes for block in self.blocks)
 
     @property
     def scratch(self) -> int:
@@ -125,10 +124,10 @@ class PrefixCache:
         key = (adapter.key, salt, tuple(tokens))
         if key not in self._kept:
             self._kept[key] = cache.save(row, adapter.virtual_tokens + len(tokens))
-            self.bytes += bytes_of(self._kept[key])
+            self.bytes += self._kept[key].nbytes
         self._kept.move_to_end(key)
         while self._kept and self.bytes > PREFIX_BYTES:
-            self.bytes -= bytes_of(self._kept.popitem(last=False)[1])
+            self.bytes -= self._kept.popitem(last=False)[1].nbytes
 
     def longest(self, adapter: str, tokens: Sequence[int], salt: str = "") -> tuple[int, Tensor | None]:
         """(tokens, saved KV cache) of the longest known prefix of ``tokens`` under this salt or under none."""
@@ -233,7 +232,7 @@ class AdapterSlots:
     @property
     def bytes(self) -> int:
         """Memory of the slots, used or not, and of stacked bottlenecks."""
-        return self._necks.bytes + bytes_of(*self.a, *self.b)
+        return self._necks.bytes + sum(tensor.nbytes for tensor in (*self.a, *self.b))
 
     def acquire(self, adapter: PackedAdapter) -> int | None:
         """An adapter's slot, filled where it has none yet; None for the base, and for a soft prompt alone."""

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from playground.errors import BaseUnavailableError
-from playground.gpu.device import bytes_of, computes_bf16, without_device
+from playground.gpu.device import computes_bf16, without_device
 from playground.library.files import digest
 
 
@@ -28,7 +28,7 @@ class Loaded:
 
     @cached_property
     def bytes(self) -> int:
-        return bytes_of(*self.weights.values())
+        return sum(weight.nbytes for weight in self.weights.values())
 
 
 def pick_device() -> tuple[torch.device, torch.dtype]:

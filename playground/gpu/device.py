@@ -1,9 +1,4 @@
-"""What computes: the device and its memory, the processor's cores, ZeroGPU's lent device. torch is imported only where
-nothing else answers.
-
-Two processes that compute on a CPU hold up each other's OpenMP threads while they spin: chat beside a run fell to a
-sixth of its speed. So whoever computes holds its lane's lock, a file in the home that the operating system frees when
-its holder dies, and each side asks before every unit of work whether the other side's is held.
+"""What computes: the device and its memory, ZeroGPU's lent device. torch is imported only where nothing else answers.
 
 On ZeroGPU the app's own process never has the device. What needs it is a function wrapped by ``spaces.GPU``, which runs
 in a fork (a daemon: no children) for some seconds; its arguments and results are pickled.
@@ -13,26 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import gc
 import importlib.util
 import multiprocessing
 import os
 import re
-import threading
-import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
-from filelock import FileLock, Timeout
-
-from playground.gpu.policy import threads_of
-
-if TYPE_CHECKING:
-    import torch
 
 RESERVE_SHARE = 0.1
 """Part of the device's memory that stays untouched for the system and the page itself."""
@@ -182,11 +168,6 @@ def default_budget(device: Device) -> int:
     return max(0, int(device.free_bytes - device.total_bytes * RESERVE_SHARE))
 
 
-def bytes_of(*tensors: torch.Tensor | None) -> int:
-    """Memory that tensors take."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
-
-
 def _cgroup(*names: str) -> int | None:
     """The number in the first of these files of the container that is there."""
     for name in names:
@@ -196,14 +177,6 @@ def _cgroup(*names: str) -> int | None:
     return None
 
 
-# -- cores -------------------------------------------------------------------------------------------------------------
-
-COMPUTING = ("chat", "train")
-"""Who shares out the cores: the app, which decodes, and the workers, which train."""
-LOOK_S, LINGER_S, WAIT_S = 0.2, 2.0, 0.1
-"""A lane is looked at so often at most; it counts as busy so long after it was; so long is its lock waited for."""
-
-
 def _usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
@@ -211,81 +184,6 @@ def _usable_cpus() -> int:
 def usable_cores() -> int:
     """Cores that this process may use; two threads of one core count once."""
     return min(_usable_cpus(), psutil.cpu_count(logical=False) or _usable_cpus())
-
-
-class Lanes:
-    """The lanes of one home. Safe from several threads. Where ``folder`` cannot be written nobody is seen, and all use
-    all cores. clock: seconds."""
-
-    def __init__(self, folder: Path, cores: int | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._folder, self._clock = folder, clock
-        self._cores = usable_cores() if cores is None else cores
-        self._lock = threading.Lock()
-        self._mine: dict[str, FileLock] = {}
-        self._looked_s: dict[str, float] = {}
-        self._busy_s: dict[str, float] = {}
-        self._again_s: dict[str, float] = {}
-
-    def enter(self, lane: str) -> None:
-        """This process computes in ``lane``, until ``leave`` or its end."""
-        with self._lock, contextlib.suppress(OSError, Timeout, NotImplementedError):
-            if lane in self._mine or self._clock() < self._again_s.get(lane, float("-inf")):
-                return
-            # where another process of this home computes in it, do not wait each time
-            self._again_s[lane] = self._clock() + LINGER_S
-            lock = self._file(lane)
-            lock.acquire(timeout=WAIT_S, poll_interval=0.01)
-            self._mine[lane] = lock
-            del self._again_s[lane]
-
-    def leave(self, lane: str) -> None:
-        """This process computes in ``lane`` no more; harmless where it did not."""
-        with self._lock:
-            if (lock := self._mine.pop(lane, None)) is not None:
-                lock.release()
-
-    def threads(self, lane: str) -> int:
-        """What ``lane`` may use now."""
-        with self._lock:
-            busy = {other for other in COMPUTING if other != lane and self._is_busy(other)}
-            return threads_of(lane, self._cores, busy)
-
-    def _is_busy(self, lane: str) -> bool:
-        now = self._clock()
-        if now - self._looked_s.get(lane, -LOOK_S) >= LOOK_S:
-            self._looked_s[lane] = now
-            if self._is_held(lane):
-                self._busy_s[lane] = now
-        return lane in self._busy_s and now - self._busy_s[lane] < LINGER_S
-
-    def _is_held(self, lane: str) -> bool:
-        if lane in self._mine:
-            return True
-        try:
-            with self._file(lane).acquire(timeout=0):
-                return False
-        except Timeout:
-            return True
-        except (OSError, NotImplementedError):  # no lock can be had there: nobody is seen
-            return False
-
-    def _file(self, lane: str) -> FileLock:
-        return FileLock(self._folder / f"{lane}.lock", thread_local=False)  # taken and given back by different threads
-
-
-def use_share(lanes: Lanes, lane: str) -> None:
-    """Let the calling thread compute with what ``lane`` may use, at most torch's own number of threads."""
-    import torch
-
-    torch.set_num_threads(min(own_threads(), lanes.threads(lane)))  # 0.3 us
-
-
-@functools.cache
-def own_threads() -> int:
-    """Threads that torch uses by itself: asked before it is told any other number."""
-    import torch
-
-    return torch.get_num_threads()
 
 
 # -- ZeroGPU -----------------------------------------------------------------------------------------------------------

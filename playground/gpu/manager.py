@@ -1,18 +1,30 @@
-"""The owner of the device: requests wait with a visible position, leases are closed by ``with``."""
+"""The owner of the device: requests wait with a visible position, leases are closed by ``with``; and the lanes that
+share a processor's cores out.
+
+Two processes that compute on a CPU hold up each other's OpenMP threads while they spin: chat beside a run fell to a
+sixth of its speed. So whoever computes holds its lane's lock, a file in the home that the operating system frees when
+its holder dies, and each side asks before every unit of work whether the other side's is held.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import gc
 import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
 
-from playground.errors import BusyError, CancelledError, OutOfMemoryError
+from filelock import FileLock, Timeout
+
+from playground.errors import BusyError, CancelledError, OutOfMemoryError, is_out_of_memory
 from playground.gpu import policy
-from playground.gpu.device import Device, Lanes, default_budget
-from playground.gpu.policy import LOADING, READY, UNLOADING, Held, Resident, Waiting, Wanted, order
+from playground.gpu.device import Device, default_budget, usable_cores
+from playground.gpu.policy import LOADING, READY, UNLOADING, Held, Resident, Waiting, Wanted, order, threads_of
 
 QUEUE_LIMIT = 32
 """Requests that may wait; the next is refused at once, politely."""
@@ -21,12 +33,18 @@ SESSION_LIMIT = 8
 UNLOAD_S = 30.0
 """How long ``unload_idle`` waits for what it unloads: an engine that is being closed ends its round first."""
 
+COMPUTING = ("chat", "train")
+"""Who shares out the cores: the app, which decodes, and the workers, which train."""
+LOOK_S, LINGER_S, WAIT_S = 0.2, 2.0, 0.1
+"""A lane is looked at so often at most; it counts as busy so long after it was; so long is its lock waited for."""
+
 Unload = Callable[[], None]
 Run = Callable[[Callable[[], None]], None]
+T = TypeVar("T")
 
 
 @dataclass
-class Lease(AbstractContextManager["Lease"]):
+class Lease(contextlib.AbstractContextManager["Lease"]):
     """The right to use the device. Close it (or leave its ``with``) on every way out; closing twice is harmless."""
 
     number: int
@@ -77,6 +95,81 @@ class Request:
 
 def _in_thread(work: Callable[[], None]) -> None:
     threading.Thread(target=work, name="unload", daemon=True).start()
+
+
+class Lanes:
+    """The lanes of one home. Safe from several threads. Where ``folder`` cannot be written nobody is seen, and all use
+    all cores. clock: seconds."""
+
+    def __init__(self, folder: Path, cores: int | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._folder, self._clock = folder, clock
+        self._cores = usable_cores() if cores is None else cores
+        self._lock = threading.Lock()
+        self._mine: dict[str, FileLock] = {}
+        self._looked_s: dict[str, float] = {}
+        self._busy_s: dict[str, float] = {}
+        self._again_s: dict[str, float] = {}
+
+    def enter(self, lane: str) -> None:
+        """This process computes in ``lane``, until ``leave`` or its end."""
+        with self._lock, contextlib.suppress(OSError, Timeout, NotImplementedError):
+            if lane in self._mine or self._clock() < self._again_s.get(lane, float("-inf")):
+                return
+            # where another process of this home computes in it, do not wait each time
+            self._again_s[lane] = self._clock() + LINGER_S
+            lock = self._file(lane)
+            lock.acquire(timeout=WAIT_S, poll_interval=0.01)
+            self._mine[lane] = lock
+            del self._again_s[lane]
+
+    def leave(self, lane: str) -> None:
+        """This process computes in ``lane`` no more; harmless where it did not."""
+        with self._lock:
+            if (lock := self._mine.pop(lane, None)) is not None:
+                lock.release()
+
+    def threads(self, lane: str) -> int:
+        """What ``lane`` may use now."""
+        with self._lock:
+            busy = {other for other in COMPUTING if other != lane and self._is_busy(other)}
+            return threads_of(lane, self._cores, busy)
+
+    def _is_busy(self, lane: str) -> bool:
+        now = self._clock()
+        if now - self._looked_s.get(lane, -LOOK_S) >= LOOK_S:
+            self._looked_s[lane] = now
+            if self._is_held(lane):
+                self._busy_s[lane] = now
+        return lane in self._busy_s and now - self._busy_s[lane] < LINGER_S
+
+    def _is_held(self, lane: str) -> bool:
+        if lane in self._mine:
+            return True
+        try:
+            with self._file(lane).acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+        except (OSError, NotImplementedError):  # no lock can be had there: nobody is seen
+            return False
+
+    def _file(self, lane: str) -> FileLock:
+        return FileLock(self._folder / f"{lane}.lock", thread_local=False)  # taken and given back by different threads
+
+
+def use_share(lanes: Lanes, lane: str) -> None:
+    """Let the calling thread compute with what ``lane`` may use, at most torch's own number of threads."""
+    import torch
+
+    torch.set_num_threads(min(own_threads(), lanes.threads(lane)))  # 0.3 us
+
+
+@functools.cache
+def own_threads() -> int:
+    """Threads that torch uses by itself: asked before it is told any other number."""
+    import torch
+
+    return torch.get_num_threads()
 
 
 class DeviceManager:
@@ -281,6 +374,29 @@ class DeviceManager:
                     self.set_resident(name, 0)
 
             self._run(work)
+
+
+def make_room(manager: DeviceManager) -> list[str]:
+    """Unload the models that idle and wait until they have gone; returns their names."""
+    freed = manager.unload_idle()
+    gc.collect()  # what failed for want of memory hangs on the frames of its error
+    return freed
+
+
+def retried(work: Callable[[], T], manager: DeviceManager, failed: str, hint: str = "Choose a smaller base") -> T:
+    """``work()``; when memory runs out, once more after idle models have been unloaded. failed: what did not work,
+    for a person; hint: what to do. Raises OutOfMemoryError."""
+    freed: list[str] | None = None
+    while True:
+        try:
+            return work()
+        except Exception as error:  # every library has a class of its own for it
+            if not is_out_of_memory(error):
+                raise
+            if freed is not None:
+                also = f", not even after {', '.join(freed)} had made room" if freed else ""
+                raise OutOfMemoryError(f"{failed}{also}. {hint}, or close other programs.") from error
+        freed = make_room(manager)
 
 
 def _gb(value: int) -> str:

@@ -1,6 +1,6 @@
-"""All adapters on this machine, those that came with the app and those in the home folder. One is put together in
-``.staging`` and renamed into place when it is complete; dot folders are never listed. Ids are made here, and a path is
-only ever one id below one of the two roots."""
+"""All adapters on this machine, those that came with the app and those in the home folder, and the card of each, read
+from its folder. One is put together in ``.staging`` and renamed into place when it is complete; dot folders are never
+listed. Ids are made here, and a path is only ever one id below one of the two roots."""
 
 from __future__ import annotations
 
@@ -14,17 +14,26 @@ import tempfile
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from playground.errors import AdapterError, InputError, NotFoundError
 from playground.library import card as cards
 from playground.library.archive import COMPARED, KEPT, copy_known, listed, pack, unpack
-from playground.library.card import CONFIG, RECORD, WEIGHTS, AdapterCard, read_card, read_run
-from playground.library.files import copy_file, is_plain_file, read_json, sha256_of, sync_folder, write_json
+from playground.library.card import CONFIG, NOTES, OFF, RECORD, WEIGHTS, read_run, weight_files
+from playground.library.files import (
+    copy_file,
+    is_plain_file,
+    read_header,
+    read_json,
+    sha256_of,
+    sync_folder,
+    write_json,
+)
 from playground.library.safety import check_folder, check_vocabulary, keep_config, vocabulary_of
+from playground.methods import method_of
 from playground.methods.shapes import BaseLayout
 from playground.plain import plain_number, plain_text
 
@@ -33,9 +42,88 @@ NAME_LIMIT = 100
 RESERVATION_S = 24 * 3600.0  # how long an id is kept for somebody who asked for it and has not published yet
 
 _TAKEN = frozenset({"base"})  # means the bare base wherever a model is named
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 Admit: TypeAlias = Callable[[int], None]
-Cards: TypeAlias = list[AdapterCard]
+Cards: TypeAlias = "list[AdapterCard]"
 Damaged: TypeAlias = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class AdapterCard:
+    """One adapter. name: what a person reads. method: such as ``lora``. base: what it was trained on. base_fingerprint:
+    of that base's weights, '' = unknown. rank: of LoRA and DoRA. bytes: of the weights on disk. rows: training rows, 0
+    = unknown. created_s: seconds since 1970. shipped: came with the app. kind: ``peft`` for a PEFT folder, ``full`` for
+    a whole model trained from the base, ``base`` for another base, which has a tokenizer of its own. trained_on: the
+    data file's name. objective: such as ``sft``; ``reward`` is never a side of a comparison. virtual_tokens: how many
+    it puts before a text. notes: what its import changed and left out. think: how it is asked where nobody says
+    otherwise: False = with thinking off, since it learned answers without thoughts on a base that thinks; None = as the
+    base's template does by itself."""
+
+    id: str
+    name: str
+    method: str
+    base: str
+    base_fingerprint: str
+    rank: int | None
+    bytes: int
+    sha256: str
+    rows: int
+    created_s: float
+    shipped: bool
+    kind: Literal["peft", "full", "base"]
+    path: Path
+    owner: str
+    trained_on: str
+    objective: str = ""
+    virtual_tokens: int = 0
+    notes: tuple[str, ...] = ()
+    think: bool | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is a model of its own in memory, beside the base in use."""
+        return self.kind != "peft"
+
+    @property
+    def is_base(self) -> bool:
+        """Whether it is another base."""
+        return self.kind == "base"
+
+
+def read_card(folder: Path, *, shipped: bool = False) -> AdapterCard:
+    """Describe the adapter in ``folder``, by its config where it has no run.json. Raises AdapterError."""
+    folder = Path(folder)
+    if folder.is_symlink() or not folder.is_dir():
+        raise AdapterError(f"{folder} is not a folder of an adapter.")
+    run = read_run(folder)
+    kind: Literal["peft", "full"] = "peft" if (folder / CONFIG).exists() else "full"
+    config = read_json(folder / (CONFIG if kind == "peft" else "config.json"))
+    weights = weight_files(folder, kind)
+    for file in weights:
+        read_header(file)  # finds a file that was cut off
+    known, notes = run.get("sha256"), run.get(NOTES)
+    rank = (plain_number(config.get("r")) if config.get("peft_type") == "LORA" else 0) or plain_number(run.get("rank"))
+    return AdapterCard(
+        id=folder.name,
+        name=plain_text(run.get("name"), 100) or folder.name,
+        method=plain_text(run.get("method"), 40) or (method_of(config) if kind == "peft" else "full"),
+        base=plain_text(run.get("base")) or plain_text(config.get("base_model_name_or_path")) or "unknown",
+        base_fingerprint=plain_text(run.get("base_fingerprint"), 64),
+        rank=int(rank) if rank else None,
+        bytes=sum(file.stat().st_size for file in weights),
+        sha256=known if isinstance(known, str) and _SHA256.fullmatch(known) else sha256_of(weights),
+        rows=int(plain_number(run.get("rows_used")) or 0),
+        created_s=float(plain_number(run.get("created_s")) or weights[0].stat().st_mtime),
+        shipped=shipped,
+        kind=kind,
+        path=folder,
+        owner=plain_text(run.get("owner")) or "local",
+        trained_on=plain_text(run.get("data")),
+        objective=plain_text(run.get("objective"), 40),
+        virtual_tokens=int(plain_number(config.get("num_virtual_tokens")) or 0) if kind == "peft" else 0,
+        notes=tuple(plain_text(note, 400) for note in notes[:10]) if isinstance(notes, list) else (),
+        think=False if run.get("think") == OFF else None,
+    )
 
 
 class AdapterLibrary:
@@ -123,7 +211,7 @@ class AdapterLibrary:
         run = read_run(folder)
         kind = "peft" if (folder / CONFIG).exists() else "full"
         run = {"created_s": self._clock(), "name": id, "owner": "local"} | run
-        run |= {"schema": cards.SCHEMA, "sha256": sha256_of(cards.weight_files(folder, kind))}
+        run |= {"schema": cards.SCHEMA, "sha256": sha256_of(weight_files(folder, kind))}
         write_json(folder / RECORD, run)
         if not is_plain_file(folder / cards.CARD):
             cards.write_model_card(folder, run)

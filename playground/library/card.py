@@ -1,5 +1,5 @@
-"""An adapter's card, read from its folder; the record of the run that made it (run.json); its README, a Hugging Face
-model card; the names that its folder may hold. Of a record only known keys and plain values are read."""
+"""What lies in an adapter's folder: the record of the run that made it (run.json), its README, a Hugging Face model
+card, and the names it may hold. Of a record only known keys and plain values are read."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 from playground.data.split import MOST_HASHED, OVERLAPS
 from playground.errors import AdapterError
-from playground.library.files import is_plain_file, read_header, read_json, sha256_of, shards, write_text
+from playground.library.files import is_plain_file, read_json, shards, write_text
 from playground.methods import all_methods, method_of
 from playground.methods.method import Options
 from playground.plain import plain_number, plain_text
@@ -35,85 +35,6 @@ _PROGRAM = re.compile(
 )
 _DATA = re.compile(r"\.(json|safetensors|md|txt|jinja|jsonl|model|ya?ml|png|svg)")
 AS_SAFETENSORS = "export the adapter as safetensors (PEFT: save_pretrained(folder, safe_serialization=True))"
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True)
-class AdapterCard:
-    """One adapter. name: what a person reads. method: such as ``lora``. base: what it was trained on. base_fingerprint:
-    of that base's weights, '' = unknown. rank: of LoRA and DoRA. bytes: of the weights on disk. rows: training rows, 0
-    = unknown. created_s: seconds since 1970. shipped: came with the app. kind: ``peft`` for a PEFT folder, ``full`` for
-    a whole model trained from the base, ``base`` for another base, which has a tokenizer of its own. trained_on: the
-    data file's name. objective: such as ``sft``; ``reward`` is never a side of a comparison. virtual_tokens: how many
-    it puts before a text. notes: what its import changed and left out. think: how it is asked where nobody says
-    otherwise: False = with thinking off, since it learned answers without thoughts on a base that thinks; None = as the
-    base's template does by itself."""
-
-    id: str
-    name: str
-    method: str
-    base: str
-    base_fingerprint: str
-    rank: int | None
-    bytes: int
-    sha256: str
-    rows: int
-    created_s: float
-    shipped: bool
-    kind: Literal["peft", "full", "base"]
-    path: Path
-    owner: str
-    trained_on: str
-    objective: str = ""
-    virtual_tokens: int = 0
-    notes: tuple[str, ...] = ()
-    think: bool | None = None
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether it is a model of its own in memory, beside the base in use."""
-        return self.kind != "peft"
-
-    @property
-    def is_base(self) -> bool:
-        """Whether it is another base."""
-        return self.kind == "base"
-
-
-def read_card(folder: Path, *, shipped: bool = False) -> AdapterCard:
-    """Describe the adapter in ``folder``, by its config where it has no run.json. Raises AdapterError."""
-    folder = Path(folder)
-    if folder.is_symlink() or not folder.is_dir():
-        raise AdapterError(f"{folder} is not a folder of an adapter.")
-    run = read_run(folder)
-    kind: Literal["peft", "full"] = "peft" if (folder / CONFIG).exists() else "full"
-    config = read_json(folder / (CONFIG if kind == "peft" else "config.json"))
-    weights = weight_files(folder, kind)
-    for file in weights:
-        read_header(file)  # finds a file that was cut off
-    known, notes = run.get("sha256"), run.get(NOTES)
-    rank = (plain_number(config.get("r")) if config.get("peft_type") == "LORA" else 0) or plain_number(run.get("rank"))
-    return AdapterCard(
-        id=folder.name,
-        name=plain_text(run.get("name"), 100) or folder.name,
-        method=plain_text(run.get("method"), 40) or (method_of(config) if kind == "peft" else "full"),
-        base=plain_text(run.get("base")) or plain_text(config.get("base_model_name_or_path")) or "unknown",
-        base_fingerprint=plain_text(run.get("base_fingerprint"), 64),
-        rank=int(rank) if rank else None,
-        bytes=sum(file.stat().st_size for file in weights),
-        sha256=known if isinstance(known, str) and _SHA256.fullmatch(known) else sha256_of(weights),
-        rows=int(plain_number(run.get("rows_used")) or 0),
-        created_s=float(plain_number(run.get("created_s")) or weights[0].stat().st_mtime),
-        shipped=shipped,
-        kind=kind,
-        path=folder,
-        owner=plain_text(run.get("owner")) or "local",
-        trained_on=plain_text(run.get("data")),
-        objective=plain_text(run.get("objective"), 40),
-        virtual_tokens=int(plain_number(config.get("num_virtual_tokens")) or 0) if kind == "peft" else 0,
-        notes=tuple(plain_text(note, 400) for note in notes[:10]) if isinstance(notes, list) else (),
-        think=False if run.get("think") == OFF else None,
-    )
 
 
 def read_run(folder: Path) -> dict[str, Any]:

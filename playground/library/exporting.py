@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from playground.errors import InputError, PlaygroundError
+from playground.library.adapters import AdapterCard, read_card
 from playground.library.archive import pack
-from playground.library.card import CARD, OFF, RECORD, SCHEMA, AdapterCard, read_card, read_run, tidied, united
+from playground.library.card import CARD, OFF, RECORD, SCHEMA, read_run, tidied, united
 from playground.library.gguf_file import check_gguf, write_gguf
 from playground.methods import all_methods
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from playground.errors import AdapterError
 from playground.library.bases import cannot_run, is_own
-from playground.library.card import AS_SAFETENSORS, CONFIG, OF_MLX, RECORD, WEIGHTS, AdapterCard, check_names, read_run
+from playground.library.card import AS_SAFETENSORS, CONFIG, OF_MLX, RECORD, WEIGHTS, check_names, read_run
 from playground.library.files import (
     TensorEntry,
     check_file,
@@ -28,6 +28,9 @@ from playground.methods.config_rules import PLAIN, Rule, matching, nothing, one_
 from playground.methods.method import BEGIN, Method, Shape
 from playground.methods.shapes import EMBEDDINGS, BaseLayout, layer_of
 from playground.plain import plain_number, plain_text
+
+if TYPE_CHECKING:
+    from playground.library.adapters import AdapterCard
 
 SIZE_LIMIT_BYTES = 2 * 1024**3
 

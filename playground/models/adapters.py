@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING
 from playground.db import RunRow, RunStore
 from playground.engine.request import AdapterFile
 from playground.errors import AdapterError, BaseUnavailableError, BusyError, InputError, NotFoundError
-from playground.gpu.manager import DeviceManager
+from playground.gpu.manager import DeviceManager, retried
 from playground.gpu.policy import Wanted
-from playground.library.adapters import NAME_LIMIT, AdapterLibrary
-from playground.library.card import CONFIG, OFF, WEIGHTS, AdapterCard, read_card
+from playground.library.adapters import NAME_LIMIT, AdapterCard, AdapterLibrary, read_card
+from playground.library.card import CONFIG, OFF, WEIGHTS
 from playground.library.exporting import blend
 from playground.library.fetching import unusable
 from playground.library.safety import unfit
 from playground.methods import get_method
-from playground.models.bases import BASE, BaseService, Load, load_engine
+from playground.models.bases import BASE, BaseService, Load, load_engine, loaded_bytes
 from playground.models.bases import PREFIX as BASE_PREFIX
-from playground.models.memory import LOADED_FACTOR, loaded_bytes, retried
+from playground.models.catalogue import LOADED_FACTOR
 from playground.settings import Settings
-from playground.training.checkpoint import marked_step, newest_complete, step_of
+from playground.training.run_files import marked_step, newest_complete, step_of
 from playground.training.spec import RunSpec
 from playground.workspace.quota import Quota
 from playground.workspace.visitors import handed_over

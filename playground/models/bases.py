@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,16 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from playground.errors import BaseUnavailableError, InputError, NotFoundError, PlaygroundError
-from playground.gpu.device import CudaDevice, Lanes, use_share
-from playground.gpu.manager import DeviceManager
+from playground.gpu.device import CudaDevice, Device
+from playground.gpu.manager import DeviceManager, Lanes, retried, use_share
 from playground.jobs import Job, Jobs
 from playground.library import bases
+from playground.library.adapters import AdapterCard
 from playground.library.bases import Base, BaseShapes, label_of
-from playground.library.card import AdapterCard
 from playground.library.fetching import has_template, unusable
 from playground.methods.method import weights_in
-from playground.models.catalogue import Offer, next_larger, offers
-from playground.models.memory import LOADED_FACTOR, loaded_bytes, own_weights, retried
+from playground.models.catalogue import LOADED_FACTOR, Offer, next_larger, offers
 from playground.settings import DEFAULT_BASE, Settings
 
 if TYPE_CHECKING:
@@ -87,6 +87,33 @@ def load_engine(folder: Path, adapters_limit_bytes: int | None = None, *, lanes:
 
     before: Callable[[], None] = partial(use_share, lanes, "chat") if lanes is not None else lambda: None
     return Engine(folder, adapters_limit_bytes=adapters_limit_bytes, before=before)
+
+
+def own_weights(shapes: BaseShapes) -> dict[str, tuple[int, ...]]:
+    """Shapes of a model's weights; a head tied to the embeddings is counted once."""
+    tied = shapes.config.get("tie_word_embeddings", True)
+    return {name: shape for name, shape in shapes.shapes.items() if not (tied and name == "lm_head.weight")}
+
+
+def loaded_bytes(folder: Path, file_bytes: int, device: Device) -> int:
+    """Bytes of a model's weights in memory, from its files' headers: a processor computes in fp32 and a GPU in half
+    precision. file_bytes: of the files; what cannot be read, or is packed, is taken to stay as large."""
+    try:
+        shapes = BaseShapes.from_folder(folder)
+    except PlaygroundError:
+        return file_bytes
+    packed = file_bytes if shapes.config.get("quantization_config") else 0
+    return weights_in(own_weights(shapes)) * (2 if isinstance(device, CudaDevice) else 4) + packed
+
+
+def kv_bytes_per_token(folder: Path, weight_bytes: int) -> int:
+    """Bytes that one token takes in the KV cache, from the base's config."""
+    config = json.loads((folder / "config.json").read_text())
+    heads = config.get("num_attention_heads") or config.get("n_head") or 1
+    hidden = config.get("hidden_size") or config.get("n_embd") or 1
+    size = config.get("head_dim") or hidden // heads
+    layers = int(config.get("num_hidden_layers") or config.get("n_layer") or 1)
+    return 2 * layers * int(config.get("num_key_value_heads") or heads) * int(size) * weight_bytes
 
 
 class BaseService:

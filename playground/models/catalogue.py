@@ -11,9 +11,9 @@ from pathlib import Path
 
 from playground.methods import get_method
 from playground.methods.method import Shape, weights_in
-from playground.models.memory import LOADED_FACTOR
 from playground.training.spec import Estimate, can_pack_sequences, needs
 
+LOADED_FACTOR = 1.15  # memory of a loaded model per byte of its weights: buffers and working space come on top
 STEPS, ROWS, TOKENS, ANSWER = 20, 8, 256, 128
 """The run that is estimated: a quick look, its time with 8 rows a step; its memory with one row, the least there is."""
 PATIENT_S = 900.0

@@ -19,7 +19,7 @@ from typing import Any
 from playground.errors import InputError, RunFailedError, is_unreachable
 from playground.gpu.device import Device
 from playground.jobs import Jobs
-from playground.library.card import AdapterCard
+from playground.library.adapters import AdapterCard
 from playground.library.exporting import FORMATS, refuse_unmergeable
 from playground.models.adapters import AdapterService
 from playground.models.bases import BaseService

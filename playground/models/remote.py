@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from playground.data.example import Message
-from playground.data.thoughts import parted
+from playground.data.markup import parted
 from playground.engine.request import RowState, Sampling
 from playground.errors import EndpointError
 from playground.evaluation.form import REGEX, schema_of

@@ -18,16 +18,15 @@ from playground.errors import InputError
 from playground.evaluation.checks import SCHEMA, parse_check, schema_file
 from playground.gpu.device import CudaDevice
 from playground.gpu.manager import DeviceManager
-from playground.library.adapters import AdapterLibrary
+from playground.library.adapters import AdapterCard, AdapterLibrary
 from playground.library.bases import BaseShapes
-from playground.library.card import OFF, AdapterCard
+from playground.library.card import OFF
 from playground.library.safety import unfit
 from playground.methods import all_methods, get_method
 from playground.methods.method import Method
-from playground.models.bases import BaseService
-from playground.models.memory import own_weights
+from playground.models.bases import BaseService, own_weights
 from playground.runs.request import QUICK_STEPS, TrainRequest
-from playground.runs.runner import Workers
+from playground.runs.runner import START_S, Workers
 from playground.settings import Settings
 from playground.training import processes
 from playground.training.failure import oom_advice, size_words, smallest_bytes
@@ -207,7 +206,12 @@ class Planner:
         owner, refused = resolved.request.owner, ""
         if self._settings.is_visitor(owner):
             refused = self._quota.run_refused(owner, writes, resolved.steps, needed.seconds)
-        return refused or self._workers.refused(needed.seconds)
+        seconds, longest_s = needed.seconds + START_S, self._workers.longest_s
+        if not refused and longest_s is not None and seconds > longest_s:
+            lent = f"this Space lends its device for {longest_s:.0f} s at a time"
+            instead = "Choose fewer steps or a smaller batch, or train on a machine of your own."
+            return f"The run would take about {seconds:.0f} s, and {lent}. {instead}"
+        return refused
 
     def spec(self, resolved: Resolved, plan: Plan, run: str, file: Path, now_s: float) -> RunSpec:
         """The whole run in one value. file: the copy of the examples that belongs to it. Raises InputError."""

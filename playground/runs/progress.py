@@ -29,7 +29,7 @@ from typing import Any
 from playground.db import RunRow
 from playground.errors import InputError
 from playground.training.failure import DISK, MEMORY, OTHER, reason_in
-from playground.training.processes import LAST, EventReader
+from playground.training.run_files import LAST, EventReader
 
 Points = list[tuple[int, float]]
 """(step, value)."""

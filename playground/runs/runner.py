@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from playground.engine.request import ROWS_MAX, AdapterFile, Row, RowState
 from playground.errors import BusyError, PlaygroundError
 from playground.gpu.device import Wrap, settle_fork
-from playground.training.processes import BEAT_S, DISK_FULL_FILE, HEARTBEAT, WAIT_S, EventWriter, folder_lock
+from playground.training.processes import BEAT_S, HEARTBEAT, WAIT_S, folder_lock
+from playground.training.run_files import DISK_FULL_FILE, EventWriter
 from playground.training.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -31,12 +32,11 @@ if TYPE_CHECKING:
 
 class Workers(Protocol):
     """Starts, recognises and stops what trains; the module ``processes`` is one. tokens_per_s: how fast it is before
-    any run has been measured, None = as the estimate knows it."""
+    any run has been measured, None = as the estimate knows it. longest_s: the most a run may take;
+    None = there is no limit."""
 
     tokens_per_s: float | None
-
-    def refused(self, seconds: float) -> str:
-        """Why a run that takes so long cannot be started, or ""."""
+    longest_s: float | None
 
     def start_worker(self, run_dir: Path, database: Path, attempt: int) -> tuple[int, float]:
         """(a number to know it by, when it began)."""
@@ -104,10 +104,11 @@ class ZeroRunner:
     """A ``Decoder`` and ``Workers``. wrap: ``spaces.GPU``. cap_s: the longest single use."""
 
     tokens_per_s: float | None = TRAIN_TOKENS_PER_S
+    longest_s: float | None
     together = ROWS_MAX
 
     def __init__(self, wrap: Wrap, cap_s: int, clock: Callable[[], float] = time.time) -> None:
-        self._cap_s, self._clock = cap_s, clock
+        self._cap_s, self._clock, self.longest_s = cap_s, clock, float(cap_s)
         self._decode = wrap(duration=_seconds)(decode)
         self._train = wrap(duration=_seconds)(train)
         self._threads: dict[int, tuple[float, Path, threading.Thread]] = {}
@@ -137,13 +138,6 @@ class ZeroRunner:
 
     def where(self, engine: Engine) -> tuple[str, str]:
         return "bfloat16", "cuda"
-
-    def refused(self, seconds: float) -> str:
-        if (needs := seconds + START_S) <= self._cap_s:
-            return ""
-        lent = f"this Space lends its device for {self._cap_s} s at a time"
-        instead = "Choose fewer steps or a smaller batch, or train on a machine of your own."
-        return f"The run would take about {needs:.0f} s, and {lent}. {instead}"
 
     def start_worker(self, run_dir: Path, database: Path, attempt: int) -> tuple[int, float]:
         spec = RunSpec.read(run_dir)

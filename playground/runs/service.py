@@ -26,8 +26,8 @@ from playground.runs.runner import Workers
 from playground.runs.supervisor import Supervisor
 from playground.settings import Settings
 from playground.training import processes
-from playground.training.checkpoint import marked_step
 from playground.training.failure import DISK, disk_words, reason_of
+from playground.training.run_files import marked_step
 from playground.training.spec import RunSpec
 from playground.workspace.examples import DataService
 from playground.workspace.quota import Quota

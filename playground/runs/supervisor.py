@@ -27,8 +27,8 @@ from playground.runs.progress import Ending, Event, Pulse, RunLog, ending_of
 from playground.runs.runner import Workers
 from playground.settings import Settings
 from playground.training import processes
-from playground.training.checkpoint import find_published, keep_checkpoint, marked_step
 from playground.training.failure import DISK, MEMORY, disk_words, reason_of
+from playground.training.run_files import find_published, keep_checkpoint, marked_step, read_disk_full_event
 from playground.training.spec import RunSpec
 
 KILL_AFTER_S = 10.0
@@ -284,7 +284,7 @@ class Supervisor:
             if row.state not in ("RUNNING", "STOPPING"):
                 self._release(row.run)
                 return
-            last = followed.log.refresh().last_of(row.attempt) or processes.read_disk_full_event(run_dir, row.attempt)
+            last = followed.log.refresh().last_of(row.attempt) or read_disk_full_event(run_dir, row.attempt)
             code, log = processes.exit_code(row.pid), processes.attempt_log(run_dir)
             ending = ending_of(row, last, followed.killed_for, code, log)
             if ending.state != "DONE" and (made := find_published(run_dir)) is not None:

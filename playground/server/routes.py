@@ -24,7 +24,7 @@ from playground.chat.batching import Written
 from playground.chat.compare import all_replies, side_from
 from playground.chat.replay import Saved
 from playground.engine.request import Sampling
-from playground.library.card import AdapterCard
+from playground.library.adapters import AdapterCard
 from playground.models.bases import BASE
 from playground.server.access import TooLargeError, from_here, read_body, refusal, shows
 from playground.server.chat_format import ChatRequest, Chunks, read_chat, whole

@@ -1,4 +1,5 @@
-"""A base loaded for training with the method's adapter over it, and PEFT's models as training needs them.
+"""A base loaded for training with the method's adapter over it, PEFT's models as training needs them, and the memory of
+this process.
 
 What PEFT leaves open for methods with virtual tokens (0.21):
 1. A prompt before left-padded rows loses its positions; here every row is what it would be alone.
@@ -13,6 +14,8 @@ What PEFT leaves open for methods with virtual tokens (0.21):
 from __future__ import annotations
 
 import contextlib
+import resource
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +31,7 @@ from playground.gpu.device import computes_bf16
 from playground.methods import register_with_peft
 from playground.methods.full import moving
 from playground.methods.method import NO_OPTIONS, Method, Options
-from playground.training.checkpoint import STATE
+from playground.training.run_files import STATE
 
 LOCAL: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True, "use_safetensors": True}
 
@@ -318,3 +321,38 @@ def weights_of(model: Any) -> tuple[int, int]:
     weights = list(model.parameters())
     trained = sum(p.numel() // (2 if getattr(p, "half_fixed", False) else 1) for p in weights if p.requires_grad)
     return trained, sum((getattr(p, "quant_state", None) or p).shape.numel() for p in weights)
+
+
+def limit_memory(limit_bytes: int) -> None:
+    """Let the system, or CUDA, refuse what goes past a run's own limit: that one run fails and nothing else does.
+    Call it when the libraries are loaded: they reserve a lot that they never use, and that must not count. Raises
+    MemoryError when they alone are past the limit."""
+    if not limit_bytes:
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / torch.cuda.mem_get_info()[1]))
+        return
+    there, reserved = own_bytes("VmRSS") or 0, own_bytes("VmData") or 0
+    if there >= limit_bytes:
+        raise MemoryError(f"{there} bytes are in use before training begins; the limit is {limit_bytes}")
+    room = reserved + limit_bytes - there
+    resource.setrlimit(resource.RLIMIT_DATA, (room, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+
+
+def peak_memory_bytes() -> int:
+    """This process's peak so far: on CUDA what its allocator held, elsewhere the resident set."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_reserved())
+    if (held := own_bytes("VmHWM")) is not None:  # ru_maxrss would begin at what the process that started this one held
+        return held
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def own_bytes(name: str) -> int | None:
+    """A figure of Linux about this process, such as VmRSS; None elsewhere."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+    except (OSError, StopIteration, ValueError):
+        return None

@@ -1,37 +1,26 @@
-"""A worker's process as both sides see it: start, recognise (pid and start time) and stop it, its lock and record,
-its heartbeat, its events, and what memory it takes.
+"""A worker's process as both sides see it: start, recognise (pid and start time) and stop it, its lock and record, and
+its heartbeat.
 
 Before it does anything a worker locks the run's folder and writes its pid into the record of runs: one that begins is
 in the record, whatever became of the process that started it. The lock is freed with its holder.
-
-Events are one JSON object a line of ``events.jsonl``, written by the worker alone. Kinds: ``started`` (pid, attempt,
-step), ``state`` (message), ``plan`` (rows, weights), ``step`` (step, loss, lr, grad_norm, tokens_per_s, seconds_left,
-memory_bytes: the peak so far, figures: the objective's own by name), ``eval`` (step, loss, figures), ``sample`` (step,
-index of the held-out prompt, prompt, text), ``saved`` (step), ``stopped`` (step, best_step, message: the run got no
-better), and one last ``done``, ``failed`` or ``cancelled``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 import os
-import resource
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import psutil
 from filelock import FileLock, Timeout
 
-from playground.errors import CancelledError
 from playground.settings import PASSED, PROJECT_ROOT
+from playground.training.run_files import DISK_FULL_FILE
 
 LOG = "worker.log"
 ATTEMPT = "-- attempt"  # begins the line between two workers of one run in their common log
@@ -50,21 +39,12 @@ WAIT_S = 3.0
 HEARTBEAT = "heartbeat"
 BEAT_S = 2.0
 NOT_WANTED = 4  # exit code of a worker that is not wanted any more
-DISK_FULL_FILE = "last_word.json"
-RESERVED_BYTES = 4096
-EVENTS = "events.jsonl"
-LAST = ("done", "failed", "cancelled")
-POINTS = 24  # so many points of either loss an adapter's record keeps; the first and the last always
-MESSAGE_MAX = 1200  # characters; four bytes each at most, so that it always fits
 
 tokens_per_s: float | None = None
 """How fast training is before any run has been measured; None = as the estimate knows it for two CPU cores."""
+longest_s: float | None = None
+"""How long a run may take here; None = as long as it takes."""
 _children: dict[int, subprocess.Popen[bytes]] = {}
-
-
-def refused(seconds: float) -> str:
-    """Why a run of this length cannot be started, or "": here it may take as long as it takes."""
-    return ""
 
 
 def worker_environment(env: Mapping[str, str], *, low_memory: bool = False) -> dict[str, str]:
@@ -195,118 +175,4 @@ def last_beat(run_dir: Path) -> int | None:
     try:
         return (run_dir / HEARTBEAT).stat().st_mtime_ns
     except OSError:
-        return None
-
-
-class EventWriter:
-    """Appends events; each is one write to the file, so a killed worker loses none that it wrote.
-    stop: asked after every step; where it says so, that step raises CancelledError."""
-
-    def __init__(self, run_dir: Path, stop: Callable[[], bool] = lambda: False) -> None:
-        """Raises OSError."""
-        self._stop = stop
-        path = run_dir / EVENTS
-        self._torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-
-    def close(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-        self._file = -1
-
-    def write(self, kind: str, **values: Any) -> None:
-        """Numbers that are not finite become null. Raises OSError when the disk is full; the next event then closes
-        what was torn."""
-        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-        record = {"event": kind, "time_s": round(time.time(), 3)} | finite
-        left = (json.dumps(record, ensure_ascii=False) + "\n").encode()
-        if self._torn:  # a killed worker's last line, or our own: close it, so that this one stays whole
-            left = b"\n" + left
-        while left:
-            self._torn = True
-            left = left[os.write(self._file, left) :]
-        self._torn = False
-        if kind == "step" and self._stop():
-            raise CancelledError("The run was cancelled.")
-
-
-class EventReader:
-    """Reads what has come since the last call; a half-written last line waits for its end."""
-
-    def __init__(self, run_dir: Path) -> None:
-        self._path = run_dir / EVENTS
-        self._offset = 0
-
-    def read(self) -> list[dict[str, Any]]:
-        try:
-            with self._path.open("rb") as handle:
-                handle.seek(self._offset)
-                block = handle.read()
-        except FileNotFoundError:
-            return []
-        whole = block[: block.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        events = []
-        for line in whole.splitlines():
-            with contextlib.suppress(ValueError):  # a line torn by a kill, closed by the resumed worker's first line
-                events.append(json.loads(line))
-        return events
-
-
-def curve_of(run_dir: Path) -> dict[str, list[list[float]]]:
-    """``{"training": [[step, loss], ...], "held_out": [...]}``, over all attempts; {} before any measurement."""
-    found: dict[str, dict[int, float]] = {"training": {}, "held_out": {}}
-    for event in EventReader(run_dir).read():
-        name = {"step": "training", "eval": "held_out"}.get(event.get("event", ""))
-        if name and event.get("loss") is not None:
-            found[name][event["step"]] = round(event["loss"], 4)
-    curves = {name: [[*point] for point in sorted(points.items())] for name, points in found.items() if points}
-    for name, points in curves.items():
-        if len(points) > POINTS:
-            curves[name] = [points[round(place * (len(points) - 1) / (POINTS - 1))] for place in range(POINTS)]
-    return curves
-
-
-def reserve_disk_full_event(run_dir: Path) -> None:
-    """Take the space for a worker's last event. Raises OSError when there is none."""
-    with (run_dir / DISK_FULL_FILE).open("wb") as handle:
-        handle.write(b" " * RESERVED_BYTES)
-        handle.flush()
-        os.fsync(handle.fileno())
-
-
-def write_disk_full_event(run_dir: Path, *, message: str = "", **event: object) -> None:
-    """Overwrite the reserved space in place; nothing is allocated. Raises OSError."""
-    text = json.dumps(event | {"message": message[:MESSAGE_MAX]}, ensure_ascii=False).encode()
-    with (run_dir / DISK_FULL_FILE).open("r+b") as handle:
-        handle.write(text[:RESERVED_BYTES].ljust(RESERVED_BYTES))
-
-
-def read_disk_full_event(run_dir: Path, attempt: int) -> dict[str, Any] | None:
-    """The last event that the worker of this attempt wrote there, None if it had no need to."""
-    try:
-        event = json.loads((run_dir / DISK_FULL_FILE).read_bytes().strip() or b"null")
-    except (OSError, ValueError):
-        return None
-    return event if isinstance(event, dict) and event.get("attempt") == attempt else None
-
-
-def peak_memory_bytes() -> int:
-    """This process's peak so far: on CUDA what its allocator held, elsewhere the resident set."""
-    import torch
-
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_reserved())
-    if (held := own_bytes("VmHWM")) is not None:  # ru_maxrss would begin at what the process that started this one held
-        return held
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def own_bytes(name: str) -> int | None:
-    """A figure of Linux about this process, such as VmRSS; None elsewhere."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
-    except (OSError, StopIteration, ValueError):
         return None

@@ -23,10 +23,19 @@ from playground.data.split import MOST_HASHED, hashes_of, part, split
 from playground.errors import InputError, RunFailedError
 from playground.library.card import read_run, united
 from playground.methods import get_method
-from playground.training.checkpoint import best, drop_torn, mark_complete, prune, score_of, set_score, step_of
-from playground.training.model import optimiser_name
+from playground.training.model import optimiser_name, peak_memory_bytes
 from playground.training.objectives import Marked, Objective, Pair, Row, Sample, Setup
-from playground.training.processes import EventReader, EventWriter, peak_memory_bytes
+from playground.training.run_files import (
+    EventReader,
+    EventWriter,
+    best,
+    drop_torn,
+    mark_complete,
+    prune,
+    score_of,
+    set_score,
+    step_of,
+)
 from playground.training.spec import OBJECTIVES, RunSpec, rows_a_step
 
 EVAL_ROWS = 16  # validation rows that are scored at every checkpoint: enough for a curve, cheap enough for two cores

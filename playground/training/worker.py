@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import resource
 import signal
 import sys
 import time
@@ -20,12 +19,21 @@ import torch
 
 from playground.db import DatabaseError, enter_run, works_on
 from playground.errors import CancelledError, RunFailedError
-from playground.gpu.device import Lanes, use_share
+from playground.gpu.manager import Lanes, use_share
 from playground.library.files import write_json
 from playground.training import processes
-from playground.training.checkpoint import LEARNED, best, drop_torn, marked_step, publish
 from playground.training.failure import DISK, explain
-from playground.training.processes import EventWriter, curve_of
+from playground.training.run_files import (
+    LEARNED,
+    EventWriter,
+    best,
+    curve_of,
+    drop_torn,
+    marked_step,
+    publish,
+    reserve_disk_full_event,
+    write_disk_full_event,
+)
 from playground.training.spec import RunSpec
 
 NOT_MINE = 3  # exit code of a worker that came too late: the run was cancelled, or another worker has it
@@ -74,7 +82,7 @@ def run(run_dir: Path, attempt: int = 0, stop: Callable[[], bool] = lambda: Fals
     spec: RunSpec | None = None
     started = time.monotonic()
     try:
-        processes.reserve_disk_full_event(run_dir)
+        reserve_disk_full_event(run_dir)
         events = EventWriter(run_dir, stop)
         events.write("started", pid=os.getpid(), attempt=attempt, step=marked_step(run_dir))
         spec = RunSpec.read(run_dir)
@@ -104,23 +112,7 @@ def _last(run_dir: Path, events: EventWriter | None, kind: str, **values: Any) -
             events.write(kind, **values)
             return
     with contextlib.suppress(OSError):
-        processes.write_disk_full_event(run_dir, event=kind, **values)
-
-
-def _limit_memory(limit_bytes: int) -> None:
-    """Let the system, or CUDA, refuse what goes past a run's own limit: that one run fails and nothing else does.
-    Call it when the libraries are loaded: they reserve a lot that they never use, and that must not count. Raises
-    MemoryError when they alone are past the limit."""
-    if not limit_bytes:
-        return
-    if torch.cuda.is_available():
-        torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / torch.cuda.mem_get_info()[1]))
-        return
-    there, reserved = processes.own_bytes("VmRSS") or 0, processes.own_bytes("VmData") or 0
-    if there >= limit_bytes:
-        raise MemoryError(f"{there} bytes are in use before training begins; the limit is {limit_bytes}")
-    room = reserved + limit_bytes - there
-    resource.setrlimit(resource.RLIMIT_DATA, (room, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+        write_disk_full_event(run_dir, event=kind, **values)
 
 
 def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float, lanes: Lanes | None) -> dict[str, Any]:
@@ -134,12 +126,12 @@ def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float, la
     checked = check_file(Path(spec.file), spec.mapping or None, limit_bytes=spec.limit_bytes)
 
     from playground.data.render import load_tokenizer
-    from playground.training.model import weights_of
+    from playground.training.model import limit_memory, peak_memory_bytes, weights_of
     from playground.training.objectives import Setup, get_objective
     from playground.training.trainer import arguments_of, prepare, take_best, train
 
     objective = get_objective(spec.objective)
-    _limit_memory(spec.limit_memory_bytes)
+    limit_memory(spec.limit_memory_bytes)
     tokenizer = load_tokenizer(Path(spec.base_path))
     data = prepare(spec, checked, tokenizer)
     write_json(run_dir / LEARNED, data.learned)
@@ -161,7 +153,7 @@ def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float, la
     kept = take_best(measured, run_dir)
     if "ref" in getattr(model, "peft_config", {}):
         model.delete_adapter("ref")  # TRL's reference, a copy of what the run began with
-    good, peak, planned = best(run_dir), processes.peak_memory_bytes(), spec.estimated_memory_bytes
+    good, peak, planned = best(run_dir), peak_memory_bytes(), spec.estimated_memory_bytes
     summary: dict[str, Any] = {
         "objective": spec.objective,
         **used,

@@ -12,7 +12,7 @@ import gradio as gr
 from gradio.blocks import Block
 from gradio.themes.utils import colors, fonts, sizes
 
-from playground.library.card import AdapterCard
+from playground.library.adapters import AdapterCard
 from playground.models.adapters import AdapterRow
 from playground.report import report
 from playground.runs.progress import RunView

@@ -16,7 +16,7 @@ from playground.chat.compare import Reply, Turn
 from playground.evaluation import checks
 from playground.evaluation.comparison import money
 from playground.evaluation.cost import Prices
-from playground.library.card import AdapterCard
+from playground.library.adapters import AdapterCard
 from playground.methods import all_methods
 from playground.models.bases import PREFIX as BASE_PREFIX
 from playground.models.endpoints import PREFIX

@@ -23,7 +23,7 @@ from playground.evaluation.forgetting import Forgetting, questions, refusals
 from playground.evaluation.form import REFERENCES
 from playground.evaluation.verdict import TIMED, Answered
 from playground.jobs import Job
-from playground.library.card import AdapterCard
+from playground.library.adapters import AdapterCard
 from playground.models.adapters import AdapterService
 from playground.models.bases import BaseService
 from playground.models.endpoints import Endpoint

@@ -20,7 +20,7 @@ from playground.errors import InputError
 from playground.evaluation.criterion import is_blank, mark_key
 from playground.evaluation.verdict import Answered
 from playground.evaluation.votes import RUBRIC, Agreed, Messages, agreed, parse_yes, rubric
-from playground.library.card import AdapterCard
+from playground.library.adapters import AdapterCard
 from playground.models.adapters import AdapterService
 from playground.models.bases import BaseService
 from playground.models.endpoints import Endpoint

@@ -12,11 +12,10 @@ from playground.engine.request import ROOM, Sampling, Score, ScoreRow
 from playground.engine.request import TOGETHER as SCORED_TOGETHER
 from playground.errors import RunFailedError
 from playground.evaluation.forgetting import REPLY_TOKENS, Forgetting, harder, lost, marks, material
-from playground.gpu.manager import DeviceManager
-from playground.library.card import AdapterCard
+from playground.gpu.manager import DeviceManager, retried
+from playground.library.adapters import AdapterCard
 from playground.models.adapters import Residents
-from playground.models.bases import BaseService
-from playground.models.memory import kv_bytes_per_token, retried
+from playground.models.bases import BaseService, kv_bytes_per_token
 
 LOGIT_BYTES = 128_000_000  # about what the distributions that are held at once take, beside the rows' KV cache
 LONGEST = 131_072  # tokens of a row, where nothing is to be cut: the engine says what does not fit

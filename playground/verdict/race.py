@@ -22,7 +22,7 @@ from playground.engine.request import Sampling
 from playground.errors import CancelledError, InputError, NotFoundError, PlaygroundError
 from playground.evaluation.checks import parse_check
 from playground.jobs import Job, Jobs
-from playground.library.card import AdapterCard
+from playground.library.adapters import AdapterCard
 from playground.models.adapters import AdapterService
 from playground.models.bases import BaseService
 from playground.runs.progress import RunView

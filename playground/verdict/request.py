@@ -25,7 +25,8 @@ from playground.evaluation.criterion import Criterion, is_blank, judges_in, mark
 from playground.evaluation.decision import MOST_LEAKED, Rung, Terms, confidence_sequence
 from playground.evaluation.inferred_checks import looks_like
 from playground.evaluation.verdict import Answered, Judged, SideFacts, conclude
-from playground.library.card import AdapterCard, read_run, united
+from playground.library.adapters import AdapterCard
+from playground.library.card import read_run, united
 from playground.library.files import sha256_of
 from playground.models.bases import BaseService
 from playground.training.spec import RunSettings, settings_of

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from playground.db import RunStore
 from playground.errors import InputError
-from playground.library.adapters import AdapterLibrary
-from playground.library.card import AdapterCard
+from playground.library.adapters import AdapterCard, AdapterLibrary
 from playground.settings import Settings
 
 

@@ -12,7 +12,8 @@ from types import SimpleNamespace
 import pytest
 import torch  # before anything is replaced  # noqa: F401
 
-from playground.gpu.device import LINGER_S, LOOK_S, CpuDevice, Lanes, NvidiaDevice, find_device, usable_cores
+from playground.gpu.device import CpuDevice, NvidiaDevice, find_device, usable_cores
+from playground.gpu.manager import LINGER_S, LOOK_S, Lanes
 from playground.settings import PROJECT_ROOT
 from tests.refused import refused
 
@@ -82,7 +83,7 @@ def test_where_the_driver_cannot_be_asked_torch_is(installed, cuda, management, 
 
 
 HOLDER = """
-import sys; from pathlib import Path; from playground.gpu.device import Lanes
+import sys; from pathlib import Path; from playground.gpu.manager import Lanes
 lanes = Lanes(Path(sys.argv[1])); lanes.enter('chat'); print('in', flush=True); input()
 """
 

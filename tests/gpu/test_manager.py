@@ -11,8 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from playground.errors import BusyError, CancelledError, OutOfMemoryError
-from playground.gpu.device import LINGER_S, Lanes
-from playground.gpu.manager import QUEUE_LIMIT, DeviceManager
+from playground.gpu.manager import LINGER_S, QUEUE_LIMIT, DeviceManager, Lanes
 from playground.gpu.policy import CAPACITY, PATIENCE, READY
 from tests.refused import refused
 

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from playground.library.card import read_card, write_model_card
+from playground.library.adapters import read_card
+from playground.library.card import write_model_card
 from playground.methods import method_of
 
 from .conftest import a_run, adapter, base_tensors, cases, header, lora_config, refused, safetensors, sharded_base

@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 
 from playground.errors import InputError
-from playground.library.card import read_card
+from playground.library.adapters import read_card
 from playground.library.exporting import blend, merge, run
 from playground.library.gguf_file import check_gguf, write_gguf
 

@@ -22,8 +22,7 @@ from playground.evaluation.checks import parse_check
 from playground.evaluation.verdict import Answered, SideFacts, conclude
 from playground.services import build_services
 from playground.settings import Settings
-from playground.training.checkpoint import mark_complete
-from playground.training.processes import EventWriter
+from playground.training.run_files import EventWriter, mark_complete
 from playground.verdict.files import DONE, row_of
 from playground.verdict.request import VerdictRequest
 from playground.verdict.service import VerdictService

@@ -21,7 +21,7 @@ from playground.engine.request import SEED_MAX, Sampling
 from playground.errors import NotFoundError, RunFailedError
 from playground.gpu.policy import CAPACITY
 from playground.library.files import file_fingerprint
-from playground.models.memory import kv_bytes_per_token
+from playground.models.bases import kv_bytes_per_token
 from playground.runs.service import TrainRequest
 from playground.services import Services, build_services
 from tests.engine.models import edited, load_base, poison, said_by, save_adapter, with_adapter

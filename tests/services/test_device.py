@@ -18,11 +18,10 @@ from playground.data.example import Message
 from playground.engine.request import TOGETHER, Row, RowState, Sampling
 from playground.errors import BusyError, OutOfMemoryError
 from playground.evaluation.forgetting import material
-from playground.gpu import device
-from playground.gpu.device import CpuDevice, Lanes, usable_cores
-from playground.gpu.manager import DeviceManager
+from playground.gpu import manager as managing
+from playground.gpu.device import CpuDevice, usable_cores
+from playground.gpu.manager import DeviceManager, Lanes, retried
 from playground.gpu.policy import threads_of
-from playground.models.memory import retried
 from playground.runs.service import TrainRequest
 from playground.services import Services, build_services
 from playground.verdict.losses import ToScore
@@ -147,10 +146,10 @@ def one_thread_a_core(settings):
     settings.home.mkdir()
     own = torch.get_num_threads()
     torch.set_num_threads(ALL)
-    device.own_threads.cache_clear()
+    managing.own_threads.cache_clear()
     yield
     torch.set_num_threads(own)
-    device.own_threads.cache_clear()
+    managing.own_threads.cache_clear()
 
 
 def threads_while_answering(services: Services) -> tuple[int, int]:

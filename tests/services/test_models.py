@@ -19,9 +19,8 @@ from playground.library import bases
 from playground.library.bases import kind_of, resolve
 from playground.library.files import file_fingerprint, sha256_of
 from playground.models.adapters import Residents
-from playground.models.bases import BaseService, load_engine
-from playground.models.catalogue import known_bases, next_larger, offers
-from playground.models.memory import LOADED_FACTOR, loaded_bytes
+from playground.models.bases import BaseService, load_engine, loaded_bytes
+from playground.models.catalogue import LOADED_FACTOR, known_bases, next_larger, offers
 from playground.services import build_services
 from playground.settings import Settings
 from tests.library.conftest import adapter, base_shapes

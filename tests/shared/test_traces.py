@@ -11,7 +11,7 @@ from playground.errors import NotFoundError
 from playground.library.files import private_folder
 from playground.services import build_services
 from playground.settings import Settings
-from playground.training.checkpoint import keep_checkpoint, mark_complete
+from playground.training.run_files import keep_checkpoint, mark_complete
 from playground.ui import sidebar
 from playground.ui.wiring import Visitor, visitor
 from playground.verdict.race_store import RUNNING, Entry, Race, RaceRequest

@@ -8,7 +8,7 @@ import pytest
 from playground.data.check import check_file
 from playground.runs.service import TrainRequest
 from playground.settings import PROJECT_ROOT, Settings
-from playground.training.processes import EventReader
+from playground.training.run_files import EventReader
 from tests.services.conftest import services
 from tests.soak.torture import record
 

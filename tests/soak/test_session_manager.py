@@ -22,8 +22,7 @@ import pytest
 from playground.db import ENDED
 from playground.services import build_services
 from playground.settings import Settings
-from playground.training.checkpoint import newest_complete, step_of
-from playground.training.processes import EventReader
+from playground.training.run_files import EventReader, newest_complete, step_of
 from tests.services.conftest import make_lora, put_rows, services, supervised
 from tests.soak import torture
 from tests.soak.torture import SAVE_STEPS, STEPS, clock, request, wait_for, wait_state, workers

@@ -19,7 +19,7 @@ from playground.chat.compare import Side
 from playground.engine.request import AdapterFile, Row, Sampling
 from playground.runs.service import TrainRequest
 from playground.settings import PROJECT_ROOT
-from playground.training.checkpoint import MARKER
+from playground.training.run_files import MARKER
 from tests.services.conftest import last
 
 PATIENCE_S = 180.0

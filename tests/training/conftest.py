@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from playground.training import worker
-from playground.training.processes import EventReader
+from playground.training.run_files import EventReader
 from playground.training.spec import RunSpec
 
 PLAIN = RunSpec(

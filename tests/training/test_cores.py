@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from playground.gpu import device
-from playground.gpu.device import LINGER_S, Lanes
+from playground.gpu import manager
+from playground.gpu.manager import LINGER_S, Lanes
 from playground.training import worker
-from playground.training.processes import EventReader
+from playground.training.run_files import EventReader
 
 
 class Small(torch.nn.Embedding):
@@ -26,10 +26,10 @@ def four_threads():
     """As if torch used four by itself."""
     own = torch.get_num_threads()
     torch.set_num_threads(4)
-    device.own_threads.cache_clear()
+    manager.own_threads.cache_clear()
     yield
     torch.set_num_threads(own)
-    device.own_threads.cache_clear()
+    manager.own_threads.cache_clear()
 
 
 def test_every_forward_pass_takes_up_what_the_share_is_then(tmp_path):

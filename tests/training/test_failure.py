@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from playground.errors import InputError, RunFailedError
 from playground.training.failure import DISK, MEMORY, OTHER, estimated, explain, oom_advice, reason_of, smallest_bytes
-from playground.training.processes import own_bytes
+from playground.training.model import own_bytes
 from tests.training.conftest import PLAIN
 
 SHAPES = {

@@ -15,9 +15,9 @@ from playground.library.bases import BaseShapes
 from playground.library.safety import check_folder
 from playground.methods import all_methods, get_method
 from playground.methods.method import Options
-from playground.training.checkpoint import STATE
 from playground.training.model import load_for_training, weights_of
 from playground.training.objectives import AnswerCollator, TextBlockCollator, answer_loss, generate, padded
+from playground.training.run_files import STATE
 from playground.training.spec import needs
 from tests.training.conftest import moved
 

@@ -1,7 +1,7 @@
 """What a run's folder holds: the event log, and checkpoints that are complete or ignored."""
 
-from playground.training import checkpoint as kept
-from playground.training.processes import EVENTS, POINTS, EventReader, EventWriter, curve_of
+from playground.training import run_files as kept
+from playground.training.run_files import EVENTS, POINTS, EventReader, EventWriter, curve_of
 
 WEIGHTS = "adapter_model.safetensors"
 

@@ -19,9 +19,9 @@ from playground.errors import RunFailedError
 from playground.library.bases import BaseShapes
 from playground.library.safety import check_folder
 from playground.methods import get_method
-from playground.training.checkpoint import STATE, newest_complete
 from playground.training.model import load_for_training
 from playground.training.objectives import AnswerCollator, Setup, get_objective, mean_loss
+from playground.training.run_files import STATE, newest_complete
 from playground.training.spec import OBJECTIVES
 from playground.training.trainer import arguments_of, prepare
 from tests.refused import refused

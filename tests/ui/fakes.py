@@ -18,7 +18,7 @@ from playground.data.render import Token, TokenPreview
 from playground.data.split import Parts, split
 from playground.data.token_counts import TokenReport
 from playground.errors import AdapterError, InputError, NotFoundError
-from playground.library.card import AdapterCard
+from playground.library.adapters import AdapterCard
 from playground.methods import all_methods
 from playground.models.adapters import AdapterRow, Switch
 from playground.models.bases import BaseChoice, BaseState

@@ -6,7 +6,7 @@ import pytest
 
 from playground.chat.compare import Reply
 from playground.chat.demo import DemoRow, DemoState, DemoStep
-from playground.library.card import read_card
+from playground.library.adapters import read_card
 from playground.models.adapters import AdapterRow
 from playground.report import charts
 from playground.report.safe_html import safe_html

@@ -25,8 +25,7 @@ from playground.data.render import Packed, Rendered, end_ids
 from playground.gpu.device import find_device
 from playground.methods.method import Method
 from playground.training.fused import fits, packed_loss
-from playground.training.model import evaluating, load_for_training
-from playground.training.processes import own_bytes
+from playground.training.model import evaluating, load_for_training, own_bytes
 from playground.training.spec import RunSpec
 
 Collator = Callable[[Sequence[Any]], dict[str, Any]]

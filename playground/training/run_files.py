@@ -1,4 +1,11 @@
-"""Checkpoints of a run, and the adapter that a finished run or a kept checkpoint becomes. Needs no torch.
+"""What a run leaves in its folder: events, checkpoints, and the adapter that a finished run or a kept checkpoint
+becomes. Needs no torch.
+
+Events are one JSON object a line of ``events.jsonl``, written by the worker alone. Kinds: ``started`` (pid, attempt,
+step), ``state`` (message), ``plan`` (rows, weights), ``step`` (step, loss, lr, grad_norm, tokens_per_s, seconds_left,
+memory_bytes: the peak so far, figures: the objective's own by name), ``eval`` (step, loss, figures), ``sample`` (step,
+index of the held-out prompt, prompt, text), ``saved`` (step), ``stopped`` (step, best_step, message: the run got no
+better), and one last ``done``, ``failed`` or ``cancelled``.
 
 A checkpoint is complete or ignored: a marker with every file's size and SHA-256 is written last, atomically. Two stay:
 the newest, to go on from, and the best by held-out loss. An older one goes only once a newer one is complete.
@@ -8,21 +15,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from playground.errors import InputError
+from playground.errors import CancelledError, InputError
 from playground.library.adapters import AdapterLibrary
 from playground.library.card import CONFIG, tidied
 from playground.library.files import write_json
 from playground.methods import get_method
-from playground.training.processes import curve_of
 from playground.training.spec import RunSpec
 
 MARKER = "complete.json"
@@ -36,6 +43,106 @@ PRIVATE = (
     *("limit_bytes", "limit_memory_bytes", "disk_bytes", "estimated_seconds", "rows", "tokens_p95", "answer_max"),
 )
 """What an adapter's run.json does not repeat: paths on this machine, and what only the plan was made from."""
+
+EVENTS = "events.jsonl"
+LAST = ("done", "failed", "cancelled")
+POINTS = 24  # so many points of either loss an adapter's record keeps; the first and the last always
+MESSAGE_MAX = 1200  # characters; four bytes each at most, so that it always fits
+DISK_FULL_FILE = "last_word.json"
+RESERVED_BYTES = 4096
+
+
+class EventWriter:
+    """Appends events; each is one write to the file, so a killed worker loses none that it wrote.
+    stop: asked after every step; where it says so, that step raises CancelledError."""
+
+    def __init__(self, run_dir: Path, stop: Callable[[], bool] = lambda: False) -> None:
+        """Raises OSError."""
+        self._stop = stop
+        path = run_dir / EVENTS
+        self._torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1
+
+    def write(self, kind: str, **values: Any) -> None:
+        """Numbers that are not finite become null. Raises OSError when the disk is full; the next event then closes
+        what was torn."""
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        record = {"event": kind, "time_s": round(time.time(), 3)} | finite
+        left = (json.dumps(record, ensure_ascii=False) + "\n").encode()
+        if self._torn:  # a killed worker's last line, or our own: close it, so that this one stays whole
+            left = b"\n" + left
+        while left:
+            self._torn = True
+            left = left[os.write(self._file, left) :]
+        self._torn = False
+        if kind == "step" and self._stop():
+            raise CancelledError("The run was cancelled.")
+
+
+class EventReader:
+    """Reads what has come since the last call; a half-written last line waits for its end."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._path = run_dir / EVENTS
+        self._offset = 0
+
+    def read(self) -> list[dict[str, Any]]:
+        try:
+            with self._path.open("rb") as handle:
+                handle.seek(self._offset)
+                block = handle.read()
+        except FileNotFoundError:
+            return []
+        whole = block[: block.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        events = []
+        for line in whole.splitlines():
+            with suppress(ValueError):  # a line torn by a kill, closed by the resumed worker's first line
+                events.append(json.loads(line))
+        return events
+
+
+def curve_of(run_dir: Path) -> dict[str, list[list[float]]]:
+    """``{"training": [[step, loss], ...], "held_out": [...]}``, over all attempts; {} before any measurement."""
+    found: dict[str, dict[int, float]] = {"training": {}, "held_out": {}}
+    for event in EventReader(run_dir).read():
+        name = {"step": "training", "eval": "held_out"}.get(event.get("event", ""))
+        if name and event.get("loss") is not None:
+            found[name][event["step"]] = round(event["loss"], 4)
+    curves = {name: [[*point] for point in sorted(points.items())] for name, points in found.items() if points}
+    for name, points in curves.items():
+        if len(points) > POINTS:
+            curves[name] = [points[round(place * (len(points) - 1) / (POINTS - 1))] for place in range(POINTS)]
+    return curves
+
+
+def reserve_disk_full_event(run_dir: Path) -> None:
+    """Take the space for a worker's last event. Raises OSError when there is none."""
+    with (run_dir / DISK_FULL_FILE).open("wb") as handle:
+        handle.write(b" " * RESERVED_BYTES)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def write_disk_full_event(run_dir: Path, *, message: str = "", **event: object) -> None:
+    """Overwrite the reserved space in place; nothing is allocated. Raises OSError."""
+    text = json.dumps(event | {"message": message[:MESSAGE_MAX]}, ensure_ascii=False).encode()
+    with (run_dir / DISK_FULL_FILE).open("r+b") as handle:
+        handle.write(text[:RESERVED_BYTES].ljust(RESERVED_BYTES))
+
+
+def read_disk_full_event(run_dir: Path, attempt: int) -> dict[str, Any] | None:
+    """The last event that the worker of this attempt wrote there, None if it had no need to."""
+    try:
+        event = json.loads((run_dir / DISK_FULL_FILE).read_bytes().strip() or b"null")
+    except (OSError, ValueError):
+        return None
+    return event if isinstance(event, dict) and event.get("attempt") == attempt else None
 
 
 def mark_complete(folder: Path) -> None:
