@@ -477,10 +477,10 @@ class CompareService:
         if not (side.shots or side.format == REFERENCES) or side.shots_from is None:
             return []
         file = Path(side.shots_from)
-        examples = self._data.check(file, owner=owner).examples
+        checked = self._data.check(file, owner=owner)
         if side.picked:
-            return picked_rows(side, examples)
-        return part(examples, self._data.split(file, examples, seed).train)
+            return picked_rows(side, checked.examples)
+        return part(checked.examples, self._data.split(file, checked.examples, seed, checked=checked).train)
 
 
 def all_replies(

@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
+from playground.data.records import READING
 from playground.errors import InputError
 from playground.evaluation.checks import kinds
 from playground.evaluation.criterion import kinds as criteria
@@ -61,6 +62,8 @@ def _add(parser: argparse._ActionsContainer, takes: dict[str, Any], shared: dict
             continue
         if isinstance(about, int | float):
             about = {"default": about, "type": type(about).__name__}
+        if about == "map":  # what takes a mapping can be told how to read the file, too
+            _add(parser, shared["reading"], shared)
         options: dict[str, Any] = dict(shared[about] if isinstance(about, str) else about)
         if "type" in options:
             options["type"] = {"int": int, "float": float}[options["type"]]
@@ -98,7 +101,7 @@ def request_of(options: argparse.Namespace, file: Path) -> TrainRequest:
         elif one.scale != 1:
             values[name] = _scaled(one, values[name])
     chosen = Options.of({name: getattr(options, name) for name in OPTIONS})
-    return TrainRequest(file, mapping=mapping_of(options.map), options=chosen, **values)
+    return TrainRequest(file, mapping=mapping_of(options), options=chosen, **values)
 
 
 def _scaled(one: Setting, value: float) -> int:
@@ -121,10 +124,10 @@ def weights_of(pairs: list[str]) -> dict[str, float]:
     return weights
 
 
-def mapping_of(pairs: list[str]) -> dict[str, str]:
-    """``["prompt=patient"]`` -> ``{"prompt": "patient"}``. Raises InputError."""
-    mapping = {}
-    for pair in pairs:
+def mapping_of(options: argparse.Namespace) -> dict[str, str]:
+    """``--map prompt=patient --sheet May`` -> ``{"prompt": "patient", "sheet": "May"}``. Raises InputError."""
+    mapping = {name: said for name in READING if (said := getattr(options, name))}
+    for pair in options.map:
         field, equals, column = pair.partition("=")
         if not equals or not field or not column:
             raise InputError(f"--map takes field=column, such as prompt=question; {pair!r} is not that.")

@@ -21,7 +21,7 @@ def bench(settings: Settings, options: Namespace) -> Outcome:
     file = existing(options.file, "bench takes a file of examples.")
     texts, shots = [(name, _text(name)) for name in options.prompt], _shots(options.shots)
     services = services_for(settings, options.base, [Side(options.model)])
-    mapping = mapping_of(options.map) or None
+    mapping = mapping_of(options) or None
     services.bench.rows(file, mapping=mapping, seed=options.seed)  # a wrong file is refused before anything is kept
     kept = {services.bench.keep(text, file).id: name for name, text in texts}
     shipped = services.data.shipped_with(file)
@@ -77,7 +77,7 @@ def search(settings: Settings, options: Namespace) -> Outcome:
     services = services_for(settings, options.base, [Side(options.model)])
     budget_s = None if options.budget is None else 60 * options.budget
     asked = {name: getattr(options, name) for name in ("max_tokens", "seed", "form_only")}
-    asked |= {"mapping": mapping_of(options.map) or None, "right": tuple(options.right)}
+    asked |= {"mapping": mapping_of(options) or None, "right": tuple(options.right)}
     asked |= {"proposer": services.endpoints.get(options.endpoint).name} if options.endpoint else {}
     if options.resume:
         id, before = services.search.newest(file)

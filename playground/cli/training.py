@@ -24,14 +24,14 @@ from playground.workspace.visitors import LOCAL
 def check(settings: Settings, options: Namespace) -> Outcome:
     services, progress = services_for(settings, options.base), Progress()
     file = fetched(services, options, progress)
-    checked = services.data.check(file, mapping_of(options.map), LOCAL, progress.share("Reading"))
+    checked = services.data.check(file, mapping_of(options), LOCAL, progress.share("Reading"))
     progress.end()
     services.bases.resolve(progress.base)
     progress.end()
     tokens = services.data.tokens(checked, options.max_tokens, on_progress=progress.share("Counting tokens"))
     progress.end()
     advice = services.data.advice(checked, tokens)
-    parts = services.data.split(file, checked.usable, TrainRequest(file).seed)
+    parts = services.data.split(file, checked.usable, TrainRequest(file).seed, checked=checked)
     found, words = as_json(checked, tokens, advice, parts.as_record()), as_text(checked, tokens, advice)
     if options.row is not None:
         row = services.data.row(checked, options.row, options.max_tokens)
@@ -44,9 +44,10 @@ def check(settings: Settings, options: Namespace) -> Outcome:
 def fetched(services: Services, options: Namespace, progress: Progress) -> Path:
     """The file or folder that is named; of a data set, its first rows as a file."""
     following = progress.share("Fetching the data set's first rows")
-    file, said = services.data.fetch(options.file, LOCAL, following, options.first)
+    file, said = services.data.fetch(options.file, LOCAL, following, options.first, options.split)
     progress.end()
     if said:
+        options.split = ""  # it is the only one in the file
         progress.say(said, always=True)
     return file
 
@@ -198,7 +199,7 @@ def race(settings: Settings, options: Namespace) -> Outcome:
     services, progress = services_for(settings, options.base), Progress()
     methods = tuple(name.strip() for name in options.methods.split(",") if name.strip())
     asked = {name: getattr(options, name) for name in SHARED}
-    request = RaceRequest(Path(options.file), methods=methods, mapping=mapping_of(options.map), **asked)
+    request = RaceRequest(Path(options.file), methods=methods, mapping=mapping_of(options), **asked)
     services.data.check(request.file, request.mapping, request.owner)  # a bad file is refused before a base is fetched
     services.bases.resolve(progress.base)
     progress.end()

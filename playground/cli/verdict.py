@@ -102,7 +102,7 @@ def _request(services: Services, options: Namespace, file: Path) -> VerdictReque
         checks=tuple(options.check),
         right=tuple(options.right),
         examples=source,
-        mapping=mapping_of(options.map) or None,
+        mapping=mapping_of(options) or None,
         questions=_questions(options.answers),
         prices=read_prices(Path(options.prices)) if options.prices else Prices(),
         losses=not options.no_losses,

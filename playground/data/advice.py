@@ -293,6 +293,14 @@ def _count(count: int, one: str, several: str) -> str:
     return f"{count:,} {one if count == 1 else several}"
 
 
+def splits_words(checked: Checked) -> str:
+    """A file's own splits, how many rows each has, and what becomes of them."""
+    each = (f"{name} ({'not read' if rows is None else f'{rows:,}'})" for name, rows in checked.splits.items())
+    parts = [part for part in ("test", "validation") if part in checked.held.values()]
+    kept = f" What is for {' and '.join(parts)} is never trained on." if parts else ""
+    return f"{', '.join(each)}.{kept}"
+
+
 _MAX_SHOWN = 10  # items of a section
 
 
@@ -315,6 +323,7 @@ def as_json(
         "tokens": {key: getattr(tokens, key) for key in ("min", "median", "p95", "max")} if tokens else None,
         "truncated": tokens.truncated if tokens else 0,
         "encoding": checked.encoding,
+        "splits": dict(checked.splits),
         "unused_columns": [{"column": one.column, "warning": one.warning} for one in checked.unused],
         "mapping": dict(checked.mapping),
         "confidence": round(checked.confidence, 3),
@@ -340,6 +349,7 @@ def as_text(checked: Checked, tokens: TokenReport | None = None, advice: Sequenc
     lines = [
         f"Format: {checked.format} ({mapping}); trains {checked.objective}.{sure}",
         *([f"Encoding: {checked.encoding}."] if checked.encoding not in ("", "utf-8") else []),
+        *([f"Splits of its own: {splits_words(checked)}"] if checked.splits else []),
         f"Rows: {checked.rows}, of them {checked.rows - len(bad)} good and {len(bad)} bad; "
         f"{len(warnings)} warnings, {checked.duplicates} duplicates.",
     ]

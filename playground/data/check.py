@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from playground.data.column_profile import first_won, is_nested, spelling, truth
+from playground.data.column_profile import NAMES, SPLIT, first_won, is_nested, listed, own_part, spelling, truth
 from playground.data.columns import Shape, detect
 from playground.data.example import (
     BadRow,
@@ -36,7 +36,20 @@ from playground.data.example import (
 )
 from playground.data.layouts import Usage, options_text, source_text
 from playground.data.markup import picture_in, read_markup, without_end
-from playground.data.records import KEEP_FEWER, Limits, Numbered, OnProgress, Progress, Records, Text, open_text
+from playground.data.records import (
+    AS_FOUND,
+    KEEP_FEWER,
+    Limits,
+    Numbered,
+    OnProgress,
+    Progress,
+    Reading,
+    Records,
+    Text,
+    open_text,
+    reading_of,
+    stream,
+)
 from playground.data.split import Repeats
 from playground.data.text_formats import parse_delimited, parse_json, parse_jsonl, parse_text
 from playground.data.workbook import parse_parquet, parse_xlsx
@@ -59,7 +72,9 @@ _POINTER = b"version https://git-lfs.github.com/spec/"
 READING = 0.5  # the share of a check's work that is reading; the rest is validating each row
 
 
-def read_records(path: Path, limit_bytes: int, on_progress: OnProgress | None = None) -> Records:
+def read_records(
+    path: Path, limit_bytes: int, on_progress: OnProgress | None = None, reading: Reading = AS_FOUND
+) -> Records:
     """Every record of a file of at most ``limit_bytes``; raises InputError when the file as a whole is of no use."""
     size = _file_size(path)
     kind, packed = _kind(path)
@@ -72,12 +87,16 @@ def read_records(path: Path, limit_bytes: int, on_progress: OnProgress | None = 
             what = f"{path.name} is a Git LFS pointer, not the data"
             raise InputError(f"{what}. Run git lfs pull where it was cloned, or download the file itself.")
     progress, limits = Progress(on_progress), Limits(path.name, limit_bytes)
+    if reading.sheet and kind != ".xlsx":
+        raise InputError(f"{path.name} is no workbook: it has no sheets. Leave the sheet out.")
+    if reading.encoding and kind in (".xlsx", ".parquet"):
+        raise InputError(f"{path.name} says itself how its text is encoded. Leave the encoding out.")
     if kind == ".xlsx":
-        records = parse_xlsx(path, limits)
+        records = parse_xlsx(path, limits, reading.sheet)
     elif kind == ".parquet":
         records = parse_parquet(path, limits, progress.part(0, 1))
     else:
-        text = open_text(path, packed, limits, progress.part(0, 0.2))
+        text = open_text(path, packed, limits, progress.part(0, 0.2), reading.encoding)
         if text.blank:
             raise InputError(f"{path.name} is empty: nothing but blank lines. {again}")
         records = replace(TEXT_READERS[kind](text, progress.part(0.2, 1)), encoding=text.encoding)
@@ -137,11 +156,55 @@ def _kind(path: Path) -> tuple[str, bool]:
 
 
 class Part(NamedTuple):
-    """One of the files with its records and its shape."""
+    """One of the files with its records and its shape. column: says which split each row is in. split: of all its rows,
+    "" = its own or none. splits: those that there are, where one was chosen."""
 
     name: str
     records: Records
     shape: Shape
+    column: str = ""
+    split: str = ""
+    splits: tuple[str, ...] = ()
+
+
+def _match(wanted: str, there: Iterable[str], what: str) -> str:
+    """The split that is meant: by its name, else by what it is for. Raises InputError."""
+    names = [*dict.fromkeys(there)]
+    same = [name for name in names if name.strip().casefold() == wanted.strip().casefold()]
+    same = same or [name for name in names if own_part(wanted) and own_part(name) == own_part(wanted)]
+    if len(same) == 1:
+        return same[0]
+    has = f"It has: {listed(names)}." if names else "It has no splits."
+    raise InputError(f"{what} has no split {wanted[:40]!r}. {has}")
+
+
+def _splits_of(paths: Sequence[Path]) -> dict[Path, str]:
+    """What each file of a folder is for, by its name; {} where these do not say that some are held back."""
+    named = {path: own_part(path.name.partition(".")[0]) for path in paths}
+    return {path: part or "train" for path, part in named.items()} if {"train"} < {*named.values()} - {""} else {}
+
+
+def _split_column(records: Records) -> str:
+    """The column that says which split each row is in, "" for none."""
+    for name in records.columns:
+        if spelling(name) in NAMES["splits"]:
+            parts = {own_part(str(value)) for row in records.sample if (value := row.get(name)) not in (None, "")}
+            if {"train"} < parts - {""} == parts:
+                return name
+    return ""
+
+
+def _chosen(name: str, records: Records, wanted: str, limits: Limits) -> tuple[Records, str, tuple[str, ...]]:
+    """The records of one split, the column that says so, and all splits. Raises InputError where there is none such."""
+    column = next((one for one in records.columns if spelling(one) in NAMES["splits"]), "")
+    there = dict.fromkeys(str(row.get(column)) for _, row in records.rows if isinstance(row, dict) and row.get(column))
+    split = _match(wanted, there, name)
+    only = stream(
+        lambda _: (one for one in records.rows if isinstance(one[1], Unusable) or str(one[1].get(column)) == split),
+        limits,
+        columns=records.columns,
+    )
+    return replace(records, rows=only.rows, sample=only.sample), column, tuple(there)
 
 
 def gather(path: Paths) -> list[Path]:
@@ -159,36 +222,60 @@ def gather(path: Paths) -> list[Path]:
 
 
 def read_parts(
-    paths: Sequence[Path], mapping: Mapping[str, str] | None, limit_bytes: int, progress: Progress
+    paths: Sequence[Path],
+    mapping: Mapping[str, str] | None,
+    limit_bytes: int,
+    progress: Progress,
+    reading: Reading = AS_FOUND,
 ) -> list[Part]:
     """Each file's records and shape; raises InputError where one is of no use, or they do not all train the same."""
+    own, splits = _splits_of(paths), tuple[str, ...]()
+    if own and reading.split:
+        splits, split = tuple(dict.fromkeys(own.values())), _match(reading.split, own.values(), "The folder")
+        own = {path: split for path in paths if own[path] == split}
+        paths, reading = [*own], replace(reading, split="")
     sizes = [_file_size(path) for path in paths]
     total = sum(sizes)
     if len(paths) > 1:
         _check_size(f"All {len(paths)} files together", total, limit_bytes)
     parts, done, share = [], 0, READING / max(1, total)
     for path, size in zip(paths, sizes, strict=True):
-        records = read_records(path, limit_bytes, progress.part(done * share, (done + size) * share))
+        records = read_records(path, limit_bytes, progress.part(done * share, (done + size) * share), reading)
         done += size
+        if reading.split:
+            records, column, splits = _chosen(path.name, records, reading.split, Limits(path.name, limit_bytes))
+        elif not all(map(own_part, records.splits)):
+            counts = Counter(row.get(SPLIT) for _, row in records.rows if isinstance(row, dict))
+            found = ", ".join(f"{name} ({count})" for name, count in counts.items())
+            what = f"{path.name} holds several lists of rows: {found}"
+            raise InputError(f"{what}. Choose one (on the command line: --split NAME).")
+        else:
+            column = "" if path in own else _split_column(records)
         if not records.sample:
             broken = [BadRow(number, row.reason, row.fix) for number, row in records.rows if isinstance(row, Unusable)]
             raise no_usable_rows(path.name, len(records.rows), broken)
         try:
-            parts.append(Part(path.name, records, detect(records, mapping)))
+            others = replace(records, columns=tuple(name for name in records.columns if name != column))
+            shape = detect(others, mapping)
+            parts.append(Part(path.name, records, shape, column, own.get(path, ""), splits))
         except InputError as error:
-            raise error if len(paths) == 1 else InputError(f"{path.name}: {error}") from None
+            note = f" It is {records.note}." if len(records.sheets) > 1 else ""
+            raise InputError(f"{error}{note}" if len(paths) == 1 else f"{path.name}: {error}{note}") from None
     if len({part.shape.objective for part in parts}) > 1:
         what = "; ".join(f"{part.name} trains {part.shape.objective} ({part.shape.format})" for part in parts)
         raise InputError(f"The files do not train the same: {what}. Give those together that do, or map their columns.")
     return parts
 
 
-def read_files(path: Paths, limit_bytes: int) -> Iterator[Numbered]:
+def read_files(path: Paths, limit_bytes: int, reading: Reading = AS_FOUND) -> Iterator[Numbered]:
     """Every record as it stands in the files, numbered on through all of them; of nested columns the entries alone."""
-    last = 0
-    for one in gather(path):
+    paths, last = gather(path), 0
+    if reading.split and (own := _splits_of(paths)):
+        split = _match(reading.split, own.values(), "The folder")
+        paths = [one for one in paths if own[one] == split]
+    for one in paths:
         offset = last
-        for number, record in read_records(one, limit_bytes).rows:
+        for number, record in read_records(one, limit_bytes, reading=reading).rows:
             last = offset + number
             if isinstance(record, dict):
                 record = {name: value for name, value in record.items() if not is_nested(value)}
@@ -215,18 +302,20 @@ def check_file(
 ) -> Checked:
     """What is in a file, several, or a folder, without a tokenizer; raises InputError where nothing is usable.
 
-    mapping: role -> column of every file, where the person knows better. limit_bytes: for all files together.
+    mapping: role -> column of every file, and what of ``Reading`` was chosen, where the person knows better.
+    limit_bytes: for all files together.
     """
     paths = gather(path)
     whole = Progress(progress)
-    checked = validate(read_parts(paths, mapping, limit_bytes, whole), whole)
+    reading, roles = reading_of(mapping)
+    checked = validate(read_parts(paths, roles, limit_bytes, whole, reading), whole, reading)
     if not checked.good:
         raise no_usable_rows(paths[0].name if len(paths) == 1 else "The files", checked.rows, checked.bad)
     whole.at(1)
     return checked
 
 
-def validate(parts: Sequence[Part], progress: Progress) -> Checked:
+def validate(parts: Sequence[Part], progress: Progress, reading: Reading = AS_FOUND) -> Checked:
     """Every record, numbered on through all files, as a row or a bad row; and the warnings, in the rows' order."""
     count = sum(len(part.records.rows) for part in parts)
     rows: list[Row] = []
@@ -234,6 +323,8 @@ def validate(parts: Sequence[Part], progress: Progress) -> Checked:
     warnings: list[RowWarning] = []
     files: list[FilePart] = []
     unused: dict[str, Unused] = {}
+    splits: dict[str, int | None] = {name: None for part in parts for name in part.splits}
+    held: dict[int, str] = {}
     repeats = Repeats()
     last = done = 0
     for part in parts:
@@ -241,6 +332,12 @@ def validate(parts: Sequence[Part], progress: Progress) -> Checked:
         usage = Usage(part.records.columns, shape.mapping)
         for own, record in part.records.rows:
             last, done = own + offset, done + 1
+            if part.split or part.column:
+                said = record.get(part.column) if isinstance(record, dict) else None
+                split = part.split or str(said or "train")
+                splits[split] = (splits.get(split) or 0) + 1
+                if not reading.split and (kind := own_part(split)) in ("validation", "test"):
+                    held[last] = kind
             if done % 256 == 0:
                 progress.at(READING + (1 - READING) * done / count)
             try:
@@ -265,7 +362,7 @@ def validate(parts: Sequence[Part], progress: Progress) -> Checked:
         if shape.objective == "sft" and "messages" not in shape.mapping:
             warnings += _odd_labels([row for row in rows[start:] if isinstance(row, Example)])
         files.append(FilePart(part.name, offset + 1, last - offset))
-        unused |= {one.column: one for one in usage.found()}
+        unused |= {one.column: one for one in usage.found() if one.column != part.column}
     again = [*repeats.warnings()]
     shapes = [part.shape for part in parts]
     sure = min(shapes, key=lambda shape: shape.confidence)
@@ -284,6 +381,11 @@ def validate(parts: Sequence[Part], progress: Progress) -> Checked:
         why=sure.why if len(parts) == 1 else "; ".join(f"{part.name}: {part.shape.why}" for part in parts),
         unused=tuple(unused.values()),
         encoding=" + ".join(dict.fromkeys(part.records.encoding for part in parts if part.records.encoding)),
+        reading=reading.said(),
+        sheet=" + ".join(dict.fromkeys(part.records.sheet for part in parts if part.records.sheet)),
+        sheets=tuple(dict.fromkeys(sheet for part in parts for sheet in part.records.sheets)),
+        splits=splits,
+        held=held,
         files=tuple(files) if len(parts) > 1 else (),
     )
 

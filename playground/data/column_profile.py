@@ -52,6 +52,18 @@ NAMES: dict[str, dict[str, int]] = {
 """Role -> how people name its column, by ``spelling`` -> its rank, 0 the likeliest."""
 
 
+SPLIT = "split"
+"""The column that says which split of an object each of its rows is in."""
+
+
+@lru_cache(maxsize=4096)
+def own_part(split: str) -> str:
+    """What a split is for, by the first or the last word of its name: train, validation, test, "" for others."""
+    words = re.split(r"[^a-z]+", split.casefold().replace("held-out", "heldout").replace("held_out", "heldout"))
+    parts = ("train", "validation", "test")
+    return next((part for word in (words[0], words[-1]) for part in parts if word in NAMES[part]), "")
+
+
 @lru_cache(maxsize=4096)
 def answer_kind(name: str) -> str:
     """The first role by which a column of answers goes: scored, structured, kinds or completions; "" for others."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from playground.data.advice import bad_rows
 from playground.data.check import read_files
 from playground.data.example import Checked, Example, Message, Passage, Preference, Row
+from playground.data.records import AS_FOUND, Reading
 from playground.data.token_counts import TokenReport
 
 
@@ -22,12 +23,12 @@ class Table(NamedTuple):
     rows: dict[int, list[str]]
 
 
-def table_of(path: Path, rows: Sequence[int], limit_bytes: int) -> Table:
+def table_of(path: Path, rows: Sequence[int], limit_bytes: int, reading: Reading = AS_FOUND) -> Table:
     """These rows of a file. Raises InputError."""
     wanted = set(rows)
     columns: dict[str, None] = {}
     found: dict[int, dict[str, Any]] = {}
-    for number, record in read_files(path, limit_bytes):
+    for number, record in read_files(path, limit_bytes, reading):
         cells = record if isinstance(record, dict) else {}
         columns |= dict.fromkeys(cells)
         if number in wanted:
@@ -36,9 +37,11 @@ def table_of(path: Path, rows: Sequence[int], limit_bytes: int) -> Table:
     return Table(tuple(columns), cells_of)
 
 
-def edited_lines(path: Path, changes: Mapping[int, Mapping[str, Any]], limit_bytes: int) -> Iterator[str]:
+def edited_lines(
+    path: Path, changes: Mapping[int, Mapping[str, Any]], limit_bytes: int, reading: Reading = AS_FOUND
+) -> Iterator[str]:
     """Every record as a line of JSON, with the changes. An unreadable one that is not changed is an empty object."""
-    for number, record in read_files(path, limit_bytes):
+    for number, record in read_files(path, limit_bytes, reading):
         edited = dict(record) if isinstance(record, dict) else {}
         for column, value in changes.get(number, {}).items():
             edited[column] = _value(value, edited.get(column))

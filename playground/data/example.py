@@ -176,6 +176,11 @@ class Checked:
     why: str = ""  # the evidence for it
     unused: tuple[Unused, ...] = ()  # columns, and keys inside them, that do not reach the examples
     encoding: str = ""  # the codec that the text was read with, "" of a kind that has none
+    reading: dict[str, str] = field(default_factory=dict)  # how the files were read as a person said, as in ``Reading``
+    sheet: str = ""  # of a workbook, the one that is read
+    sheets: tuple[str, ...] = ()  # and all that hold something
+    splits: dict[str, int | None] = field(default_factory=dict)  # its own splits -> their rows, None = not read
+    held: dict[int, str] = field(default_factory=dict)  # rows of its own splits for ``validation`` and ``test``
     files: tuple[FilePart, ...] = ()  # of several, whose rows are numbered on through all of them; empty for one
 
     @property

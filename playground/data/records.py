@@ -11,7 +11,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
@@ -57,6 +57,29 @@ class Limits:
         if count > COLUMNS:
             what = f"{self.name} has {count:,} columns; at most {COLUMNS} are read"
             raise InputError(f"{what}. Keep the ones to train on.")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a person wants files read; "" = as they look. encoding: of text. sheet: of a workbook. split: the only one
+    that is read."""
+
+    encoding: str = ""
+    sheet: str = ""
+    split: str = ""
+
+    def said(self) -> dict[str, str]:
+        return {name: value for name, value in vars(self).items() if value}
+
+
+AS_FOUND = Reading()
+READING = tuple(each.name for each in fields(Reading))
+
+
+def reading_of(mapping: Mapping[str, str] | None) -> tuple[Reading, dict[str, str]]:
+    """(how the files are read, role -> column): a mapping holds both."""
+    given = dict(mapping or {})
+    return Reading(**{name: given.pop(name, "") for name in READING}), given
 
 
 OnProgress = Callable[[float], None]  # called with a share from 0 to 1
@@ -111,6 +134,9 @@ class Records:
     sample: Sequence[dict[str, Any]]  # of the readable ones, spread evenly; empty only when none can be read
     note: str = ""  # what of the file is in no record, "" = nothing
     encoding: str = ""  # the codec that its text was read with, "" of a kind that has none
+    sheet: str = ""  # of a workbook
+    sheets: tuple[str, ...] = ()  # all of its sheets that hold something
+    splits: tuple[str, ...] = ()  # several lists of rows, which the column ``split`` tells apart
 
 
 def stream(
@@ -259,17 +285,35 @@ class Text:
             raise InputError(f"{what}. Check its permissions.") from error
 
 
-def open_text(path: Path, packed: bool, limits: Limits, on_progress: OnProgress | None = None) -> Text:
+_TEXT_CODEC = re.compile(r"(ascii|utf_?-?(8|16|32)|cp\d|iso8859|koi8|mac[-_]|gb|big5|euc|shift|johab|hz|kz|ptcp|tis)")
+
+
+def codec_of(encoding: str) -> str:
+    """The codec of a name such as windows-1250, 1250, latin-1. Raises InputError."""
+    try:
+        codec = codecs.lookup(encoding.strip().replace(" ", "-")).name
+    except (LookupError, ValueError):
+        codec = ""
+    if not _TEXT_CODEC.match(codec):
+        what = f"There is no encoding {encoding[:40]!r}"
+        raise InputError(f"{what}. Name one such as utf-8, windows-1250 (or any Windows code page), latin-1 or koi8-r.")
+    return codec
+
+
+def open_text(
+    path: Path, packed: bool, limits: Limits, on_progress: OnProgress | None = None, encoding: str = ""
+) -> Text:
     """Reads the whole file once, for its encoding; raises InputError when it is binary, damaged or too much.
 
-    1. a byte-order mark decides; 2. NUL bytes in a pattern are UTF-16 or UTF-32; 3. what reads as UTF-8 is UTF-8; 4.
-    mostly UTF-8 with some damage keeps U+FFFD where a character was lost; 5. an encoding from before Unicode.
+    encoding: where a person names it. Else 1. a byte-order mark decides; 2. NUL bytes in a pattern are UTF-16 or
+    UTF-32; 3. what reads as UTF-8 is UTF-8; 4. mostly UTF-8 with some damage keeps U+FFFD where a character was lost;
+    5. an encoding from before Unicode.
     """
     text = Text(path, packed, path.stat().st_size, limits)
     found: _Detector | None = None
     for block in text.blocks(on_progress):
         if found is None:
-            found = _Detector(block, path.name)
+            found = _Detector(block, path.name, encoding and codec_of(encoding))
             block = block[found.mark :]
         found.add(block)
     return replace(text, encoding=found.encoding(), mark=found.mark, blank=found.blank) if found else text
@@ -278,12 +322,13 @@ def open_text(path: Path, packed: bool, limits: Limits, on_progress: OnProgress 
 class _Detector:
     """Gathers the evidence for a file's encoding block by block. Raises InputError for a binary file."""
 
-    def __init__(self, first: bytes, name: str) -> None:
+    def __init__(self, first: bytes, name: str, said: str) -> None:
         if kind := next((kind for magic, kind in _MAGIC if first.startswith(magic)), None):
             raise InputError(f"{name} is {kind}, not a text file. {_KINDS}")
         self.name = name
         self.mark, named = next(((len(mark), codec) for mark, codec in _MARKS if first.startswith(mark)), (0, None))
-        self.wide = _wide(first[:4096]) if named is None else None if named == "utf-8" else named
+        self.wide = said or (_wide(first[:4096]) if named is None else None if named == "utf-8" else named)
+        self.mark = 0 if said.startswith("utf") else self.mark  # its decoder, or the reader of lines, takes it away
         self.nul, self.blank, self.valid = False, True, True
         self.lost = self.beyond = 0
         self.sample = bytearray()

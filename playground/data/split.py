@@ -80,15 +80,17 @@ def split(
     validation: float = VALIDATION,
     test: float | None = None,
     columns: Columns | None = None,
+    own: Mapping[int, str] | None = None,
 ) -> Parts:
     """The same rows and seed give the same parts; rows with the same prompt (or raw text) stay together.
 
     validation, test: shares wanted, each from 0, together below 1; raises InputError for others. test None =
     ``share_for_test``. columns: what else keeps rows together, or tells which are the newest. 1. Few rows: all are
     trained on. 2. Test is drawn before validation. 3. A part stays empty where one prompt makes up most rows. 4. With
-    times the newest rows are the test part; rows of one time by chance.
+    times the newest rows are the test part; rows of one time by chance. 5. own: rows that the file itself has for
+    ``validation`` or ``test``; each of the two that it has is not drawn, and takes other rows of the same prompt along.
     """
-    columns = columns or Columns()
+    columns, own = columns or Columns(), own or {}
     test = share_for_test(len(rows)) if test is None else test
     for name, share in (("validation", validation), ("test", test)):
         if not 0 <= share < 1:
@@ -96,14 +98,19 @@ def split(
     if validation + test >= 1:
         what = f"Validation ({validation}) and test ({test}) leave nothing to train on"
         raise InputError(f"{what}. Together they stay below 1.")
-    order = _together(rows, columns.groups)
+    order, drawn = _together(rows, columns.groups), dict[int, str]()
+    for group in order if own else ():  # 5
+        kinds = {own.get(rows[place].row) for place in group}
+        if kind := next((kind for kind in ("test", "validation") if kind in kinds), ""):
+            drawn |= dict.fromkeys(group, kind)
+    has = {*drawn.values()}
+    order = [group for group in order if group[0] not in drawn]
     random.Random(seed).shuffle(order)
-    drawn: dict[int, str] = {}
     for name, share, most, fewest in (  # 1, 2
         ("test", test, len(rows), FEWEST_FOR_TEST),
         ("validation", validation, MOST_VALIDATION, FEWEST_ROWS),
     ):
-        if len(rows) >= fewest and share:
+        if len(rows) >= fewest and share and name not in has:
             wanted = min(most, max(1, round(len(rows) * share)))
             newest = columns.by.time and name == "test"
             for group in _newest(order, wanted, rows, columns.times) if newest else _draw(order, wanted):

@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import chain, groupby, islice
 from typing import Any
 
-from playground.data.column_profile import NAMES, clean_name, listed, spelling
+from playground.data.column_profile import NAMES, SPLIT, clean_name, listed, own_part, spelling
 from playground.data.example import Unusable, is_turn, is_turns
 from playground.data.layouts import flat_rows
 from playground.data.records import LONGEST_LINE, Limits, Numbered, OnProgress, Records, Text, stream
@@ -37,12 +37,13 @@ def parse_json(text: Text, on_progress: OnProgress | None = None) -> Records:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{name} is not usable JSON: {_why(error)}. Write a flat list of objects.") from None
     del whole
-    items = _items(value, text.limits)
+    splits = _splits(value, text.limits)
+    items = [_in_split(row, key) for key, rows in splits.items() for row in rows] or _items(value, text.limits)
     text.limits.check("rows", len(items))
     if not items or items == [{}]:
         raise InputError(f"{name} holds no rows. {_OBJECT}")
     rows = [*enumerate((record for item in items for record in _records(item)), 1)]
-    return stream(lambda _: rows, text.limits)
+    return replace(stream(lambda _: rows, text.limits), splits=tuple(splits))
 
 
 def parse_jsonl(text: Text, on_progress: OnProgress | None = None) -> Records:
@@ -100,6 +101,16 @@ def _items(value: Any, limits: Limits) -> list[Any]:
         raise InputError(f"{limits.name} holds {_kind(value)}, not rows. {_OBJECT}")
     if table := _by_columns(value, limits):  # 2
         return table
+    lists = _lists(value)
+    if lists and _is_row(value):
+        return [value]
+    if lists:
+        return next(iter(lists.values()))  # 3
+    return [{"id": key, **row} for key, row in value.items()] if _is_keyed(value) else [value]  # 4, 5
+
+
+def _lists(value: dict[str, Any]) -> dict[str, list[Any]]:
+    """The lists of rows in an object, by their keys."""
     lists = {
         key: items
         for key, items in value.items()
@@ -107,15 +118,22 @@ def _items(value: Any, limits: Limits) -> list[Any]:
     }
     if "rows" in lists and lists.keys() <= {"rows", "features"}:  # the dataset viewer's own answer
         lists.pop("features", None)
-    if lists and _is_row(value):
-        return [value]
-    if len(lists) > 1:
-        found = ", ".join(f"{key} ({len(items)})" for key, items in lists.items())
-        what = f"{limits.name} holds several lists of rows: {found}"
-        raise InputError(f"{what}. Save the one to use as a file of its own.")
-    if lists:
-        return next(iter(lists.values()))  # 3
-    return [{"id": key, **row} for key, row in value.items()] if _is_keyed(value) else [value]  # 4, 5
+    return lists
+
+
+def _splits(value: Any, limits: Limits) -> dict[str, list[Any]]:
+    """The rows of each split, where an object holds several; {} for others."""
+    if not isinstance(value, dict) or len(value) < 2:
+        return {}
+    if all(map(own_part, value)) and all(isinstance(one, list | dict) and one for one in value.values()):
+        return {key: _items(one, limits) for key, one in value.items()}
+    lists = _lists(value)
+    return lists if len(lists) > 1 and not _is_row(value) else {}
+
+
+def _in_split(row: Any, split: str) -> Any:
+    row = {"text": row} if isinstance(row, str) else {"messages": row} if is_turns(row) else row
+    return {**row, SPLIT: split} if isinstance(row, dict) else row
 
 
 def _is_row(value: dict[str, Any]) -> bool:

@@ -38,25 +38,40 @@ _NO_ARCHIVE = (zipfile.BadZipFile, zlib.error, struct.error)
 _VALUE_BYTES = 200  # what a Python value takes besides, about
 
 
-def parse_xlsx(path: Path, limits: Limits) -> Records:
-    """The first sheet that holds anything; the others that do are named. Raises InputError when it is no workbook,
-    empty, or holds too much."""
+def parse_xlsx(path: Path, limits: Limits, wanted: str = "") -> Records:
+    """The sheet that is wanted, else the first that holds anything; the others that do are named. Raises InputError
+    when it is no workbook, has no such sheet, is empty, or holds too much."""
+    wanted = wanted.replace("\0", "").encode("utf-8", "replace").decode()  # a process takes it as an argument
     _check_archive(path, limits)
-    probe(path, limits)
+    probe(path, limits, wanted)
     try:
         with contextlib.closing(_opened(path)) as book:
-            for place, sheet in enumerate(book.worksheets, 1):
+            for sheet in _chosen(book, wanted):
                 if rows := _trim(list(_rows(sheet, limits))):
                     records = _filled(build_table(lambda: rows, limits, _NAMES), path)
-                    later = book.worksheets[place:]
-                    others = [one.title for one in later if _trim([*islice(_rows(one, limits), _LOOKED_AT)])]
+                    held = [
+                        one.title
+                        for one in book.worksheets
+                        if one is sheet or _trim([*islice(_rows(one, limits), _LOOKED_AT)])
+                    ]
+                    others = [title for title in held if title != sheet.title]
                     said = f"read from the sheet {sheet.title}; not read: {listed(others)}" if others else ""
-                    return replace(records, note="; ".join(filter(None, (records.note, said))))
+                    note = "; ".join(filter(None, (records.note, said)))
+                    return replace(records, note=note, sheet=sheet.title, sheets=tuple(held))
+            if wanted:
+                there = listed([sheet.title for sheet in book.worksheets])
+                what = f"{path.name} has no sheet {wanted[:60]!r} with anything in it"
+                raise InputError(f"{what}. Its sheets are: {there}.")
     except InputError:
         raise
     except Exception as error:  # a damaged workbook fails anywhere inside openpyxl, with any type
         raise _unreadable(path, str(error)) from error
     raise InputError(f"{path.name} is an empty workbook. Put column names in the first line and rows under them.")
+
+
+def _chosen(book: Any, wanted: str) -> list[Any]:
+    """The sheets to go through."""
+    return [one for one in book.worksheets if not wanted or one.title.strip().casefold() == wanted.strip().casefold()]
 
 
 _LOOKED_AT = 50
@@ -265,16 +280,16 @@ def _trim(rows: list[list[object]]) -> list[list[object]]:
     return rows[filled[0] : filled[-1] + 1] if filled else []
 
 
-def probe(path: Path, limits: Limits) -> None:
+def probe(path: Path, limits: Limits, sheet: str = "") -> None:
     """Decode the file once in a child process; raises InputError when it takes too much, and for nothing else."""
     stat = path.stat()
-    _probed(path, stat.st_size, stat.st_mtime_ns, limits)
+    _probed(path, stat.st_size, stat.st_mtime_ns, limits, sheet)
 
 
 @lru_cache(maxsize=64)
-def _probed(path: Path, size: int, changed_ns: int, limits: Limits) -> None:
+def _probed(path: Path, size: int, changed_ns: int, limits: Limits, sheet: str) -> None:
     memory, seconds = _CHILD_BYTES + 4 * limits.upload_bytes, _CHILD_S + size // _CHILD_BYTES_A_S
-    arguments = [str(path.resolve()), str(limits.upload_bytes), str(memory), str(seconds)]
+    arguments = [str(path.resolve()), str(limits.upload_bytes), str(memory), str(seconds), sheet]
     try:
         done = subprocess.run(
             [sys.executable, "-m", "playground.data.workbook", *arguments],
@@ -314,7 +329,7 @@ def _limit(memory_bytes: int, seconds: int) -> None:
             resource.setrlimit(what, (most, most))
 
 
-def main(path: str, upload_bytes: str, memory_bytes: str, seconds: str) -> int:
+def main(path: str, upload_bytes: str, memory_bytes: str, seconds: str, wanted: str) -> int:
     """0: it can be decoded, or the decoder refuses it in words, which the reader will say better. Else: no memory."""
     file = Path(path)
     damaged: tuple[type[Exception], ...] = (*_NO_ARCHIVE, *_DAMAGED)  # an error of another type counts as no memory
@@ -333,7 +348,7 @@ def main(path: str, upload_bytes: str, memory_bytes: str, seconds: str) -> int:
             collections.deque(_parquet_batches(file, limits), maxlen=0)  # every page
         else:
             with contextlib.closing(_opened(file)) as book:  # which allocates its shared strings and styles
-                for sheet in [] if _has_short_rows(file) else book.worksheets:  # as parse_xlsx goes through them
+                for sheet in [] if _has_short_rows(file) else _chosen(book, wanted):  # as parse_xlsx goes through them
                     if max(map(len, _rows(sheet, limits)), default=0):
                         break
     except MemoryError:

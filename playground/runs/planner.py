@@ -299,7 +299,7 @@ class Planner:
         validation = VALIDATION if request.validation is None else request.validation
         by = SplitBy(request.group_column, request.time_column)
         seed = request.seed if request.split_seed is None else request.split_seed
-        parts = self._data.split(request.file, usable, seed, validation, request.test, by, request.owner)
+        parts = self._data.split(request.file, usable, seed, validation, request.test, by, request.owner, checked)
         if request.rows is not None and request.rows > len(parts.train):
             raise InputError(f"{request.rows} rows are asked for; there are {len(parts.train)} to learn from.")
         if request.rows is not None:  # nested: the first of one order

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from jinja2 import Environment, StrictUndefined
 
+from playground.data.records import reading_of
 from playground.errors import InputError
 from playground.evaluation.checks import SCHEMA, schema_file
 from playground.methods import all_methods, get_method
@@ -107,7 +108,9 @@ def command(request: TrainRequest, plan: Plan, objective: str, file: str) -> str
             words += _flag(name, one, value)
     for name, value in request.options.chosen().items():
         words += [_long(name), *([] if value is True else [str(value)])]
-    words += ["--map", *(f"{role}={column}" for role, column in request.mapping.items())] if request.mapping else []
+    reading, roles = reading_of(request.mapping)
+    words += [word for name, value in reading.said().items() for word in (f"--{name}", value)]
+    words += ["--map", *(f"{role}={column}" for role, column in roles.items())] if roles else []
     return shlex.join(words)
 
 

@@ -19,7 +19,7 @@ from transformers.utils import is_torch_tf32_available
 from playground.data.example import Checked, Example, Judged, Message, Passage, Preference
 from playground.data.render import Rendered, pack, render_example
 from playground.data.retrieval import add_passages, read_documents
-from playground.data.split import MOST_HASHED, hashes_of, part, split
+from playground.data.split import MOST_HASHED, MOST_VALIDATION, hashes_of, part, split
 from playground.errors import InputError, RunFailedError
 from playground.library.card import read_run, united
 from playground.methods import get_method
@@ -87,6 +87,9 @@ def prepare(spec: RunSpec, checked: Checked, tokenizer: Any) -> TrainingData:
         words = f"{spec.data}: every row is held back and none is left to train on. Hold back fewer, or add rows."
         raise RunFailedError(words)
     validation_rows = part(usable, validation)
+    validation_rows = validation_rows[
+        :: max(1, math.ceil(len(validation_rows) / MOST_VALIDATION))
+    ]  # a file's own has more
 
     def tokens(rows: Sequence[Source]) -> Sequence[Row]:
         if spec.objective == "pretrain":

@@ -338,7 +338,7 @@ def _place(services: Services, where: ExampleValues) -> _Place:
         return _Place(shipped.file, None, int(where["seed"]), 0.0)
     if source == UPLOAD and uploaded is not None:
         share = services.data.test_share(uploaded, training.good) and float(where["test"]) / 100
-        mapping, by = (training.mapping, training.by) if training.path == uploaded else (None, BY_CHANCE)
+        mapping, by = (training.asked, training.by) if training.path == uploaded else (None, BY_CHANCE)
         return _Place(uploaded, mapping, int(where["seed"]), share, by)
     if source == FILE:
         raise InputError(DROPPED)

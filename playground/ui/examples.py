@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import replace
@@ -21,6 +21,7 @@ from gradio.events import Dependency
 from playground.data.advice import bad_rows
 from playground.data.check import EXTENSIONS
 from playground.data.hub import FIRST, MOST
+from playground.data.records import Records
 from playground.errors import CancelledError, InputError, PlaygroundError
 from playground.services import Services
 from playground.ui import html, rows, sidebar, wiring, words
@@ -73,6 +74,10 @@ class ExamplesCard:
                         self.take_in = [
                             small("Take in", visible=False) for _ in range(3)
                         ]  # system prompt, input, thought
+                    with gr.Row():
+                        kinds = {"encoding": "Encoding", "sheet": "Sheet", "split": "Split to read"}
+                        look = {"visible": False, "min_width": 140}
+                        self.reading = {name: wiring.Dropdown([], label=label, **look) for name, label in kinds.items()}
                     self.read_as = gr.Dropdown(list(rows.READ_AS), label="What each row is", min_width=140)
                     with gr.Row():
                         column = partial(wiring.Dropdown, [], label="Column", visible=False, min_width=140)
@@ -121,11 +126,9 @@ class ExamplesCard:
             self.edit_error,
         ]
         self.read: list[Block] = [*self.drawn, self.uploaded, self.file, self.read_as, *self.roles, self.held_by]
-        self.read += [self.bad_file, self.good_file, self.stop_fetch, self.fetched]
-        clicked, chosen = (
-            [self.paste, self.fetch, self.edit_save, *self.take_in, *self.sets.values()],
-            [self.read_as, *self.roles],
-        )
+        self.read += [*self.reading.values(), self.bad_file, self.good_file, self.stop_fetch, self.fetched]
+        clicked = [self.paste, self.fetch, self.edit_save, *self.take_in, *self.sets.values()]
+        chosen = [self.read_as, *self.roles, *self.reading.values()]
         self.openings = [self.file.upload, *(one.click for one in clicked), *(one.input for one in chosen)]
 
 
@@ -150,6 +153,7 @@ def wire(
         opens(button.click, partial(open_set, id=id))
     opens([role.input for role in tab.roles], remap)
     opens(tab.read_as.input, read_as)
+    opens([one.input for one in tab.reading.values()], read_otherwise, reading=tab.reading)
     for place, button in enumerate(tab.take_in):
         opens(button.click, partial(take_in, place=place))
     opens(tab.edit_save.click, save_edit, failure=tab.edit_error)
@@ -246,8 +250,25 @@ def read_as(
 ) -> Stream:
     if not read_as or source.path is None:
         return
-    mapping = rows.completed(read_as, source.mapping or {}, services.data.columns(source.path, visitor.owner))
+    mapping = rows.completed(
+        read_as, source.mapping or {}, services.data.columns(source.path, visitor.owner, source.reading)
+    )
     opened = replace(source, mapping=mapping, roles=rows.roles_of(read_as), index=0)
+    yield from read(services, visitor, tab, source=opened, max_tokens=max_tokens)
+
+
+def read_otherwise(
+    services: Services,
+    visitor: Visitor,
+    tab: ExamplesCard,
+    *,
+    reading: Mapping[str, str | None],
+    source: Source,
+    max_tokens: float,
+) -> Stream:
+    """Another encoding, sheet or split: the file is read again, and its columns are guessed anew."""
+    chosen = {name: value for name, value in reading.items() if value}
+    opened = replace(source, mapping=None, reading=chosen, index=0)
     yield from read(services, visitor, tab, source=opened, max_tokens=max_tokens)
 
 
@@ -357,7 +378,9 @@ def _found(
     kind = rows.reading(checked.mapping).lower() if checked.mapping else checked.format
     guessed = checked.confidence < rows.SURE
     warned = any(one.warning for one in checked.unused)
+    warned = warned or (len(checked.sheets) > 1 and "sheet" not in source.reading)
     columns, mapped = rows.show_columns(tab, checked.columns, source, checked.confidence, checked.why, warned=warned)
+    mapped |= rows.show_reading(tab, source, checked)
     report, emptied = rows.show_report(tab, checked, tokens, source.leave_out)
     drawn: Drawn = {
         tab.error: slot(""),
@@ -381,10 +404,16 @@ def _unreadable(
     """What is wrong; and where only the columns' meaning is, the columns to choose from and the rows to mend."""
     assert source.path is not None
     there: tuple[str, ...] = ()
-    with suppress(PlaygroundError):
-        there = services.data.columns(source.path, visitor.owner) if isinstance(error, InputError) else ()
+    found: tuple[Records, ...] = ()
+    for reading in (source.reading, {}) if isinstance(error, InputError) else ():
+        with suppress(PlaygroundError):
+            found = found or services.data.records(source.path, visitor.owner, reading)
+            there = there or services.data.columns(source.path, visitor.owner, reading)
     source = replace(source, good=0, roles=source.roles or rows.roles_of(rows.reading({})), offers=())
-    columns, mapped = rows.show_columns(tab, there if len(there) > 1 else (), source, 0.0, "")
+    first = found[0] if found else None
+    shown = there if len(there) > 1 or (first and len(first.sheets) > 1) else ()
+    columns, mapped = rows.show_columns(tab, shown, source, 0.0, "")
+    mapped |= rows.show_reading(tab, source, first)
     drawn: Drawn = {
         tab.source: source,
         tab.error: slot(html.card(error)),

@@ -160,7 +160,7 @@ def request_of(source: Source, owner: str, name: str, method: str, settings: Set
     options = Options.of({name: one for name, one in chosen.items() if known is not None and name in known.options})
     if values["objective"] != "grpo":
         values["rewards"] = ()
-    values |= {"mapping": source.mapping, "turns": source.turns, "leave_out": source.leave_out, "options": options}
+    values |= {"mapping": source.asked, "turns": source.turns, "leave_out": source.leave_out, "options": options}
     values |= {"group_column": source.by.group, "time_column": source.by.time}
     name = name.strip() or source.slug or "adapter"
     return TrainRequest(source.path, name=name, method=method, owner=owner, **values)

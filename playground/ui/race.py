@@ -102,7 +102,7 @@ def start(
         minutes=budget if kind == "minutes" else None,
         check=check or "",
         name=source.slug,
-        mapping=source.mapping,
+        mapping=source.asked,
         owner=visitor.owner,
         turns=source.turns,
         leave_out=source.leave_out,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from playground.data.advice import bad_rows, kept_warnings
 from playground.data.example import Checked, Unused
+from playground.data.records import Records
 from playground.data.render import TokenPreview
 from playground.data.split import BY_CHANCE, SplitBy
 from playground.data.token_counts import TokenReport
@@ -33,15 +34,17 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Source:
     """The file (or folder of files) that is open, and how its rows are read. mapping: role -> column, where given or
-    corrected. roles: those that can be mapped by hand. good: rows that can be used. index: of the previewed row, from
-    0. leave_out: kinds of warnings whose rows are not trained on. turns: which answers of a chat are learned. chats:
-    some row has several answers. page: of the rows to edit, from 0. kind: ``sft``, ``text``, ``preference``, ...
-    by: columns that its parts follow. offers: (role, column) of what a click takes into the examples."""
+    corrected. reading: encoding, sheet and split, where chosen. roles: those that can be mapped by hand. good: rows
+    that can be used. index: of the previewed row, from 0. leave_out: kinds of warnings whose rows are not trained on.
+    turns: which answers of a chat are learned. chats: some row has several answers. page: of the rows to edit, from 0.
+    kind: ``sft``, ``text``, ``preference``, ... by: columns that its parts follow. offers: (role, column) of what a
+    click takes into the examples."""
 
     path: Path | None = None
     title: str = ""
     slug: str = ""
     mapping: dict[str, str] | None = None
+    reading: dict[str, str] = field(default_factory=dict)
     roles: tuple[str, ...] = ()
     good: int = 0
     index: int = 0
@@ -53,6 +56,11 @@ class Source:
     by: SplitBy = BY_CHANCE
     offers: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def asked(self) -> dict[str, str] | None:
+        """How its rows are read, in one mapping."""
+        return {**(self.mapping or {}), **self.reading} or None
+
 
 def check(
     services: Services, visitor: Visitor, source: Source, max_tokens: float, tell: Callable[[float], None] | None = None
@@ -61,7 +69,7 @@ def check(
     the share that is done."""
     assert source.path is not None
     done = tell or (lambda share: None)
-    checked = services.data.check(source.path, source.mapping, visitor.owner, lambda share: done(share / 3))
+    checked = services.data.check(source.path, source.asked, visitor.owner, lambda share: done(share / 3))
     if not ready(services).yes:
         return checked, None
     return checked, services.data.tokens(checked, int(max_tokens), lambda share: done((1 + 2 * share) / 3))
@@ -177,6 +185,36 @@ def show_columns(
     return drawn, filled
 
 
+ENCODINGS = {
+    **{"utf-8": "Unicode", "utf-16": "Unicode, two bytes", "cp1252": "Western European", "cp1250": "Central European"},
+    **{"cp1251": "Cyrillic", "cp1253": "Greek", "cp1254": "Turkish", "cp1255": "Hebrew", "cp1256": "Arabic"},
+    **{"cp1257": "Baltic", "cp1258": "Vietnamese", "cp874": "Thai", "cp932": "Japanese", "euc_jp": "Japanese"},
+    **{"gb18030": "Chinese, simplified", "cp950": "Chinese, traditional", "cp949": "Korean", "koi8_r": "Cyrillic"},
+    **{"cp866": "Cyrillic, DOS", "cp850": "Western European, DOS", "mac_roman": "Western European, Macintosh"},
+    **{"latin-1": "Western European", "iso8859-2": "Central European", "iso8859-15": "Western European"},
+}
+"""Codecs that a text may be read with -> whose letters they hold."""
+
+
+def show_reading(tab: Card, source: Source, there: Checked | Records | None) -> Updates:
+    """The encoding, the sheet and the split that are read, each to choose where there are several."""
+    if there is None:
+        return dict.fromkeys(tab.reading.values(), AWAY)
+    said = {name: source.reading.get(name, "") for name in tab.reading}
+    looks = f"As it looks: {there.encoding}" if there.encoding and not said["encoding"] else "As it looks"
+    codecs = [(f"{codec} ({letters})", codec) for codec, letters in ENCODINGS.items()]
+    splits = [*there.splits]
+    choices = {"encoding": [(looks, ""), *codecs], "sheet": [(sheet, sheet) for sheet in there.sheets]}
+    choices["split"] = [("All of them", "") if isinstance(there, Checked) else ("Choose one", "")]
+    choices["split"] += [(name, name) for name in splits]
+    shown = {"encoding": bool(there.encoding), "sheet": len(there.sheets) > 1, "split": bool(splits)}
+    values = said | {"sheet": there.sheet}
+    return {
+        dropdown: gr.update(choices=choices[name], value=values[name], visible=shown[name])
+        for name, dropdown in tab.reading.items()
+    }
+
+
 _unused = html.piece("train", "unused")
 
 # Rows that cannot be used, or should be looked at
@@ -265,7 +303,7 @@ def preview(
         return {tab.source: source, tab.seen: waiting, tab.place: ""}
     place = ""
     try:
-        checked = services.data.check(source.path, source.mapping, visitor.owner)
+        checked = services.data.check(source.path, source.asked, visitor.owner)
         source = replace(source, index=(source.index + by) % max(1, checked.good))
         place = f"Row {checked.place(checked.usable[source.index].row)}, "
         seen = services.data.preview(checked, source.index, int(max_tokens), source.turns)
@@ -295,7 +333,7 @@ def edit_page(
     rows = _rows_to_edit(services, visitor, which, source, max_tokens)
     pages = max(1, -(-len(rows) // PAGE))
     page = (source.page + by) % pages if by else 0
-    table = services.data.table(source.path, rows[page * PAGE : (page + 1) * PAGE], visitor.owner)
+    table = services.data.table(source.path, rows[page * PAGE : (page + 1) * PAGE], visitor.owner, source.reading)
     mapped = [table.columns.index(name) for name in (source.mapping or {}).values() if name in table.columns]
     order = [*mapped, *(column for column in range(len(table.columns)) if column not in mapped)]
     place = f"Page {page + 1} of {pages}. Rows keep their numbers; saving makes a copy of the file."
@@ -326,7 +364,7 @@ def edited(services: Services, visitor: Visitor, source: Source, frame: pd.DataF
         return None
     columns = [str(name) for name in frame.columns][1:]
     lines = {int(number): cells for number, *cells in frame.values.tolist()}
-    before = services.data.table(source.path, list(lines), visitor.owner)
+    before = services.data.table(source.path, list(lines), visitor.owner, source.reading)
     changes = {}
     for row, cells in lines.items():
         old = dict(zip(before.columns, before.rows.get(row, []), strict=False))
@@ -335,6 +373,6 @@ def edited(services: Services, visitor: Visitor, source: Source, frame: pd.DataF
             changes[row] = changed
     if not changes:
         return None
-    kept = services.data.edited(source.path, changes, visitor.owner)
+    kept = services.data.edited(source.path, changes, visitor.owner, source.reading)
     title = source.title if source.title.endswith(", edited") else f"{source.title}, edited"
-    return replace(source, path=kept, title=title, page=0)
+    return replace(source, path=kept, title=title, page=0, reading={})

@@ -150,12 +150,12 @@ def examples(services: Services, visitor: Visitor, where: ExampleValues) -> Judg
         about = f"{plural(len(there), 'held-out row')} of {shipped.title}; shots come from its {shipped.file.name}."
         return Judged(shipped.heldout, None, len(there), shipped.file, None, about, (), *_answers(there))
     if source == UPLOAD and uploaded is not None:
-        mapping = where["training"].mapping if where["training"].path == uploaded else None
+        mapping = where["training"].asked if where["training"].path == uploaded else None
         checked = services.data.check(uploaded, mapping, visitor.owner)
         share = services.data.test_share(uploaded, len(checked.examples)) and float(where["test"]) / 100
         by = where["training"].by if where["training"].path == uploaded else BY_CHANCE
         seed = int(where["seed"])
-        rows = services.data.split(uploaded, checked.examples, seed, 0.0, share, by, visitor.owner).test
+        rows = services.data.split(uploaded, checked.examples, seed, 0.0, share, by, visitor.owner, checked).test
         if not rows:
             few = f"{uploaded.name} has no test part: {plural(len(checked.examples), 'row')} with an answer"
             raise InputError(f"{few}, and the part is drawn from 20 on. Drop a file to judge by.")

@@ -419,7 +419,8 @@ class Answering:
         by = request.split_by if same else BY_CHANCE
         learned: Sequence[int] = request.pool if same else ()
         if not learned:
-            learned = self._data.split(source, checked.examples, request.seed, by=by, owner=request.owner).train
+            there, owner = checked.examples, request.owner
+            learned = self._data.split(source, there, request.seed, by=by, owner=owner, checked=checked).train
         judged = set(request.rows or ()) if same else set()
         return [example for example in part(checked.examples, learned) if example.row not in judged], documents
 

@@ -329,7 +329,7 @@ class PromptBench:
         """All three, as ``rows``."""
         source = self.learned_from(file)
         checked = self._data.check(source, mapping, owner)
-        found = self._data.split(source, checked.examples, seed, test=test, by=by, owner=owner)
+        found = self._data.split(source, checked.examples, seed, test=test, by=by, owner=owner, checked=checked)
         if not found.validation:
             has = f"{source.name} has {_counted(len(checked.examples), 'row')} with an answer and no validation part"
             instead = "Add rows: a prompt must not be chosen by the rows that the verdict asks."

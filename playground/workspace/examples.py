@@ -9,7 +9,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from playground.data.check import MEBI, check_file, gather, read_files, read_rec
 from playground.data.editing import Table, bad_rows_csv, edited_lines, good_rows_jsonl, table_of
 from playground.data.example import Checked, Example, Message, Passage, Preference, Row, variants
 from playground.data.hub import FIRST, parse_dataset, write_dataset
-from playground.data.records import OnProgress
+from playground.data.records import OnProgress, Records, reading_of
 from playground.data.render import ALL, LAST, TokenPreview, learned_turns, preview_tokens
 from playground.data.replies import Said, read_replies
 from playground.data.retrieval import Documents, read_documents, with_documents
@@ -100,16 +100,19 @@ class DataService:
         test: float | None = None,
         by: SplitBy = BY_CHANCE,
         owner: str = "",
+        checked: Checked | None = None,
     ) -> Parts:
-        """The parts of a file's rows; test None = ``test_share``. Raises InputError, also for a column that is not
-        there."""
+        """The parts of a file's rows; test None = ``test_share``. checked: what the rows are of, with how they were
+        read and the splits that the file has of its own. Raises InputError, also for a column that is not there."""
         test = self.test_share(path, len(rows)) if test is None else test
         columns = Columns()
         if any(by):
             readable, limit = self._readable(Path(path), owner), self._settings.upload_limit_bytes
-            there, key = self.columns(path, owner), ("split by", *_identity(readable), by)
-            columns = self._cached(key, lambda: columns_of(read_files(readable, limit), by, there))
-        return split(rows, seed, validation, test, columns)
+            said = checked.reading if checked else {}
+            there, key = self.columns(path, owner, said), ("split by", *_identity(readable), by, *said.items())
+            reading, _ = reading_of(said)
+            columns = self._cached(key, lambda: columns_of(read_files(readable, limit, reading), by, there))
+        return split(rows, seed, validation, test, columns, checked.held if checked else None)
 
     def check(
         self,
@@ -128,10 +131,11 @@ class DataService:
         return self._cached(key, lambda: check_file(path, mapping or None, limit, on_progress))
 
     def fetch(
-        self, name: str, owner: str, on_progress: OnProgress | None = None, first: int = FIRST
+        self, name: str, owner: str, on_progress: OnProgress | None = None, first: int = FIRST, split: str = ""
     ) -> tuple[Path, str]:
         """(a file or folder as a command names it, ""); of a data set (its first rows as a file, what was read of it).
 
+        split: of a data set, where its name says none.
         Raises InputError where a data set cannot be read, or a visitor of a shared app asks: none is fetched.
         """
         if self._settings.is_visitor(owner):
@@ -139,7 +143,8 @@ class DataService:
         dataset = parse_dataset(name)
         if dataset is None:
             return Path(name), ""
-        folder = self._own_folder(owner) / hashlib.sha256(f"{name} {first}".encode()).hexdigest()[:12]
+        dataset = replace(dataset, split=dataset.split or split)
+        folder = self._own_folder(owner) / hashlib.sha256(f"{name} {split} {first}".encode()).hexdigest()[:12]
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
             file = Path(temporary, dataset.file_name)
@@ -164,15 +169,17 @@ class DataService:
         key = ("with documents", id(checked), id(documents))
         return self._cached(key, lambda: with_documents(checked, documents), checked, documents)
 
-    def columns(self, path: Path, owner: str = "") -> tuple[str, ...]:
-        """Every column's name, to choose from where their meaning cannot be guessed. Raises what ``check`` does."""
-        path = self._readable(Path(path), owner)
-        limit = self._settings.upload_limit_bytes
+    def records(self, path: Path, owner: str = "", mapping: Mapping[str, str] | None = None) -> tuple[Records, ...]:
+        """What stands in each file, to choose columns, a sheet or a split from where its meaning cannot be guessed.
+        mapping: as in ``check``, of which only how files are read counts. Raises what ``check`` does."""
+        path, limit = self._readable(Path(path), owner), self._settings.upload_limit_bytes
+        reading, _ = reading_of(mapping)
+        key = ("records", *_identity(path), reading)
+        return self._cached(key, lambda: tuple(read_records(one, limit, reading=reading) for one in gather(path)))
 
-        def read() -> tuple[str, ...]:
-            return tuple(dict.fromkeys(name for file in gather(path) for name in read_records(file, limit).columns))
-
-        return self._cached(("columns", *_identity(path)), read)
+    def columns(self, path: Path, owner: str = "", mapping: Mapping[str, str] | None = None) -> tuple[str, ...]:
+        """Every column's name. Raises what ``check`` does."""
+        return tuple(dict.fromkeys(name for one in self.records(path, owner, mapping) for name in one.columns))
 
     def tokens(self, checked: Checked, max_tokens: int, on_progress: OnProgress | None = None) -> TokenReport:
         """Lengths under the current base's tokenizer, prompt and answer together."""
@@ -252,24 +259,31 @@ class DataService:
         self._quota.check_disk(owner, len(data), name)
         return _written(self._new_folder(owner), name, data)
 
-    def edited(self, path: Path, changes: Mapping[int, Mapping[str, object]], owner: str) -> Path:
+    def edited(
+        self,
+        path: Path,
+        changes: Mapping[int, Mapping[str, object]],
+        owner: str,
+        mapping: Mapping[str, str] | None = None,
+    ) -> Path:
         """A copy of a file with some cells changed, as JSONL: row n is its line n. Raises what ``check`` does.
 
         changes: row -> column -> its new value. A row that could not be read and was not changed stays unusable.
         """
         path = self._readable(Path(path), owner)
-        lines = edited_lines(path, changes, self._settings.upload_limit_bytes)
+        lines = edited_lines(path, changes, self._settings.upload_limit_bytes, reading_of(mapping)[0])
         return self.write("".join(lines), f"{path.stem.removesuffix('-edited')}-edited.jsonl", owner)
 
-    def table(self, path: Path, rows: Sequence[int], owner: str) -> Table:
+    def table(self, path: Path, rows: Sequence[int], owner: str, mapping: Mapping[str, str] | None = None) -> Table:
         """These rows as they stand in the file, every cell as text. Raises what ``check`` does."""
-        return table_of(self._readable(Path(path), owner), rows, self._settings.upload_limit_bytes)
+        readable, limit = self._readable(Path(path), owner), self._settings.upload_limit_bytes
+        return table_of(readable, rows, limit, reading_of(mapping)[0])
 
     def bad_rows_file(self, path: Path, checked: Checked, tokens: TokenReport | None, owner: str) -> Path:
         """The rows that cannot be used, with reasons and their own content, as a CSV to open in a sheet."""
         path = self._readable(Path(path), owner)
         wanted = {row.row for row in (*checked.bad, *(tokens.bad if tokens else ()))}
-        records = read_files(path, self._settings.upload_limit_bytes)
+        records = read_files(path, self._settings.upload_limit_bytes, reading_of(checked.reading)[0])
         held = {number: record for number, record in records if number in wanted and isinstance(record, dict)}
         return self.download(f"{path.stem}-bad-rows.csv", bad_rows_csv(checked, tokens, held), owner)
 

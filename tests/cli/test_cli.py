@@ -32,7 +32,18 @@ def test_check(done, rows_file):
     assert [bad["row"] for bad in found["bad"]] == [25]
     assert set(found) == {
         *("format", "objective", "rows", "good", "bad", "warnings", "duplicates", "tokens", "truncated"),
-        *("encoding", "unused_columns", "mapping", "confidence", "why", "advice", "histogram", "padding", "split"),
+        *(
+            "encoding",
+            "splits",
+            "unused_columns",
+            "mapping",
+            "confidence",
+            "why",
+            "advice",
+            "histogram",
+            "padding",
+            "split",
+        ),
     }
     assert (found["split"]["train"], len(found["split"]["validation"]), len(found["split"]["test"])) == (15, 2, 7)
     assert done("check", rows_file, "--map", "prompt=answer", "completion=question")["good"] == 24

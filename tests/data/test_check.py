@@ -16,6 +16,7 @@ from playground.data.advice import as_json, as_text
 from playground.data.check import check_file, read_records
 from playground.data.example import Checked, FilePart, Passage, RowWarning
 from playground.data.replies import join, read_replies
+from playground.data.split import split
 from playground.data.token_counts import token_report
 from playground.errors import InputError
 from tests.data.conftest import OBJECTIVES, Words, book, cases, jsonl, lines, pair, parquet, put
@@ -30,7 +31,7 @@ def test_json_is_the_contract_s_and_text_says_the_same(tmp_path):
     shares: list[float] = []
     found = as_json(checked, token_report(checked, Words(), 12, on_progress=shares.append))
     assert shares == [1]
-    keys = "format objective rows good bad warnings duplicates tokens truncated encoding unused_columns"
+    keys = "format objective rows good bad warnings duplicates tokens truncated encoding splits unused_columns"
     assert list(found) == [*keys.split(), "mapping", "confidence", "why", "advice", "histogram", "padding"]
     assert (found["format"], found["objective"], found["rows"], found["good"]) == ("prompt-completion", "sft", 8, 4)
     assert [row["row"] for row in found["bad"]] == [2, 5, 6, 8]
@@ -106,6 +107,73 @@ def test_an_encoding_is_told_and_gives_the_right_letters(tmp_path, encoding, ask
     assert [turn.content for turn in checked.examples[0].messages] == [f"{asked} 0", f"{answer} 0"]
     assert as_json(checked)["encoding"] == encoding
     assert (f"Encoding: {encoding}" in as_text(checked)) == (encoding != "utf-8")
+
+
+@pytest.mark.parametrize(("said", "codec"), [("1250", "cp1250"), ("Windows-1258", "cp1258"), ("latin 1", "iso8859-1")])
+def test_an_encoding_that_is_named_is_the_one_that_is_read(tmp_path, said, codec):
+    text = "prompt,completion\n" + "".join(f"été {n},âge {n}\n" for n in range(6))
+    for content in (text.encode(codec), "\ufeff".encode(codec, "ignore") + text.encode(codec)):
+        checked = check_file(put(tmp_path, "rows.csv", content), {"encoding": said})
+        assert checked.examples[0].answers == ("âge 0",)
+        assert (checked.encoding, checked.reading) == (codec, {"encoding": said})
+    assert "Ă©tĂ©" in check_file(put(tmp_path, "u.csv", text), {"encoding": "1250"}).examples[0].prompt[0].content
+    for name in ("rot13", "idna", "unicode_escape", "nonsense", "../x", "\0"):
+        refused("There is no encoding", check_file, tmp_path / "rows.csv", {"encoding": name})
+
+
+def named(part, many):
+    return [{"q": f"{part} question {n}?", "a": f"{part} answer {n}"} for n in range(many)]
+
+
+def folder(root, **parts):
+    for part, rows in parts.items():
+        put(root, f"{part}.jsonl", lines(*rows))
+    return root
+
+
+SPLITS = {  # what holds splits -> their rows, and those of its own for validation and test
+    "object": lambda root: put(root, "a.json", json.dumps({"train": named("t", 20), "test": named("e", 4)})),
+    "columns": lambda root: put(
+        root,
+        "b.json",
+        json.dumps({"train": {"q": ["one"] * 20, "a": ["1"] * 20}, "test": {"q": [*"wxyz"], "a": [*"wxyz"]}}),
+    ),
+    "folder": lambda root: folder(root / "", test=named("e", 4), **{"train-00000-of-00001": named("t", 20)}),
+    "column": lambda root: put(
+        root,
+        "c.csv",
+        "q,a,split\n" + "".join(f"q{n},a{n},{'Test' if n >= 20 else 'train'}\n" for n in range(24)),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SPLITS)
+def test_a_file_s_own_splits_are_offered_and_its_test_rows_are_the_test_part(tmp_path, kind):
+    path = SPLITS[kind](tmp_path)
+    checked = check_file(path)
+    names = {name.casefold(): rows for name, rows in as_json(checked)["splits"].items()}
+    assert names == {"train": 20, "test": 4}
+    assert "never trained on" in as_text(checked)
+    test = {row for row, part in checked.held.items() if part == "test"}
+    parts = split(checked.usable, 7, test=0, own=checked.held)
+    assert (set(parts.test), len(test), checked.unused) == (test, 4, ())
+    assert not set(parts.validation) & test
+    alone = check_file(path, {"split": "TEST"})
+    assert (alone.good, alone.held, [rows for rows in alone.splits.values() if rows]) == (4, {}, [4])
+    refused("has no split 'dev'. It has:", check_file, path, {"split": "dev"})
+
+
+def test_lists_of_other_names_are_chosen_from_and_a_column_of_other_values_splits_nothing(tmp_path):
+    several = put(tmp_path, "a.json", json.dumps({"cats": named("c", 3), "dogs": named("d", 2)}))
+    refused(
+        r"several lists of rows: cats \(3\), dogs \(2\). Choose one \(on the command line: --split", check_file, several
+    )
+    assert check_file(several, {"split": "dogs"}).examples[0].completion == "d answer 0"
+    other = put(tmp_path, "b.csv", "q,a,split\n" + "".join(f"q{n},a{n},{'AB'[n % 2]}\n" for n in range(8)))
+    checked = check_file(other)
+    assert (checked.splits, [one.column for one in checked.unused]) == ({}, ["split"])
+    assert check_file(other, {"split": "A"}).good == 4
+    refused("It has no splits", check_file, put(tmp_path, "c.csv", "q,a\nb,c\n"), {"split": "A"})
 
 
 def test_nothing_usable_is_refused(tmp_path):

@@ -9,11 +9,13 @@ import pytest
 
 from playground.data.check import MEBI, read_records
 from playground.data.example import Unusable
+from playground.data.records import Reading
 from playground.errors import InputError
 from tests.data.conftest import book, cases, parquet, put
 from tests.refused import refused
 
 LIMIT = 256 * MEBI
+MORE = Reading(sheet="more")
 PAIR = [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "d"}]
 CASES = cases("read")
 TABLE = "prompt,completion\na,b\nc,d\n"
@@ -48,7 +50,14 @@ def test_workbooks(tmp_path):
     workbook.save(tmp_path / "two.xlsx")
     found = read_records(tmp_path / "two.xlsx", LIMIT)
     assert [row for _, row in found.rows] == PAIR
-    assert found.note == "read from the sheet Rows; not read: More"
+    assert (found.note, found.sheets) == ("read from the sheet Rows; not read: More", ("Rows", "More"))
+    workbook["More"].append(["e", "f"])
+    workbook.save(tmp_path / "two.xlsx")
+    assert [row["completion"] for _, row in read_records(tmp_path / "two.xlsx", LIMIT, reading=MORE).rows] == ["f"]
+    for sheet in ("None", "Blank", "\0\ud800"):
+        refused("Its sheets are: Sheet, Rows", read_records, tmp_path / "two.xlsx", LIMIT, reading=Reading(sheet=sheet))
+    refused("no workbook", read_records, put(tmp_path, "a.csv", TABLE), LIMIT, reading=MORE)
+    refused("Leave the encoding out", read_records, one, LIMIT, reading=Reading(encoding="utf-8"))
 
 
 def test_parquet(tmp_path):

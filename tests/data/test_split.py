@@ -64,6 +64,16 @@ def test_same_prompts_stay_together(seed):
     assert sum(map(len, groups)) == 30
 
 
+def test_a_file_s_own_parts_are_kept_and_take_the_same_prompts_along():
+    every = examples(*(f"q{n % 30}" for n in range(40)))  # rows 31 to 40 ask what rows 1 to 10 do
+    parts = split(every, 7, own=dict.fromkeys(range(36, 41), "test"))
+    assert parts.test == (*range(6, 11), *range(36, 41)), "no prompt in two parts"
+    assert len(parts.validation) == 4
+    parts = split(every, 7, test=0, own={12: "validation"} | dict.fromkeys(range(36, 41), "test"))
+    assert (parts.validation, len(parts.test)) == ((12,), 10)
+    assert len(split(every, 7, own={12: "validation"}).test) > 0
+
+
 LARGE = [(50, 0, (50, 0, 0)), (40, 10, (40, 0, 10)), (15, 5, (15, 0, 5)), (200, 100, (300, 0, 0))]
 
 

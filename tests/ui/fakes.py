@@ -14,6 +14,7 @@ from playground.chat.demo import DemoState
 from playground.data.advice import Advice
 from playground.data.editing import Table
 from playground.data.example import BadRow, Checked, Example, Message
+from playground.data.records import Records
 from playground.data.render import Token, TokenPreview
 from playground.data.split import Parts, split
 from playground.data.token_counts import TokenReport
@@ -133,6 +134,7 @@ class FakeData:
         return split(rows, seed, validation, test)
 
     test_share, columns, right_of = always(0.15), always(("colour", "size")), always(())
+    records = always((Records(("colour", "size"), (), (), sheets=("May", "June"), sheet="May"),))
     keep_text, bad_rows_file = always(Path("pasted.txt")), always(Path("rows-bad-rows.csv"))
     fetch = always((Path("owner--name.jsonl"), f"Read: all 2 rows {EVIL}."))
     advice = always((Advice("few", f"Two rows are few {EVIL}.", (1, 2), "warn"),))
@@ -141,10 +143,10 @@ class FakeData:
     def tokens(self, checked: Checked, max_tokens: int, tell: Any = None) -> TokenReport:
         return TokenReport(array("L", [1, 2]), array("L", [70, 120]), array("L", [5, 11]), max_tokens, False)
 
-    def table(self, path: Path, rows: list[int], owner: str) -> Table:
+    def table(self, path: Path, rows: list[int], owner: str, reading: dict[str, str]) -> Table:
         return Table(("patient", "report"), {row: [f"p{row}", ""] for row in rows})
 
-    def edited(self, path: Path, changes: dict[int, dict[str, Any]], owner: str) -> Path:
+    def edited(self, path: Path, changes: dict[int, dict[str, Any]], owner: str, reading: dict[str, str]) -> Path:
         self.changes = changes
         return Path("rows-edited.jsonl")
 

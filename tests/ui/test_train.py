@@ -153,6 +153,28 @@ def test_what_no_example_holds_is_shown_and_a_click_takes_it_in(services, call, 
     assert set(taken) <= set(tab.read)
 
 
+def test_encoding_sheet_and_split_are_said_and_another_one_reads_the_file_anew(services, call, tab, read):
+    whole = services.data.checked
+    there = {"encoding": "cp1250", "sheet": "May", "sheets": ("May", EVIL), "splits": {"train": 2, "test": 1}}
+    services.data.checked = replace(whole, **there, held={3: "test"})
+    shown = read(ROWS)
+    says(shown[tab.facts], "encoding cp1250", "sheet May, 1 of 2", "train: 2 rows", "never trained on")
+    encoding, sheet, split = (shown[tab.reading[name]] for name in ("encoding", "sheet", "split"))
+    assert (encoding["choices"][0], encoding["value"]) == (("As it looks: cp1250", ""), "")
+    assert (sheet["choices"], sheet["value"]) == ([("May", "May"), (EVIL, EVIL)], "May")
+    assert (split["choices"][1:], split["visible"]) == ([("train", "train"), ("test", "test")], True)
+    assert shown[tab.columns]["open"], "a sheet that is not read is worth a look"
+    chosen = {"encoding": "cp1252", "sheet": "", "split": None}
+    again = call(examples.read_otherwise, tab, reading=chosen, source=shown[tab.source], max_tokens=2048)[-1]
+    assert services.data.mappings[-2] == {"encoding": "cp1252"}, "the columns are guessed anew"
+    assert again[tab.source].asked == {**whole.mapping, "encoding": "cp1252"}
+    assert set(again) <= set(tab.read)
+    services.data.checked = whole
+    assert not any(read(ROWS)[one]["visible"] for one in tab.reading.values())
+    services.data.checked = InputError("This sheet holds no examples.")
+    assert read(ROWS)[tab.reading["sheet"]]["choices"] == [("May", "May"), ("June", "June")]
+
+
 def test_an_edited_cell_becomes_a_copy_of_the_file(services, call, tab):
     page = call(rows.edit_page, tab, which=rows.BAD, by=0, source=ROWS, max_tokens=2048)
     table = page[tab.table]
