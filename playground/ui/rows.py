@@ -210,7 +210,7 @@ def show_reading(tab: Card, source: Source, there: Checked | Records | None) -> 
     shown = {"encoding": bool(there.encoding), "sheet": len(there.sheets) > 1, "split": bool(splits)}
     values = said | {"sheet": there.sheet}
     return {
-        dropdown: gr.update(choices=choices[name], value=values[name], visible=shown[name])
+        dropdown: gr.update(choices=choices[name], value=values[name] if shown[name] else None, visible=shown[name])
         for name, dropdown in tab.reading.items()
     }
 
