@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from playground.chat.batching import Batches, CompletionService
+from playground.chat.batching import Batches
 from playground.chat.compare import CompareService
 from playground.chat.demo import DemoService
-from playground.chat.replay import ReplayService
+from playground.chat.programs import CompletionService, ReplayService
 from playground.db import RunStore
 from playground.gpu.device import CpuDevice, Device, Wrap, find_device
 from playground.gpu.manager import DeviceManager, Lanes

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -13,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 from playground.data.example import Message
 from playground.data.markup import parted
 from playground.data.render import encode, render_prompt, thinking
-from playground.engine.request import ROWS_MAX, SEED_MAX, Decoder, Direct, Row, RowState, Sampling
+from playground.engine.request import ROWS_MAX, Decoder, Direct, Row, RowState, Sampling
 from playground.errors import (
     AdapterError,
     BaseUnavailableError,
     InputError,
-    NotFoundError,
     OutOfMemoryError,
     PlaygroundError,
     RunFailedError,
@@ -26,24 +24,16 @@ from playground.errors import (
 )
 from playground.gpu.manager import DeviceManager, Request, make_room
 from playground.library.adapters import AdapterCard
-from playground.library.bases import label_of
-from playground.models.adapters import AdapterService, Residents
-from playground.models.bases import BASE, BaseService, Tokenizer, kv_bytes_per_token
+from playground.models.adapters import Residents
+from playground.models.bases import BaseService, Tokenizer, kv_bytes_per_token
 from playground.models.endpoints import Endpoints
 from playground.models.remote import Client, Remote, RemoteReply
-from playground.plain import plain_text
 from playground.runs.progress import ordinal
-from playground.settings import Settings
 
 if TYPE_CHECKING:
     from playground.engine.engine import Engine
 
 
-REPLIES_MAX = 4
-PATIENCE_S = 120.0
-"""How long a question waits for a base that is being prepared, where the caller does not leave before."""
-LOOK_S = 0.5
-"""How often it looks, and reports how far the base is."""
 WAIT_S = 0.5
 """How often a waiting batch reports its place in the queue."""
 POLL_S = 0.1
@@ -390,109 +380,3 @@ def _smaller(rows: Sequence[Row]) -> str:
 
 def place_in_line(request: Request) -> str:
     return f"{ordinal(request.position)} in line, about {max(1, round(request.wait_s))} s"
-
-
-@dataclass(frozen=True)
-class Chat:
-    """What a program asks. model: ``base``, an adapter's id or ``base:ID``. replies: how many, in one batch; each takes
-    the next seed. logprobs: as in ``Row``. fit: shorten ``sampling.max_tokens`` to what the base still holds, and to
-    what may be asked for here, in place of refusing."""
-
-    model: str
-    messages: tuple[Message, ...]
-    sampling: Sampling
-    replies: int = 1
-    logprobs: int | None = None
-    fit: bool = False
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.replies <= REPLIES_MAX:
-            raise InputError(f"{self.replies} replies are asked for; 1 to {REPLIES_MAX} can be had at once.")
-
-
-class CompletionService:
-    """Answers programs. Where the app is shared a program sees the base and the shipped adapters only. clock: seconds,
-    monotonic. pause: waits that many seconds."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        manager: DeviceManager,
-        bases: BaseService,
-        adapters: AdapterService,
-        batches: Batches,
-        clock: Callable[[], float] = time.monotonic,
-        pause: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._shared, self._manager, self._bases = settings.shared, manager, bases
-        self._adapters, self._batches = adapters, batches
-        self._clock, self._pause = clock, pause
-        self._owner = "" if settings.shared else "local"
-
-    @property
-    def base(self) -> str:
-        """The base's own id; where the app is shared, without the folder it lies in."""
-        return label_of(self._bases.spec) if self._shared else self._bases.spec
-
-    def models(self) -> list[AdapterCard]:
-        """Every adapter that may be asked on the base in use, and every other base."""
-        return [*(row.card for row in self._adapters.list(self._owner) if row.usable), *self._bases.others()]
-
-    def card(self, model: str) -> AdapterCard | None:
-        """None for the base. Raises NotFoundError (says what there is)."""
-        try:
-            return self._adapters.model(model, self._owner)
-        except NotFoundError as error:
-            there = ", ".join([BASE, *[card.id for card in self.models()]])
-            raise NotFoundError(f"There is no model {plain_text(model, 80)!r}. There is: {there}.") from error
-
-    def complete(self, chat: Chat, session: str) -> Generator[list[Written]]:
-        """Yields how far each reply has come, the last time with every one done. Closing it frees the device. A base
-        that is being prepared is waited for. Raises NotFoundError, InputError, BaseUnavailableError when there is none
-        after PATIENCE_S or will be none, BusyError when the queue is full, OutOfMemoryError."""
-        card = self.card(chat.model)
-        for waiting in () if card is not None and card.is_base else self._until_there_is_a_base():
-            yield [Written(waiting=waiting) for _ in range(chat.replies)]
-        prompt = prompt_of(self._bases.tokenizer(card), chat.messages, card, chat.sampling.think)
-        sampling = self._fitting(prompt, chat, card)
-        asked = [
-            Asked(card, prompt, replace(sampling, seed=seed % (SEED_MAX + 1)), chat.logprobs)
-            for seed in range(sampling.seed, sampling.seed + chat.replies)
-        ]
-        for written in self._batches.run(asked, session):
-            for one in written:
-                if one.failure is not None:
-                    raise one.failure
-            yield written
-
-    def retry_after_s(self) -> int:
-        """When a place in a full queue is likely to be free."""
-        return max(1, round(min((request.wait_s for request in self._manager.queue()), default=1.0)))
-
-    def _until_there_is_a_base(self) -> Iterator[str]:
-        """How far the base is, in words, every LOOK_S. One that was unloaded is loaded by the question itself."""
-        end_s = self._clock() + PATIENCE_S
-        while self._bases.loaded is None and (state := self._bases.state()).phase != "ready":
-            if state.phase == "failed":
-                raise BaseUnavailableError(state.message)
-            if self._clock() >= end_s:
-                words = f"The base is still being prepared ({state.message}). Try again in a minute."
-                raise BaseUnavailableError(words)
-            yield state.message
-            self._pause(LOOK_S)
-
-    def _fitting(self, prompt: str, chat: Chat, card: AdapterCard | None) -> Sampling:
-        """With a longest reply that the context holds beside the prompt and the virtual tokens of the adapter."""
-        context, most, before = self._bases.context(card), self._batches.longest, card.virtual_tokens if card else 0
-        if chat.fit and most is not None and chat.sampling.min_tokens <= most < chat.sampling.max_tokens:
-            chat = replace(chat, sampling=replace(chat.sampling, max_tokens=most))
-        length = before + len(encode(self._bases.tokenizer(card), prompt))
-        longest = chat.sampling.max_tokens
-        if context is None or length + longest <= context:
-            return chat.sampling
-        if chat.fit and chat.sampling.min_tokens < context - length:
-            return replace(chat.sampling, max_tokens=context - length)
-        asked = max(1, chat.sampling.min_tokens) if chat.fit else longest
-        counted = f", {before} of them the adapter's," if before else ""
-        why = f"The prompt is {length} tokens{counted} and the reply may take {asked}; this base holds {context}."
-        raise InputError(f"{why} Shorten the messages, or ask for a shorter reply.")

@@ -17,7 +17,7 @@ from playground.data.render import encode, thinking, with_passages
 from playground.data.retrieval import Documents
 from playground.data.split import part
 from playground.engine.request import Sampling, stamp_hash
-from playground.errors import InputError, PlaygroundError, RunFailedError
+from playground.errors import InputError, PlaygroundError
 from playground.evaluation.checks import parse_check
 from playground.evaluation.cost import Prices
 from playground.evaluation.form import REFERENCES, grammar, read_form, shared_form
@@ -481,37 +481,3 @@ class CompareService:
         if side.picked:
             return picked_rows(side, checked.examples)
         return part(checked.examples, self._data.split(file, checked.examples, seed, checked=checked).train)
-
-
-def all_replies(
-    service: CompareService,
-    sides: Sequence[Side],
-    questions: Sequence[str],
-    sampling: Sampling,
-    tell: Callable[[int, int], None] = lambda turn, tokens: None,
-) -> list[dict[str, Any]]:
-    """Ask ``questions`` as turns of one conversation with every side. tell: called with (turn, tokens written so far).
-    A side that fails says why (``error``) in its last reply and is asked no more. Raises RunFailedError when all do."""
-    histories: list[list[Turn]] = [[] for _ in sides]
-    failed: dict[int, str] = {}
-    found: list[dict[str, Any]] = []
-    for turn, question in enumerate(questions):
-        asked = [place for place in range(len(sides)) if place not in failed]
-        replies: Sequence[Reply] = []
-        there = [sides[place] for place in asked], [histories[place] for place in asked]
-        for replies in service.ask(*there, question, sampling):
-            tell(turn, sum(reply.completion_tokens for reply in replies))
-        for place, reply in zip(asked, replies, strict=True):
-            if reply.error:
-                failed[place] = reply.error
-            else:
-                histories[place].append(Turn(question, reply.text))
-            record = {"side": sides[place].label, "turn": turn, "text": reply.text}
-            record |= {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
-            record |= {"first_token_s": round(reply.first_token_s or 0.0, 4), "seconds": round(reply.seconds, 4)}
-            thought = {"thought": reply.thought, "thought_tokens": reply.thought_tokens}
-            record |= thought if reply.thought_tokens else {}
-            found.append(record | {"stamp": reply.stamp} | ({"error": reply.error} if reply.error else {}))
-        if len(failed) == len(sides):
-            raise RunFailedError("\n".join(f"{sides[place].label}: {why}" for place, why in failed.items()))
-    return found

@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from playground.chat.batching import Chat, Written
+from playground.chat.batching import Written
+from playground.chat.programs import Chat
 from playground.data.example import Message, answer_turn
 from playground.engine.request import SEED_MAX, Sampling, TokenLogprob, stamp_hash
 from playground.errors import InputError

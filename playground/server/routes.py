@@ -21,8 +21,8 @@ from starlette.types import Receive, Scope, Send
 
 from playground import errors
 from playground.chat.batching import Written
-from playground.chat.compare import all_replies, side_from
-from playground.chat.replay import Saved
+from playground.chat.compare import side_from
+from playground.chat.programs import Saved, all_replies
 from playground.engine.request import Sampling
 from playground.library.adapters import AdapterCard
 from playground.models.bases import BASE

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from playground.chat.replay import Saved
+from playground.chat.programs import Saved
 from playground.errors import InputError
 from playground.report.report import FAULTS, body_html
 from playground.services import Services

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from playground.chat.batching import Asked, Chat, Written
-from playground.chat.compare import Side, Turn, all_replies, conversation, parse_side, side_as_json, side_from
-from playground.chat.replay import read_saved
+from playground.chat.batching import Asked, Written
+from playground.chat.compare import Side, Turn, conversation, parse_side, side_as_json, side_from
+from playground.chat.programs import Chat, all_replies, read_saved
 from playground.data.example import Example, Message
 from playground.data.render import encode, render_prompt
 from playground.engine.llama_memory import STEP

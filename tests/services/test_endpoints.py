@@ -11,7 +11,7 @@ import pytest
 
 from playground.chat.batching import Asked
 from playground.chat.compare import Side, parse_side
-from playground.chat.replay import read_saved
+from playground.chat.programs import read_saved
 from playground.data.example import Message
 from playground.engine.request import Sampling
 from playground.errors import EndpointError, NotFoundError

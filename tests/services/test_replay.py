@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from playground.chat.compare import Side, all_replies
-from playground.chat.replay import Saved, read_saved, together
+from playground.chat.compare import Side
+from playground.chat.programs import Saved, all_replies, read_saved, together
 from playground.engine.request import Sampling
 from playground.errors import NotFoundError
 from playground.services import build_services

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from playground.chat.compare import Side, parse_side
-from playground.chat.replay import Saved
+from playground.chat.programs import Saved
 from playground.data.example import Message
 from playground.data.retrieval import with_passages
 from playground.data.split import hashes_of

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from playground.chat.compare import Side
-from playground.chat.replay import Saved
+from playground.chat.programs import Saved
 from playground.engine.request import Sampling
 from playground.errors import BusyError, NotFoundError
 from playground.runs.service import TrainRequest

@@ -8,8 +8,9 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from playground.chat.batching import Asked, Batches, Chat
+from playground.chat.batching import Asked, Batches
 from playground.chat.compare import Side
+from playground.chat.programs import Chat
 from playground.data.example import Message
 from playground.data.render import encode, render_prompt
 from playground.engine.request import Direct, Sampling

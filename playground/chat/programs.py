@@ -1,27 +1,179 @@
-"""A reply once more from its stamp: the same prompt, weights, sampling, seed and rows give the same text."""
+"""What programs and the command line ask: chat completions, every turn of a comparison to its end, and a reply again
+from its stamp (the same prompt, weights, sampling, seed and rows give the same text)."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from playground.chat.batching import Asked, Batches, Written, base_of
-from playground.engine.request import Sampling
-from playground.errors import InputError
+from playground.chat.batching import Asked, Batches, Written, base_of, prompt_of
+from playground.chat.compare import CompareService, Reply, Side, Turn
+from playground.data.example import Message
+from playground.data.render import encode
+from playground.engine.request import SEED_MAX, Sampling
+from playground.errors import BaseUnavailableError, InputError, NotFoundError, RunFailedError
+from playground.gpu.manager import DeviceManager
 from playground.library.adapters import AdapterCard
 from playground.library.bases import label_of
 from playground.library.card import weight_files
 from playground.library.files import sha256_of
 from playground.models.adapters import AdapterService
-from playground.models.bases import BaseService
+from playground.models.bases import BASE, BaseService
 from playground.models.remote import NOT_REPLAYABLE
 from playground.plain import plain_number, plain_text
+from playground.settings import Settings
 
-ROWS_MAX = 64
+REPLIES_MAX = 4
+PATIENCE_S = 120.0
+"""How long a question waits for a base that is being prepared, where the caller does not leave before."""
+LOOK_S = 0.5
+"""How often it looks, and reports how far the base is."""
+REPLAYED_MAX = 64
 """More rows than any batch of this app has ever had."""
+
+
+@dataclass(frozen=True)
+class Chat:
+    """What a program asks. model: ``base``, an adapter's id or ``base:ID``. replies: how many, in one batch; each takes
+    the next seed. logprobs: as in ``Row``. fit: shorten ``sampling.max_tokens`` to what the base still holds, and to
+    what may be asked for here, in place of refusing."""
+
+    model: str
+    messages: tuple[Message, ...]
+    sampling: Sampling
+    replies: int = 1
+    logprobs: int | None = None
+    fit: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.replies <= REPLIES_MAX:
+            raise InputError(f"{self.replies} replies are asked for; 1 to {REPLIES_MAX} can be had at once.")
+
+
+class CompletionService:
+    """Answers programs. Where the app is shared a program sees the base and the shipped adapters only. clock: seconds,
+    monotonic. pause: waits that many seconds."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        manager: DeviceManager,
+        bases: BaseService,
+        adapters: AdapterService,
+        batches: Batches,
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._shared, self._manager, self._bases = settings.shared, manager, bases
+        self._adapters, self._batches = adapters, batches
+        self._clock, self._pause = clock, pause
+        self._owner = "" if settings.shared else "local"
+
+    @property
+    def base(self) -> str:
+        """The base's own id; where the app is shared, without the folder it lies in."""
+        return label_of(self._bases.spec) if self._shared else self._bases.spec
+
+    def models(self) -> list[AdapterCard]:
+        """Every adapter that may be asked on the base in use, and every other base."""
+        return [*(row.card for row in self._adapters.list(self._owner) if row.usable), *self._bases.others()]
+
+    def card(self, model: str) -> AdapterCard | None:
+        """None for the base. Raises NotFoundError (says what there is)."""
+        try:
+            return self._adapters.model(model, self._owner)
+        except NotFoundError as error:
+            there = ", ".join([BASE, *[card.id for card in self.models()]])
+            raise NotFoundError(f"There is no model {plain_text(model, 80)!r}. There is: {there}.") from error
+
+    def complete(self, chat: Chat, session: str) -> Generator[list[Written]]:
+        """Yields how far each reply has come, the last time with every one done. Closing it frees the device. A base
+        that is being prepared is waited for. Raises NotFoundError, InputError, BaseUnavailableError when there is none
+        after PATIENCE_S or will be none, BusyError when the queue is full, OutOfMemoryError."""
+        card = self.card(chat.model)
+        for waiting in () if card is not None and card.is_base else self._until_there_is_a_base():
+            yield [Written(waiting=waiting) for _ in range(chat.replies)]
+        prompt = prompt_of(self._bases.tokenizer(card), chat.messages, card, chat.sampling.think)
+        sampling = self._fitting(prompt, chat, card)
+        asked = [
+            Asked(card, prompt, replace(sampling, seed=seed % (SEED_MAX + 1)), chat.logprobs)
+            for seed in range(sampling.seed, sampling.seed + chat.replies)
+        ]
+        for written in self._batches.run(asked, session):
+            for one in written:
+                if one.failure is not None:
+                    raise one.failure
+            yield written
+
+    def retry_after_s(self) -> int:
+        """When a place in a full queue is likely to be free."""
+        return max(1, round(min((request.wait_s for request in self._manager.queue()), default=1.0)))
+
+    def _until_there_is_a_base(self) -> Iterator[str]:
+        """How far the base is, in words, every LOOK_S. One that was unloaded is loaded by the question itself."""
+        end_s = self._clock() + PATIENCE_S
+        while self._bases.loaded is None and (state := self._bases.state()).phase != "ready":
+            if state.phase == "failed":
+                raise BaseUnavailableError(state.message)
+            if self._clock() >= end_s:
+                words = f"The base is still being prepared ({state.message}). Try again in a minute."
+                raise BaseUnavailableError(words)
+            yield state.message
+            self._pause(LOOK_S)
+
+    def _fitting(self, prompt: str, chat: Chat, card: AdapterCard | None) -> Sampling:
+        """With a longest reply that the context holds beside the prompt and the virtual tokens of the adapter."""
+        context, most, before = self._bases.context(card), self._batches.longest, card.virtual_tokens if card else 0
+        if chat.fit and most is not None and chat.sampling.min_tokens <= most < chat.sampling.max_tokens:
+            chat = replace(chat, sampling=replace(chat.sampling, max_tokens=most))
+        length = before + len(encode(self._bases.tokenizer(card), prompt))
+        longest = chat.sampling.max_tokens
+        if context is None or length + longest <= context:
+            return chat.sampling
+        if chat.fit and chat.sampling.min_tokens < context - length:
+            return replace(chat.sampling, max_tokens=context - length)
+        asked = max(1, chat.sampling.min_tokens) if chat.fit else longest
+        counted = f", {before} of them the adapter's," if before else ""
+        why = f"The prompt is {length} tokens{counted} and the reply may take {asked}; this base holds {context}."
+        raise InputError(f"{why} Shorten the messages, or ask for a shorter reply.")
+
+
+def all_replies(
+    service: CompareService,
+    sides: Sequence[Side],
+    questions: Sequence[str],
+    sampling: Sampling,
+    tell: Callable[[int, int], None] = lambda turn, tokens: None,
+) -> list[dict[str, Any]]:
+    """Ask ``questions`` as turns of one conversation with every side. tell: called with (turn, tokens written so far).
+    A side that fails says why (``error``) in its last reply and is asked no more. Raises RunFailedError when all do."""
+    histories: list[list[Turn]] = [[] for _ in sides]
+    failed: dict[int, str] = {}
+    found: list[dict[str, Any]] = []
+    for turn, question in enumerate(questions):
+        asked = [place for place in range(len(sides)) if place not in failed]
+        replies: Sequence[Reply] = []
+        there = [sides[place] for place in asked], [histories[place] for place in asked]
+        for replies in service.ask(*there, question, sampling):
+            tell(turn, sum(reply.completion_tokens for reply in replies))
+        for place, reply in zip(asked, replies, strict=True):
+            if reply.error:
+                failed[place] = reply.error
+            else:
+                histories[place].append(Turn(question, reply.text))
+            record = {"side": sides[place].label, "turn": turn, "text": reply.text}
+            record |= {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
+            record |= {"first_token_s": round(reply.first_token_s or 0.0, 4), "seconds": round(reply.seconds, 4)}
+            thought = {"thought": reply.thought, "thought_tokens": reply.thought_tokens}
+            record |= thought if reply.thought_tokens else {}
+            found.append(record | {"stamp": reply.stamp} | ({"error": reply.error} if reply.error else {}))
+        if len(failed) == len(sides):
+            raise RunFailedError("\n".join(f"{sides[place].label}: {why}" for place, why in failed.items()))
+    return found
 
 
 @dataclass(frozen=True)
@@ -50,8 +202,8 @@ class ReplayService:
             why = f"It came from {model} at {host}, another server, whose weights and sampling are not in its stamp."
             raise InputError(f"This reply is {NOT_REPLAYABLE}. {why} Ask that endpoint again with compare.")
         prompt, rows = _prompt(stamp), plain_number(stamp.get("rows"))
-        if not isinstance(rows, int) or not 1 <= rows <= ROWS_MAX:
-            raise InputError(f"The stamp's rows are {rows}; a batch has 1 to {ROWS_MAX}.")
+        if not isinstance(rows, int) or not 1 <= rows <= REPLAYED_MAX:
+            raise InputError(f"The stamp's rows are {rows}; a batch has 1 to {REPLAYED_MAX}.")
         card = None if stamp.get("adapter") is None else self._same_adapter(stamp, owner)
         here = base_of(card, self._bases)
         if card is None and stamp.get("base") != here and (card := self._bases.of_fingerprint(stamp.get("base"))):
