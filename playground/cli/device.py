@@ -139,9 +139,13 @@ def serve(settings: Settings, options: Namespace) -> Outcome:
 
 
 def endpoints(settings: Settings, options: Namespace) -> Outcome:
-    """Which servers may answer, whether they can be reached, and at what price; ``test`` asks one for a word."""
+    """Which servers may answer, whether they can be reached, and at what price; ``test`` asks one for a word, and
+    ``remove`` forgets one."""
     services, found, lines = build_services(settings), [], []
     there = services.endpoints
+    if options.action == "remove":
+        gone = there.remove(options.name)
+        return {"removed": gone.name}, f"{gone.name} ({gone.label}) is removed; what it answered stays.", 0
     for one in [there.get(options.name)] if options.action == "test" else there.all():
         prices = {name: value for name, value in asdict(one).items() if name.endswith("_per_million")}
         about: dict[str, Any] = {"name": one.name, "url": one.url, "model": one.model, "prices": prices}

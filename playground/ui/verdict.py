@@ -91,7 +91,16 @@ class VerdictTab:
         self.line: dict[str, Any] = {"adapter": self.adapter, "prompt": self.prompt, "chosen": self.sides}
         self.line |= {"offered": self.offered, "recorded": self.recorded.values}
         self.shown: list[Block] = [self.followed, self.shown_error, self.head, self.body, self.listing]
-        self.shown += [self.stop, self.files, self.delete, self.question, self.again, self.fault, self.extend]
+        self.shown += [
+            self.stop,
+            self.files,
+            self.delete,
+            self.question,
+            self.again,
+            self.fault,
+            self.extend,
+            self.rejoin,
+        ]
 
     def _build_examples(self) -> None:
         choice: dict[str, Any] = {"filterable": False, "interactive": False}
@@ -178,6 +187,7 @@ class VerdictTab:
     def _build_acts(self) -> None:
         with gr.Row(elem_classes="acts"):
             self.stop = gr.Button(words.STOP_AND_KEEP, variant="stop", size="sm", visible=False)
+            self.rejoin = gr.Button("Ask again what failed", size="sm", visible=False)
             self.extend = gr.Button("Measure more rows", size="sm", visible=False)
             self.files = gr.Row(visible=False, elem_classes="acts")
             with self.files:
@@ -266,8 +276,9 @@ def _wire_shown(services: Services, tab: VerdictTab) -> None:
     on(tab.stop.click, verdict_shown.stop)
     on(tab.listing.pick, verdict_shown.shown, tab.shown, followed=PICKED)
     on(tab.fault.input, verdict_shown.filtered, tab.body)
-    extended = on(tab.extend.click, verdict_shown.extend, tab.followed)
-    listen(services, tab, extended.then, verdict_shown.shown, tab.shown, failure=tab.shown_error)
+    for button, rows in ((tab.extend, None), (tab.rejoin, 0)):
+        extended = on(button.click, partial(verdict_shown.extend, rows=rows), tab.followed)
+        listen(services, tab, extended.then, verdict_shown.shown, tab.shown, failure=tab.shown_error)
     listen(services, tab, tab.delete.click, verdict_shown.ask_remove, [tab.question, tab.ask, tab.delete])
     listen(services, tab, tab.no.click, verdict_shown.keep, [tab.question, tab.delete])
     on(tab.yes.click, verdict_shown.remove, tab.shown)

@@ -63,6 +63,7 @@ def controls(tab: VerdictTab, view: VerdictView | None, made: str) -> Drawn:
         tab.again: gr.update(visible=bool(made)),
         tab.fault: Choices(visible=bool(made)),
         tab.extend: gr.update(visible=bool(made) and view is not None and view.may_grow),
+        tab.rejoin: gr.update(visible=bool(made) and view is not None and bool(view.failed)),
     }
 
 
@@ -85,9 +86,9 @@ def filtered(services: Services, visitor: Visitor, tab: VerdictTab, *, followed:
     return {tab.body: slot(body(services, visitor, _followed(services, visitor, followed), fault))}
 
 
-def extend(services: Services, visitor: Visitor, tab: VerdictTab, *, followed: str) -> Updates:
-    """The next rows, up to the maximum that was stated."""
-    request = services.verdicts.extension(_followed(services, visitor, followed).id, owner=visitor.owner)
+def extend(services: Services, visitor: Visitor, tab: VerdictTab, *, rows: int | None, followed: str) -> Updates:
+    """rows: up to so many in all, None = the maximum that was stated; 0 = what sides that failed did not answer."""
+    request = services.verdicts.extension(_followed(services, visitor, followed).id, rows, visitor.owner)
     return {tab.followed: services.verdicts.start(request)}
 
 

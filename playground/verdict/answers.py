@@ -1,13 +1,13 @@
-"""Every side's answer to every example, in batches through the engine; and a verdict's measuring, phase by phase."""
+"""Every side's answer to every example, in batches through the engine."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 from playground.chat.batching import Asked, Batches, Written, prompt_of
 from playground.chat.compare import Side, Turn, conversation, form_like, passages_for, picked_rows
@@ -17,24 +17,23 @@ from playground.data.retrieval import Documents
 from playground.data.split import BY_CHANCE, part
 from playground.engine.request import Sampling
 from playground.errors import EndpointError, InputError, OutOfMemoryError, PlaygroundError
-from playground.evaluation.criterion import judges_in
 from playground.evaluation.forgetting import REFUSALS_REPLY_TOKENS as REPLY_TOKENS
-from playground.evaluation.forgetting import Forgetting, questions, refusals
+from playground.evaluation.forgetting import questions
 from playground.evaluation.form import REFERENCES
 from playground.evaluation.verdict import TIMED, Answered
-from playground.jobs import Job
 from playground.library.adapters import AdapterCard
 from playground.models.adapters import AdapterService
 from playground.models.bases import BaseService
 from playground.models.endpoints import Endpoint
 from playground.models.remote import Remote, Spending
 from playground.verdict import recorded
-from playground.verdict.files import VERDICT, State, VerdictFiles
-from playground.verdict.losses import ForgettingService, ScoringService, ToScore
+from playground.verdict.files import VERDICT
+from playground.verdict.losses import ScoringService, ToScore
 from playground.verdict.request import VerdictRequest, rows_judged
 from playground.workspace.examples import DataService
 
-T = TypeVar("T")
+Key = tuple[int, str]
+"""(row, side)."""
 TIMING_S = 60.0
 """Timing ends after about so long: all sides then have the same number of timed replies, at least one."""
 TIMING_FOR_LIMIT = 5
@@ -43,8 +42,6 @@ SCORED = 24
 """Rows of which the references are scored, the first ones: enough for a mean, and it decides nothing."""
 QUIET_S = 1.0
 """Between two looks at whether a job is to end, while replies are being written."""
-AFTER = 0.3
-"""What comes after the answers, as a share of them: for the time left."""
 
 
 class Item(NamedTuple):
@@ -60,7 +57,7 @@ class Item(NamedTuple):
     endpoint: Endpoint | None = None
 
     @property
-    def key(self) -> tuple[int, str]:
+    def key(self) -> Key:
         return self.example.row, self.side.label
 
     @property
@@ -70,8 +67,8 @@ class Item(NamedTuple):
 
 
 class Asking(NamedTuple):
-    """What a verdict asks, of whom. session: whose turn it is. failed: side -> why it fails and is asked no more.
-    spending: what pays other servers."""
+    """What a verdict asks, of whom. items: in this phase. session: whose turn it is. failed: side -> why it fails and
+    is asked no more. spending: what pays other servers."""
 
     request: VerdictRequest
     items: Sequence[Item]
@@ -97,7 +94,7 @@ class Progress:
     answers: tuple[Answered, ...] = ()
     waiting: str = ""
     what: str = ""
-    known: Mapping[tuple[int, str], object] = field(default_factory=dict)
+    known: Mapping[Key, object] = field(default_factory=dict)
 
 
 class Answering:
@@ -144,22 +141,23 @@ class Answering:
             )
         return found
 
-    def leaving(self, request: VerdictRequest, measured: Collection[int] = ()) -> str:
+    def leaving(self, request: VerdictRequest, answers: Mapping[Key, Answered]) -> str:
         """How many rows go to which other machine, in how many requests, at what price; "" where none leaves this
-        one. measured: rows that are not asked again. Raises InputError, NotFoundError."""
+        one. answers: what is not asked again. Raises InputError, NotFoundError."""
         said, remote = self._reflected(request), tuple(side for side in request.sides if side.is_remote)
         if not remote:
             return f"Rows leave this machine: {said[0]}." if said else ""
         longest, tokenizer = request.max_tokens or self.reply_limit(request), self._bases.tokenizer()
         items = self.prepare(replace(request, sides=remote))
         items = [one for one in items if one.endpoint is not None and not one.endpoint.is_here]
-        items = [one for one in items if one.example.row not in measured]
+        alone = untimed(items, answers) if request.purpose == VERDICT else []
+        items = [one for one in items if one.key not in answers]
         for endpoint in {one.endpoint for one in items if one.endpoint is not None}:
             asked = [one for one in items if one.endpoint == endpoint]
             sides = {one.side.label: one.side for one in asked}.values()
-            rows, each = {one.example.row for one in asked}, request.replies_each
-            each_side = len(rows) * each + _timed(len(rows)) * (request.purpose == VERDICT)
-            many = len(sides) * each_side
+            rows = {one.example.row for one in asked}
+            many = len(asked) * request.replies_each
+            many += sum(_timed(sum(one.side == side for one in alone)) for side in sides)
             many += len(questions()) * sum(side.docs is not None for side in sides) if request.refusals else 0
             cost = "what they cost is not known (no prices in endpoints.toml)"
             if (prices := endpoint.prices) is not None:
@@ -177,23 +175,25 @@ class Answering:
         rows = f"some of {len(request.pool)} training rows, with replies and answers"
         return [f"{rows}, to {endpoint.label}, {endpoint.price_words}"]
 
-    def replies(self, request: VerdictRequest, measured: Collection[int] = ()) -> int:
-        """How many replies it takes. measured: rows that are not asked again. Raises InputError or NotFoundError for
+    def replies(self, request: VerdictRequest, answered: Collection[Key] = ()) -> int:
+        """How many replies it takes. answered: those that are not asked again. Raises InputError or NotFoundError for
         what cannot be asked."""
         self.batches.refuse_too_long(request.max_tokens)
-        rows = sum(one.row not in measured for one in self.examples(request))
         self.cards(request), self.endpoints(request)
         for side in request.sides:
             self._read(side, request)
-        recorded.refuse_missing(self._data, request, self.examples(request), measured)
-        return rows * sum(side.replies is None for side in request.sides) * request.replies_each
+        examples = self.examples(request)
+        recorded.refuse_missing(self._data, request, examples, answered)
+        asked = [side.label for side in request.sides if side.replies is None]
+        left = sum((one.row, side) not in answered for one in examples for side in asked)
+        return left * request.replies_each
 
     def recorded_words(self, request: VerdictRequest) -> list[str]:
         """As in ``VerdictService``."""
         joined = recorded.joined(self._data, request, self.examples(request)) if request.has_recorded else ()
         return [f"{side.label}: {found.words}" for side, _, found in joined]
 
-    def recorded(self, request: VerdictRequest, answered: Collection[tuple[int, str]]) -> list[Answered]:
+    def recorded(self, request: VerdictRequest, answered: Collection[Key]) -> list[Answered]:
         """What recorded sides say to rows that are not ``answered`` yet. Raises InputError, NotFoundError."""
         tokenizer = self._bases.tokenizer()
 
@@ -239,7 +239,7 @@ class Answering:
     def repeats(self, asking: Asking) -> Generator[Progress, None, None]:
         """Sampled repeats of every item."""
         request, items = asking.request, asking.items
-        found: dict[tuple[int, str], list[str]] = {}
+        found: dict[Key, list[str]] = {}
         many = request.repeats if request.repeats > 1 else 0
         asked = [(item, request.sampling(repeat)) for item in items for repeat in range(1, many + 1)]
         for begin, chunk in self._chunks(asked, asking):
@@ -282,10 +282,10 @@ class Answering:
         # what waited for a side that has failed is known now
         yield Progress("Timing", of, of, what="seconds")
 
-    def refusals(self, asking: Asking) -> Generator[Progress, None, dict[str, list[str]]]:
-        """Side -> its replies to questions that no documents answer, in their order."""
-        request = asking.request
-        sides = tuple(side for side in request.sides if side.docs is not None and side.label not in asking.failed)
+    def refusals(self, asking: Asking, known: Collection[str]) -> Generator[Progress, None, dict[str, list[str]]]:
+        """Side -> its replies to questions that no documents answer, in their order, of those that are not known."""
+        request, out = asking.request, {*asking.failed, *known}
+        sides = tuple(side for side in request.sides if side.docs is not None and side.label not in out)
         sides = tuple(side for side in sides if side.draw <= 1 and not side.format)  # a form leaves no way to refuse
         if not sides:
             return {}
@@ -322,11 +322,10 @@ class Answering:
         return (card is None or card.think is None) and thinking(self._bases.tokenizer(card)).by_itself
 
     def losses(self, asking: Asking) -> Generator[Progress, None, None]:
-        """Loss of the first references, in nats a token; a row too long for some side's context is left out. Another
+        """Loss of the references, in nats a token; a row too long for some side's context is left out. Another
         server scores none, and another base has other tokens, so that its loss says nothing beside the others."""
         tokenizer, context = self._bases.tokenizer(), self._bases.context()
-        first = [*dict.fromkeys(item.example.row for item in asking.items)][:SCORED]
-        able = [one for one in asking.items if one.example.row in first and one.side.label not in asking.failed]
+        able = [one for one in asking.items if one.side.label not in asking.failed]
         elsewhere = dict.fromkeys((one.key for one in able if not one.shares_tokens), None)
         able = [one for one in able if one.shares_tokens]
         rendered = [(item, *self._scoring.rendered(item.messages, item.example.completion)) for item in able]
@@ -342,7 +341,7 @@ class Answering:
         yield Progress("Scoring the references", 0, len(asked), what="loss", known=elsewhere)
         for begin in range(0, len(asked), self.batches.together):
             for scoring in self._scoring.run(asked[begin : begin + self.batches.together], asking.session):
-                known: dict[tuple[int, str], object] = {}
+                known: dict[Key, object] = {}
                 for at, score in enumerate(scoring.scores, begin):
                     if score is not None and at not in scored:
                         scored.add(at)
@@ -397,7 +396,8 @@ class Answering:
                 faults.setdefault(item.side.label, one.failure)
         named = [type(fault)(f"{label}: {fault}") for label, fault in faults.items()]
         others = [fault for fault in named if not isinstance(fault, (InputError, OutOfMemoryError, EndpointError))]
-        if faults and (others or {one.side.label for one in asking.items} <= {*asking.failed, *faults}):
+        asked_of = {side.label for side in asking.request.sides if side.replies is None}
+        if faults and (others or asked_of <= {*asking.failed, *faults}):
             raise [*others, *named][0]
         asking.failed.update({label: str(fault) for label, fault in faults.items()})
         return written
@@ -438,9 +438,21 @@ def _asked(
     return conversation(prompted, history, question, pool, seed, passages), passages
 
 
+def untimed(items: Sequence[Item], answers: Mapping[Key, Answered]) -> list[Item]:
+    """What is timed next, the row that comes before them and is not counted first: sides on the rows that others were
+    timed on; further rows where these are too few."""
+    timed = {row for (row, _), one in answers.items() if one.seconds is not None}
+    left = [one for one in items if (had := answers.get(one.key)) is None or had.seconds is None]
+    if len(timed) < TIMED:
+        return left
+    first = next((one.example.row for one in left if one.example.row not in timed), None)
+    behind = {one.side.label for one in left if one.example.row in timed}
+    return [one for one in left if one.side.label in behind and one.example.row in {first, *timed}]
+
+
 def _timed(rows: int) -> int:
     """Replies of a side that are timed, of so many rows: all, but the first where they are too few for a limit."""
-    return TIMED if rows >= TIMED else max(1, rows - 1)
+    return TIMED if rows >= TIMED else max(min(1, rows), rows - 1)
 
 
 def _remote(item: Item, asking: Asking) -> Remote | None:
@@ -453,145 +465,3 @@ def _answered(item: Item, one: Written) -> Answered:
     tokens = (one.state.prompt_tokens, one.state.completion_tokens)
     question, finish = item.example.messages[-2].content, one.state.finish
     return Answered(*item.key, question, *said, *tokens, None, one.stamp, item.passages, finish=finish)
-
-
-@dataclass
-class Work:
-    """What is measured so far. failed: side -> why it cannot answer. judges: how far each judge that says what is right
-    goes with the person, as the record has it. searched_s: what a prompt search took before it was resumed. notes:
-    what went wrong beside, in words. recorded: sides that are asked nothing."""
-
-    state: State
-    began_s: float = 0.0
-    answers: dict[tuple[int, str], Answered] = field(default_factory=dict)
-    timings: dict[str, float] = field(default_factory=dict)
-    forgotten: dict[str, Any] = field(default_factory=dict)
-    refusals: dict[str, Any] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-    judges: list[dict[str, Any]] = field(default_factory=list)
-    searched_s: float = 0.0
-    notes: list[str] = field(default_factory=list)
-    spending: Spending = field(default_factory=Spending)
-    recorded: set[str] = field(default_factory=set)
-
-    def complete(self, sides: Collection[Side]) -> set[int]:
-        """Rows that each of these sides has answered, but for those that have failed."""
-        able = {side.label for side in sides} - self.failed.keys()
-        return {row for row, _ in self.answers if all((row, side) in self.answers for side in able)}
-
-    def drop_failed(self) -> None:
-        """A side that cannot answer all is compared in nothing: what it wrote before goes."""
-        self.answers = {key: answer for key, answer in self.answers.items() if key[1] not in self.failed}
-
-
-Marking = Callable[[Collection[str], Collection[Answered], str], Generator[Progress, None, None]]
-"""(judges, answers, owner) -> each judge's marks of the answers, as they come."""
-
-
-Search = Callable[[Work, Asking], Generator[Progress, None, None]]
-"""(work, what is asked) -> the candidates' answers, as they come; each is in ``work`` before the next is asked."""
-
-
-class Measuring:
-    """Asks, and writes every answer down as it comes. search: how candidates are asked, None = there are none."""
-
-    def __init__(
-        self,
-        answering: Answering,
-        forgetting: ForgettingService,
-        files: VerdictFiles,
-        marking: Marking,
-        search: Search | None = None,
-    ) -> None:
-        self._answering, self._forgetting, self._files, self._marking = answering, forgetting, files, marking
-        self._search = search
-
-    def run(self, work: Work, request: VerdictRequest, job: Job) -> None:
-        """Ask all of it but rows that are answered, then the judges that say what is right. Raises CancelledError when
-        it is stopped; what was measured by then stays in ``work``."""
-        work.began_s = time.monotonic()
-        asker, judged = self._answering, request.purpose == VERDICT
-        work.spending = Spending(request.spend_cap)
-        asking = Asking(request, (), f"verdict {request.owner}", work.failed, work.spending)
-        if request.budget_s is not None and self._search is not None:
-            self._follow(work, job, "search_s", self._search(work, asking))
-            return
-        asking = asking._replace(items=[item for item in asker.prepare(request) if item.key not in work.answers])
-        known = asker.recorded(request, work.answers) if request.has_recorded else []
-        work.answers |= {(one.example, one.side): one for one in known}
-        work.recorded = {side.label for side in request.sides if side.replies is not None}
-        self._files.keep(work.state.id, known)
-        self._follow(work, job, "answers_s", asker.answers(asking))
-        if judges := judges_in(request.right):
-            self._follow(work, job, "judging_s", self._marking(judges, list(work.answers.values()), request.owner))
-        self._follow(work, job, "repeats_s", asker.repeats(asking))
-        if judged:
-            self._follow(work, job, "timing_s", asker.timings(asking))
-        if request.losses:
-            self._follow(work, job, "losses_s", asker.losses(asking))
-        if judged and request.refusals:
-            said = self._follow(work, job, "refusals_s", asker.refusals(asking))
-            work.refusals = {side: refusals(replies) for side, replies in said.items()}
-        if request.forgetting:
-            self._forgetting_of(work, job, asking)
-
-    def _follow(self, work: Work, job: Job, timing: str, steps: Generator[Progress, None, T]) -> T:
-        """Run one phase to its end, or until it is stopped; returns what it returns."""
-        started = time.monotonic()
-        pending: dict[int, dict[str, object]] = {}
-        try:
-            while True:
-                try:
-                    step = next(steps)
-                except StopIteration as ended:
-                    work.drop_failed()
-                    returned: T = ended.value
-                    return returned
-                after = AFTER if timing == "answers_s" else 0.0
-                job.report(step.phase, step.done, step.of, step.waiting, after=after)
-                work.answers |= {(answer.example, answer.side): answer for answer in step.answers}
-                work.drop_failed()
-                self._files.keep(work.state.id, (*step.answers, *_learn(work, step, pending)))
-                job.check()
-        finally:
-            steps.close()
-            work.timings[timing] = round(time.monotonic() - started, 2)
-
-    def _forgetting_of(self, work: Work, job: Job, asking: Asking) -> None:
-        def steps(asked: Sequence[AdapterCard]) -> Generator[Progress, None, Sequence[Forgetting]]:
-            found: Sequence[Forgetting] = ()
-            for one in self._forgetting.measure(asked, asking.session):
-                found = one.found
-                yield Progress("What was forgotten", one.done, one.of, waiting=one.waiting)
-            return found
-
-        def measured(asked: Sequence[AdapterCard]) -> dict[str, Forgetting]:
-            """All together; where one of them fails, each alone, and without that one."""
-            try:
-                found = self._follow(work, job, "forgetting_s", steps(asked))
-                return {card.id: one for card, one in zip(asked, found, strict=True)}
-            except (InputError, OutOfMemoryError):
-                alone = [measured([card]) for card in asked] if len(asked) > 1 else []
-                return {id: one for each in alone for id, one in each.items()}
-
-        able = (item for item in asking.items if item.side.label not in work.failed and item.shares_tokens)
-        tuned = {item.side.label: item.card for item in able if item.card}
-        cards = {card.id: card for card in tuned.values()}
-        by_card = measured(list(cards.values())) if cards else {}
-        for side, card in tuned.items():
-            if (forgotten := by_card.get(card.id)) is not None:
-                work.forgotten[side] = asdict(forgotten) | {"words": forgotten.words}
-
-
-def _learn(work: Work, step: Progress, pending: dict[int, dict[str, object]]) -> list[Answered]:
-    """Put what is known into answers, an example once it is known of all its sides; returns those that changed."""
-    changed, sides = [], {side for _, side in work.answers} - work.recorded
-    for (row, side), value in step.known.items():
-        pending.setdefault(row, {})[side] = value
-    for row in [row for row, known in pending.items() if step.what and sides <= known.keys()]:
-        known = pending.pop(row)
-        for name in sides:  # a side may have failed meanwhile
-            values: dict[str, Any] = {step.what: known[name]}
-            work.answers[row, name] = replace(work.answers[row, name], **values)
-            changed.append(work.answers[row, name])
-    return changed

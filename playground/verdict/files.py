@@ -1,9 +1,9 @@
 """Verdicts in the home folder, one folder each.
 
-``request.json`` what was asked · ``state.json`` how far it is · ``answers.jsonl`` every answer as it came, until the
-end · ``rows.jsonl`` one line an example and side · ``known.json`` references that their form was read from ·
-``verdict.json`` the record · ``votes.jsonl`` one line a vote on its replies, ``labels.jsonl`` one line a label of a
-reply, in the order they were given.
+``request.json`` what was asked · ``state.json`` how far it is · ``answers.jsonl`` every answer as it came, after the
+end those of sides that failed · ``rows.jsonl`` one line an example and side · ``known.json`` references that their form
+was read from · ``verdict.json`` the record · ``votes.jsonl`` one line a vote on its replies, ``labels.jsonl`` one line
+a label of a reply, in the order they were given.
 """
 
 from __future__ import annotations
@@ -139,13 +139,22 @@ class VerdictFiles:
         lines = (*self.rows(id), *self._lines(id, "answers.jsonl"))
         return {(row["example"], row["side"]): answer_of(row) for row in lines}
 
-    def save(self, id: str, record: dict[str, Any], rows: Iterable[dict[str, Any]], known: Sequence[str]) -> None:
-        """Raises OSError."""
+    def save(
+        self,
+        id: str,
+        record: dict[str, Any],
+        rows: Iterable[dict[str, Any]],
+        known: Sequence[str],
+        aside: Iterable[Answered] | None = None,
+    ) -> None:
+        """aside: answers of sides that failed, None = as they are on disk. Raises OSError."""
         folder = self.folder(id)
         write_text(folder / "rows.jsonl", _jsonl(rows))
         write_text(folder / "known.json", _jsonl([list(known)]))
         write_json(folder / "verdict.json", record)
-        (folder / "answers.jsonl").unlink(missing_ok=True)
+        if aside is not None:
+            (folder / "answers.jsonl").unlink(missing_ok=True)
+            self.keep(id, aside)
 
     def write(self, id: str, how: str, folder: Path) -> Path:
         """Into ``folder`` as ``html``, ``jsonl`` or ``csv``. Raises InputError with nothing to write, or nowhere."""

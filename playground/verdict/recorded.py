@@ -35,12 +35,12 @@ def joined(
 
 
 def refuse_missing(
-    data: DataService, request: VerdictRequest, examples: Sequence[Example], measured: Collection[int]
+    data: DataService, request: VerdictRequest, examples: Sequence[Example], answered: Collection[tuple[int, str]]
 ) -> None:
-    """Raises InputError where a recorded side lacks a reply to a row that is not measured yet: it would be judged by
-    other rows than the others."""
+    """Raises InputError where a recorded side lacks a reply to a row that it has not ``answered`` yet: it would be
+    judged by other rows than the others."""
     for side, file, found in joined(data, request, examples):
-        if missing := [row for row in found.missing if row not in measured]:
+        if missing := [row for row in found.missing if (row, side.label) not in answered]:
             there = f"{file.name} has replies to {len(found.replies)} of {len(examples)} rows"
             raise InputError(
                 f"{side.label} cannot be judged beside the others: {there}, and none to {rows_words(missing)} of "

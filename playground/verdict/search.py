@@ -29,9 +29,10 @@ from playground.models.adapters import AdapterService
 from playground.models.bases import BaseService
 from playground.models.remote import Remote
 from playground.plain import plain_number
-from playground.verdict.answers import Answering, Asking, Item, Progress, Work
+from playground.verdict.answers import Answering, Asking, Item, Key, Progress
 from playground.verdict.bench import LETTERS_MAX, SEED, Best, Drawn, PromptBench
 from playground.verdict.files import BENCH, VerdictFiles
+from playground.verdict.measuring import Work
 from playground.verdict.request import CANDIDATES_MAX, RecordMaker, VerdictRequest, request_from
 from playground.workspace.examples import DataService
 from playground.workspace.visitors import LOCAL
@@ -45,7 +46,6 @@ REWRITTEN, MOST_REWRITTEN = "rewritten", 8
 """What prompts are called that another server wrote, and at most how many candidates have one."""
 REWRITES, REFLECTED, REWRITTEN_TOKENS = 2, 4, 1024
 """Prompts that it writes at a time, training rows that it reads for each, and the longest of these."""
-Key = tuple[int, str]
 
 
 class _Rewriting(NamedTuple):
@@ -191,7 +191,7 @@ class Searching:
         said.sort(key=lambda one: (place.get(one["side"], len(place)), -one["n"], -one["passed"], one["tokens"]))
         spent = sum(one.prompt_tokens + one.completion_tokens for one in answers.values())
         about = {
-            "seconds": round(work.searched_s + seconds, 1),
+            "seconds": seconds,
             "tokens": spent,
             "budget_s": request.budget_s,
             "candidates": said,

@@ -6,13 +6,14 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from playground.chat.compare import Side
+from playground.data.example import Example
 from playground.errors import BusyError, CancelledError, InputError, NotFoundError, PlaygroundError
 from playground.evaluation.checks import Check, parse_checks
 from playground.evaluation.comparison import Questions
@@ -26,11 +27,12 @@ from playground.models.bases import BaseService
 from playground.models.endpoints import PREFIX
 from playground.settings import Settings
 from playground.training import processes
-from playground.verdict.answers import Answering, Measuring, Work
+from playground.verdict.answers import Answering
 from playground.verdict.bench import tried_for
 from playground.verdict.files import DONE, FAILED, LIVE, MEASURING, STOPPED, VERDICT, State, VerdictFiles, row_of
 from playground.verdict.judges import Judges, Trust
 from playground.verdict.losses import ForgettingService
+from playground.verdict.measuring import Measuring, Work
 from playground.verdict.request import Kept, RecordMaker, SoFar, VerdictRequest, file_sha256, request_from
 from playground.verdict.search import Searching
 from playground.workspace.examples import DataService
@@ -48,6 +50,7 @@ LIVE_OF_ONE = 3
 LIVE_OF_ALL = 32
 """The same of everybody together: each takes turns on the device with all others."""
 KEPT = "What was measured by then is kept."
+AGAIN = "What it answered is kept: it can be asked the rest again (the Verdict tab, or verdict --extend)."
 APP_ENDED = "The app ended while it was measured."
 _KEY = "verdict "
 
@@ -56,8 +59,8 @@ _KEY = "verdict "
 class VerdictView:
     """A verdict as it is now. done, of: replies, or seconds of a search, as unit says. message: what it is doing.
     seconds_left: an estimate, None before there is one. record: once it has ended and something could be compared.
-    so_far: each side's passes while rows run. may_grow: it stated a maximum of rows that it has not reached. look: how
-    many times it was concluded from."""
+    so_far: each side's passes while rows run. may_grow: it stated a maximum of rows that it has not reached. failed:
+    sides that were left out. look: how many times it was concluded from."""
 
     id: str
     name: str
@@ -72,6 +75,7 @@ class VerdictView:
     purpose: str = VERDICT
     so_far: tuple[SoFar, ...] = ()
     may_grow: bool = False
+    failed: tuple[str, ...] = ()
     look: int = 0
     unit: str = ""
 
@@ -122,41 +126,60 @@ class VerdictService:
     def extension(
         self, id: str, rows: int | None = None, owner: str = LOCAL, file: Path | None = None
     ) -> VerdictRequest:
-        """The request that measures the next rows of a verdict, up to ``rows`` in all (None = the maximum that it
-        stated). file: the same rows and more of them, None = as before. Raises InputError where it stated no maximum,
-        no row is left, or a measured row has changed."""
+        """The request that measures a verdict further: what is not answered of the rows that were begun (a side that
+        failed is asked again), and the next rows, up to ``rows`` in all (None = the maximum that it stated, 0 = none).
+        One that failed as a whole may go on to the rows that it was to measure. file: the same rows and more of them,
+        None = as before. Raises InputError where nothing is left, no maximum was stated, or what was measured has
+        changed."""
         state = self._own(id, owner)
         record, before = self.files.record(id), request_from(self.files.request(id))
         if state.state in LIVE or record is None:
             raise InputError(f"{state.name} is still measured, or measured nothing. Wait for its end, or measure anew.")
-        if before.maximum is None:
-            raise InputError(
-                f"{state.name} stated no maximum of rows, so looking again would not hold its 5 % of error. "
-                "Measure a new verdict on new rows, and state a maximum this time."
-            )
-        limit = min(rows or before.maximum, before.maximum)
         if (base := self._bases.resolve()).id != record["base"]:
             raise InputError(
                 f"{state.name} was measured on {record['base']}; the base is now {base.id}. Choose that one."
             )
-        before = replace(before, file=file or before.file)
-        measured = {one["example"]: one["reference"] for one in self.files.rows(id)}
-        there = self._answering.examples(replace(before, limit=before.maximum))
+        before, most = replace(before, file=file or before.file), before.maximum
+        there = self._answering.examples(replace(before, limit=most or before.limit))
+        work = self._before(replace(before, extends=id))
+        self._refuse_changed(before, work, there)
+        complete = work.complete({side.label for side in before.sides} - record.get("failed", {}).keys())
+        limit = max((at for at, one in enumerate(there, 1) if one.row in complete), default=0)
+        if most is not None:
+            limit = max(limit, most if rows is None else min(rows, most))
+        elif state.state == FAILED:
+            limit = len(there)
+        asked = [one.row for one in there[:limit] for side in before.sides if (one.row, side.label) not in work.answers]
+        if (most is None and (rows or 0) > limit) or not (asked or most):
+            raise InputError(
+                f"{state.name} stated no maximum of rows, so looking again would not hold its 5 % of error. "
+                "Measure a new verdict on new rows, and state a maximum this time."
+            )
+        if not asked:
+            raise InputError(
+                f"All {len(complete)} rows that {state.name} may look at are measured: its maximum is {most}, there "
+                f"are {len(there)}, and {'all' if rows is None else rows} are asked for."
+            )
+        looked = {(record["ladder"] or [{"n": record["examples"]}])[0]["n"]} if {*asked} - complete and most else {}
+        return replace(before, limit=limit, looks=tuple(sorted({*before.looks, *looked})), extends=id)
+
+    def _refuse_changed(self, before: VerdictRequest, work: Work, there: Sequence[Example]) -> None:
+        """Raises InputError where a measured row, or a server that answered, is no longer what it was."""
         now = {one.row: one.completion for one in there}
-        if changed := [row for row, said in measured.items() if now.get(row) != said]:
+        if changed := [one.example for one in work.answers.values() if now.get(one.example) != one.reference]:
             raise InputError(
                 f"Row {changed[0]} of {before.file.name} is no longer what was measured. New rows go to the end of the "
                 "file; measure a new verdict on a file that has changed."
             )
-        work, _ = self._before(replace(before, extends=id))
-        complete = work.complete(before.sides)
-        if all(one.row in complete for one in there[:limit]):
-            raise InputError(
-                f"All {len(complete)} rows that {state.name} may look at are measured: its maximum is "
-                f"{before.maximum}, there are {len(there)}, and {rows or 'all'} are asked for."
-            )
-        looked = (record["ladder"] or [{"n": record["examples"]}])[0]["n"]
-        return replace(before, limit=limit, looks=tuple(sorted({*before.looks, looked})), extends=id)
+        servers = dict(zip((side.label for side in before.sides), self._answering.endpoints(before), strict=True))
+        for one in work.answers.values():
+            if (server := servers[one.side]) is not None and one.stamp is not None:
+                had = one.stamp["endpoint"]
+                if any(had[name] != server.about[name] for name in ("model", "host")):
+                    raise InputError(
+                        f"{one.side} was answered by {had['model']} at {had['host']}; {server.name} is now "
+                        f"{server.label}. Set that one up again, or measure a new verdict."
+                    )
 
     def views(self, owner: str = LOCAL, purpose: str | None = VERDICT) -> list[VerdictView]:
         """The person's verdicts, newest first. purpose: those measured for it, None = for any."""
@@ -199,8 +222,7 @@ class VerdictService:
     def leaving(self, request: VerdictRequest) -> str:
         """What a person agrees to before it is measured: rows that go to other machines, in words; "" = none. Raises
         InputError, NotFoundError."""
-        work, asked = self._before(request)
-        return self._answering.leaving(asked, work.complete(asked.sides))
+        return self._answering.leaving(request, self._before(request).answers)
 
     def recorded(self, request: VerdictRequest) -> list[str]:
         """What is there of each recorded side's replies to the rows that are judged by, in words. Raises InputError,
@@ -255,10 +277,9 @@ class VerdictService:
             raise InputError(f"A search takes {most_s // 60} minutes at most here. Give it a smaller budget.")
         parse_checks(request.checks, files=not self._settings.shared)
         request = self._answering.formed(request)
-        work, asked = self._before(request)
-        measured = work.complete(asked.sides)
-        replies = self._answering.replies(asked, measured)
-        if not request.send and (leaves := self._answering.leaving(asked, measured)):
+        work = self._before(request)
+        replies = self._answering.replies(request, work.answers)
+        if not request.send and (leaves := self._answering.leaving(request, work.answers)):
             raise InputError(f"{leaves} Agree to that first (--send, or the question before Measure).")
         self._records.criterion(request)  # before hours of measuring, not after
         work.judges = self._judged_by(request)
@@ -281,7 +302,7 @@ class VerdictService:
                     owner, request.name, request.as_json(), self._clock(), request.purpose, os.getpid(), request.extends
                 )
                 undo.pop_all()
-            id, measure = work.state.id, partial(self._measure, work, request, asked, replies)
+            id, measure = work.state.id, partial(self._measure, work, request, replies)
             return id, self._jobs.start(_KEY + id, measure, "The verdict", turn=f"verdicts of {owner}")
 
     def _judged_by(self, request: VerdictRequest) -> list[dict[str, Any]]:
@@ -302,16 +323,17 @@ class VerdictService:
                 )
         return found
 
-    def _before(self, request: VerdictRequest) -> tuple[Work, VerdictRequest]:
-        """(what is measured already, what is to be asked): of an extension what rows answer, and that alone."""
+    def _before(self, request: VerdictRequest) -> Work:
+        """What is measured already: of an extension; of any other verdict nothing."""
         if not (id := request.extends):
-            return Work(State("", request.owner, request.name, 0.0)), request
+            return Work(State("", request.owner, request.name, 0.0))
         record, work = self.files.record(id) or {}, Work(self._own(id, request.owner))
-        work.answers = self.files.answers(id)
-        work.forgotten, work.refusals = record.get("forgetting", {}), record.get("refusals", {})
-        work.failed = dict(record.get("failed", {}))
-        work.searched_s = record.get("search", {}).get("seconds", 0.0)
-        return work, replace(request, forgetting=False, refusals=False)
+        work.answers, work.before = self.files.answers(id), record.get("failed", {})
+        work.forgotten, work.refusals = (dict(record.get(name, {})) for name in ("forgetting", "refusals"))
+        work.measured_s = record.get("search", record).get("seconds", 0.0)
+        spent = record.get("spent", {"amount": 0.0, "requests": 0})
+        work.spending.spent, work.spending.requests = spent["amount"], spent["requests"]
+        return work
 
     def _used(self, request: VerdictRequest, id: str) -> set[int]:
         """Rows of the request's file that earlier verdicts of the same person measured."""
@@ -322,7 +344,7 @@ class VerdictService:
         same = [one for one in mine if one != id and (self.files.record(one) or {}).get("data_sha256") == sha256]
         return {row["example"] for one in same for row in self.files.rows(one)}
 
-    def _measure(self, work: Work, request: VerdictRequest, asked: VerdictRequest, replies: int, job: Job) -> None:
+    def _measure(self, work: Work, request: VerdictRequest, replies: int, job: Job) -> None:
         job.report("Waiting for its turn")
         try:
             if job.stopping:
@@ -331,7 +353,7 @@ class VerdictService:
             state, said = DONE, ""
             try:
                 work.state = self.files.put(replace(work.state, state=MEASURING))
-                self._measuring.run(work, asked, job)
+                self._measuring.run(work, request, job)
             except CancelledError:
                 state, said = STOPPED, "Stopped."
             except Exception as error:  # of whatever library: what was measured by then is concluded from
@@ -343,9 +365,10 @@ class VerdictService:
 
     def _conclude(self, work: Work, request: VerdictRequest, state: str, said: str) -> None:
         """From answers to the record, on disk; then the final state."""
+        work.leave_behind(side.label for side in request.sides)
         about = {"id": work.state.id, "name": work.state.name, "created_s": work.state.created_s, "state": state}
         about |= {"timings": work.timings, "forgetting": work.forgotten, "refusals": work.refusals}
-        seconds = round(time.monotonic() - work.began_s, 1) if work.began_s else 0.0
+        seconds = round(work.measured_s + (time.monotonic() - work.began_s if work.began_s else 0.0), 1)
         about |= {"failed": dict(work.failed), "seconds": seconds, "judges": work.judges}
         about |= {
             "spent": {"amount": work.spending.spent, "requests": work.spending.requests, "cap": request.spend_cap}
@@ -357,13 +380,15 @@ class VerdictService:
                 last = {side.label for side in request.sides}
                 answers, rest = ([one for one in answers if (one.side in last) is so] for so in (True, False))
             kept = self._records.make(request, answers, about, used)
-            self.files.save(work.state.id, kept.record, [*kept.rows, *(row_of(one, {}) for one in rest)], kept.known)
+            rows = [*kept.rows, *(row_of(one, {}) for one in rest)]
+            self.files.save(work.state.id, kept.record, rows, kept.known, work.aside.values())
         except PlaygroundError as error:  # nothing to compare, or the file or an adapter is gone
             self._end(work, FAILED if state == DONE else state, f"{said} {error}".strip())
         except Exception as error:  # the statistics of any data: the answers stay on disk
             self._end(work, FAILED, sentence(error, "The judging", "Measure again."))
         else:
-            left_out = (f"{label} was left out: {why}" for label, why in work.failed.items())
+            left_out = [f"{label} was left out: {why}" for label, why in work.failed.items()]
+            left_out += [AGAIN] if left_out and request.budget_s is None else []
             self._end(work, state, " ".join([*([f"{said} {KEPT}"] if said else []), *left_out, *work.notes]))
 
     # -- inside --------------------------------------------------------------------------------------------------
@@ -382,9 +407,9 @@ class VerdictService:
             if now is None or now.state not in LIVE:  # removed, or found by another thread
                 return now or state
             work = Work(now)
-            work.answers = self.files.answers(state.id)
             with contextlib.suppress(PlaygroundError, KeyError, TypeError):
                 request = request_from(self.files.request(state.id))
+                work = self._before(replace(request, extends=now.id, owner=now.owner))
                 with contextlib.suppress(PlaygroundError):  # its labels or its judge are gone
                     work.judges = self._judged_by(request)
                 self._conclude(work, request, STOPPED, APP_ENDED)
@@ -400,7 +425,8 @@ class VerdictService:
             record = self.files.record(state.id)
             may_grow = record is not None and record["examples"] < (record.get("maximum") or 0)
             look = record.get("look", 1) if record is not None else 0
-            return replace(view, record=record if whole else None, may_grow=may_grow, look=look)
+            failed = tuple((record or {}).get("failed", ()))
+            return replace(view, record=record if whole else None, may_grow=may_grow, failed=failed, look=look)
         now = job.progress
         message = now.waiting or now.phase or "Waiting for its turn"
         view = replace(view, done=now.done, of=now.of, message=message, seconds_left=job.seconds_left)

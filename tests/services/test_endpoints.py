@@ -306,12 +306,33 @@ def test_a_verdict_has_it_on_the_rung_of_a_larger_model_at_its_own_prices(servic
 
 def test_a_server_that_dies_or_costs_too_much_fails_its_side_and_the_rest_stands(services, asked, server):
     alone = server.say
-    server.say = lambda path, body: alone(path, body) if len(server.asked) <= 2 else (500, {})
+
+    def question(body):
+        return json.loads(body)["messages"][-1]["content"]
+
+    server.say = lambda path, body: alone(path, body) if question(body) in ("Say 0", "Say 1") else (500, {})
     view = ended(services, replace(asked, losses=False))
     assert view.state == "DONE"
     assert "Deep was left out: deep at 127.0.0.1 answered 500" in view.error
     assert [side["side"] for side in view.record["sides"]] == ["Base"]
     assert {row["side"] for row in services.verdicts.rows(view.id)} == {"Base"}
+    again = services.verdicts.extension(view.id, 0)
+    still = ended(services, again)
+    assert (still.state, len(services.verdicts.rows(view.id)), still.failed) == ("DONE", 6, ("Deep",))
+    server.say, before = alone, len(server.asked)
+    Endpoints(services.settings.endpoints_file).add(replace(there := services.endpoints.get("deep"), model="other"))
+    refused("deep is now other at 127.0.0.1", services.verdicts.extension, view.id, 0)
+    Endpoints(services.settings.endpoints_file).add(there)
+    whole = ended(services, services.verdicts.extension(view.id, 0))
+    assert (whole.state, whole.error, whole.failed, whole.record["look"]) == ("DONE", "", (), 1)
+    base, deep = whole.record["sides"]
+    assert (deep["side"], deep["kind"], deep["metrics"]["pass"]["n"], deep["timed"]) == ("Deep", "larger-model", 6, 5)
+    assert base["seconds_mean"] == view.record["sides"][0]["seconds_mean"], "who stood is not asked again"
+    anew = [question(body) for _, _, body in server.asked[before:]]
+    assert sorted(anew[:4]) == [f"Say {n}" for n in (2, 3, 4, 5)], "what it had answered is not asked again"
+    assert sorted(anew[4:]) == [f"Say {n}" for n in (1, 2, 3, 4, 5)], "but timed, as the other is"
+    assert whole.record["spent"]["amount"] == pytest.approx((2 + 9) * 0.0018)
+    refused("stated no maximum", services.verdicts.extension, view.id)
     server.say = lambda path, body: (200, reply("It is A", prompt_tokens=20, completion_tokens=5))
     view = ended(services, replace(asked, losses=False, spend_cap=0.0005))
     assert "Deep was left out: The spend cap of 0.0005 is reached" in view.error
@@ -360,6 +381,8 @@ def test_the_command_line_lists_asks_and_agrees(call, settings, asked, server, r
         assert (code, "Add --send" in found["error"]) == (2, True)
     code, found, _ = call("verdict", rows_file, "--side", "model=endpoint:gone", "--limit", 2)
     assert (code, "no endpoint 'gone'" in found["error"]) == (2, True)
+    assert [call("endpoints", "remove", "deep")[0] for _ in "12"] == [0, 2], "it is gone the second time"
+    assert call("endpoints")[1]["endpoints"] == []
 
 
 def test_a_person_adds_one_on_the_page_and_it_is_asked_for_a_word(services, server, endpoint):

@@ -25,9 +25,10 @@ from playground.evaluation.metrics import metrics_for
 from playground.evaluation.verdict import Answered
 from playground.jobs import Jobs
 from playground.services import Services, build_services
-from playground.verdict.answers import Answering, Asking, Item, Measuring, Progress, Work
+from playground.verdict.answers import Answering, Asking, Item, Progress
 from playground.verdict.files import VerdictFiles, answer_of
 from playground.verdict.losses import Recalling
+from playground.verdict.measuring import Measuring, Work
 from playground.verdict.request import RecordMaker, VerdictRequest, file_sha256, request_from, undertrained
 from playground.verdict.service import VerdictService
 from tests.refused import refused

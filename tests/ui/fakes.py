@@ -246,8 +246,8 @@ class FakeVerdicts:
 
     start, stop = noted("started", "v1"), noted("stopped")
 
-    def extension(self, id: str, owner: str = "local") -> Any:
-        return f"the next rows of {id}"
+    def extension(self, id: str, rows: int | None = None, owner: str = "local") -> Any:
+        return f"the next {rows} rows of {id}"
 
     def views(self, owner: str = "local") -> list[VerdictView]:
         return self.listed if owner == "local" else []

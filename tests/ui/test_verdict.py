@@ -192,16 +192,19 @@ def test_what_is_right_is_stated_first_with_rows_as_it_marks_them(services, call
 
 def test_examples_are_filtered_and_a_verdict_with_room_is_extended(judged, call, tab):
     whole = call(verdict_shown.shown, tab, followed=ID, fault="")
-    assert (whole[tab.fault].visible, whole[tab.extend]["visible"]) == (True, False)
+    assert [whole[one]["visible"] for one in (tab.extend, tab.rejoin)] == [False, False]
+    assert whole[tab.fault].visible
     some = call(verdict_shown.filtered, tab, followed=ID, fault="wrong form")[tab.body]["value"]
     assert "among those with a wrong form" in some
     assert call(verdict_shown.filtered, tab, followed=ID, fault="nonsense")[tab.body]["value"]
-    judged.verdicts.listed = [replace(judged.verdicts.listed[0], may_grow=True)]
-    assert call(verdict_shown.shown, tab, followed=ID, fault="")[tab.extend]["visible"]
-    assert call(verdict_shown.extend, tab, followed=ID) == {tab.followed: "v1"}
+    judged.verdicts.listed = [replace(judged.verdicts.listed[0], may_grow=True, failed=("Deep",))]
+    whole = call(verdict_shown.shown, tab, followed=ID, fault="")
+    assert [whole[one]["visible"] for one in (tab.extend, tab.rejoin)] == [True, True]
+    for rows in (None, 0):
+        assert call(verdict_shown.extend, tab, rows=rows, followed=ID) == {tab.followed: "v1"}
     looked = replace(judged.verdicts.listed[0], look=2)
     assert verdict_shown.key_of(looked) != verdict_shown.key_of(judged.verdicts.listed[0]), "it is drawn again"
-    assert judged.verdicts.started[-1] == f"the next rows of {ID}"
+    assert judged.verdicts.started == [f"the next None rows of {ID}", f"the next 0 rows of {ID}"]
 
 
 def test_what_is_wrong_is_said(services, start):
