@@ -10,7 +10,7 @@ from typing import Any
 
 from playground.cli.arguments import mapping_of, request_of
 from playground.cli.common import Outcome, Progress, owned_or_served, services_for
-from playground.data.advice import as_json, as_text
+from playground.data.advice import as_json, as_text, repair_words
 from playground.errors import CancelledError, RunFailedError
 from playground.runs.progress import RunView, ordinal, write_curves
 from playground.runs.service import TrainRequest
@@ -66,6 +66,8 @@ def train(settings: Settings, options: Namespace) -> Outcome:
         if checked.bad:
             used = f"{checked.good} of {checked.rows} rows can be used"
             progress.say(f"{used}, {len(checked.bad)} cannot (see check).", always=True)
+        if checked.repairs:
+            progress.say(f"Repaired: {'; '.join(repair_words(checked))}.", always=True)
         held = f"{plan.validation_rows} are held back to choose by, {plan.test_rows} for a verdict."
         progress.say(f"Learns from {plan.rows} rows; {held}", always=True)
         found, words, code = follow_runs(services, runs, home is not None, options.detach, progress)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from playground.data.example import BadRow, Checked, Judged, Row, RowWarning, texts_of
+from playground.data.example import BadRow, Checked, Judged, Repair, Row, RowWarning, texts_of
 from playground.data.split import near_duplicates
 from playground.data.token_counts import TokenReport
 
@@ -80,7 +80,6 @@ def script(text: str) -> str:
 
 
 MOST_ROWS = 50
-_MAX_NAMED = 5  # rows that a sentence names
 MIN_ROWS, FEW = 10, 50
 FEW_TOKENS = 10_000
 _LABEL = 60  # characters of an answer that may be one of a set of labels
@@ -114,11 +113,7 @@ class _Facts:
     labels: Counter[str]
 
     def named(self, rows: Sequence[int]) -> str:
-        """``row 3``, ``rows 3 and 9``, ``rows 3, 9, 12, 15, 18 and 37 more``."""
-        shown = [self.checked.place(row) for row in rows[:_MAX_NAMED]]
-        rest = len(rows) - len(shown)
-        last = f"{rest:,} more" if rest else shown.pop()
-        return f"row {last}" if len(rows) == 1 else f"rows {', '.join(shown)} and {last}"
+        return self.checked.named(rows)
 
     def rows_where(self, test: Callable[[Row, str], bool]) -> list[int]:
         return [row.row for row, answer in zip(self.rows, self.answers, strict=False) if test(row, answer)]
@@ -324,6 +319,8 @@ def as_json(
         "truncated": tokens.truncated if tokens else 0,
         "encoding": checked.encoding,
         "splits": dict(checked.splits),
+        "repairs": [_repair(one) for one in checked.repairs],
+        "repairable": [_repair(one) for one in checked.repairable],
         "unused_columns": [{"column": one.column, "warning": one.warning} for one in checked.unused],
         "mapping": dict(checked.mapping),
         "confidence": round(checked.confidence, 3),
@@ -338,6 +335,16 @@ def as_json(
     if split is not None:
         found["split"] = dict(split)
     return found
+
+
+def _repair(one: Repair) -> dict[str, Any]:
+    return {"kind": one.kind, "what": one.what, "count": len(one.rows), "rows": list(one.rows)}
+
+
+def repair_words(checked: Checked) -> list[str]:
+    """What was mended, else what could be, a line for each kind."""
+    each = checked.repairs or checked.repairable
+    return [f"{_count(len(one.rows), 'row', 'rows')}: {one.what} ({checked.named(one.rows)})" for one in each]
 
 
 def as_text(checked: Checked, tokens: TokenReport | None = None, advice: Sequence[Advice] = ()) -> str:
@@ -361,6 +368,7 @@ def as_text(checked: Checked, tokens: TokenReport | None = None, advice: Sequenc
             random = f"{padding.random:.0%} of a batch of {padding.batch_size} in random order"
             lines.append(f"Padding: {random}, {padding.by_length:.0%} with rows of like length together.")
     sections = {
+        "Repaired:" if checked.repairs else "Repair (--repair) would mend:": repair_words(checked),
         "Not in the examples:": [f"{one.column}. {one.warning}".removesuffix(" ") for one in checked.unused],
         "Bad rows (not trained on):": [f"row {checked.place(row.row)}: {row.reason}. {row.fix}" for row in bad],
         "Warnings (kept):": [f"row {checked.place(row.row)}: {row.reason}" for row in warnings],

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,6 +52,7 @@ from playground.data.records import (
     reading_of,
     stream,
 )
+from playground.data.repair import BLANK, DUPLICATE, Mend, Mender, Turns, is_blank
 from playground.data.split import Repeats
 from playground.data.text_formats import parse_delimited, parse_json, parse_jsonl, parse_text
 from playground.data.workbook import parse_parquet, parse_xlsx
@@ -310,14 +313,16 @@ def check_file(
     reading, roles = reading_of(mapping)
     checked = validate(read_parts(paths, roles, limit_bytes, whole, reading), whole, reading)
     if not checked.good:
-        raise no_usable_rows(paths[0].name if len(paths) == 1 else "The files", checked.rows, checked.bad)
+        error = no_usable_rows(paths[0].name if len(paths) == 1 else "The files", checked.rows, checked.bad)
+        able = {row for one in checked.repairable if not one.leaves_out for row in one.rows}
+        raise InputError(f"{error} Repair (--repair) makes {len(able)} of them usable.") if able else error
     whole.at(1)
     return checked
 
 
 def validate(parts: Sequence[Part], progress: Progress, reading: Reading = AS_FOUND) -> Checked:
     """Every record, numbered on through all files, as a row or a bad row; and the warnings, in the rows' order."""
-    count = sum(len(part.records.rows) for part in parts)
+    count, mender = sum(len(part.records.rows) for part in parts), Mender()
     rows: list[Row] = []
     bad: list[BadRow] = []
     warnings: list[RowWarning] = []
@@ -340,22 +345,27 @@ def validate(parts: Sequence[Part], progress: Progress, reading: Reading = AS_FO
                     held[last] = kind
             if done % 256 == 0:
                 progress.at(READING + (1 - READING) * done / count)
+            if isinstance(record, Unusable):
+                bad.append(BadRow(last, record.reason, record.fix))
+                continue
+            build = partial(_row, record, shape, last)
             try:
-                if isinstance(record, Unusable):
-                    raise record
-                for column in shape.pictures:
-                    if isinstance(record.get(column), list | dict | bytes) and record[column]:
-                        raise Unusable(f"holds more than text ({column})", _TEXT_ONLY)
-                row = BUILDERS[shape.objective](record, shape, last)
-                for turn in row.prompt:
-                    if "<" in turn.content and turn.role == "user" and picture_in(turn.content):
-                        raise Unusable("asks about a picture or a sound that stands beside the text", _TEXT_ONLY)
+                row = mender.row(last, build) if reading.repair else build(_as_they_are)
             except Unusable as error:
+                if is_blank(record, shape.mapping):
+                    mender.add(BLANK, last)
+                    if reading.repair:
+                        continue
+                elif not reading.repair:
+                    with suppress(Unusable):
+                        mender.row(last, build)
                 bad.append(BadRow(last, error.reason, error.fix))
                 continue
+            if not reading.repair:
+                mender.look(row)
             rows.append(row)
             repeats.add(row)
-            usage.add(record, row)
+            usage.add(record, row, mender.before)
             if any(not text.isascii() and _DAMAGED in text for text in texts_of(row)):
                 reason = f"holds {_DAMAGED}: a character was lost when the file was saved"
                 warnings.append(RowWarning(last, reason, "damaged"))
@@ -364,6 +374,15 @@ def validate(parts: Sequence[Part], progress: Progress, reading: Reading = AS_FO
         files.append(FilePart(part.name, offset + 1, last - offset))
         unused |= {one.column: one for one in usage.found() if one.column != part.column}
     again = [*repeats.warnings()]
+    for warning in again:
+        if warning.kind == DUPLICATE:
+            mender.add(DUPLICATE, warning.row)
+    repairs = mender.found()
+    if reading.repair:
+        left_out = {row for one in repairs if one.leaves_out for row in one.rows}
+        count -= len(left_out)
+        rows = [row for row in rows if row.row not in left_out]
+        again, warnings = ([one for one in some if one.row not in left_out] for some in (again, warnings))
     shapes = [part.shape for part in parts]
     sure = min(shapes, key=lambda shape: shape.confidence)
     return Checked(
@@ -386,8 +405,26 @@ def validate(parts: Sequence[Part], progress: Progress, reading: Reading = AS_FO
         sheets=tuple(dict.fromkeys(sheet for part in parts for sheet in part.records.sheets)),
         splits=splits,
         held=held,
+        repairs=repairs if reading.repair else (),
+        repairable=() if reading.repair else repairs,
         files=tuple(files) if len(parts) > 1 else (),
     )
+
+
+def _as_they_are(turns: Turns) -> Turns:
+    return turns
+
+
+def _row(record: Record, shape: Shape, number: int, mend: Mend) -> Row:
+    """Raises Unusable."""
+    for column in shape.pictures:
+        if isinstance(record.get(column), list | dict | bytes) and record[column]:
+            raise Unusable(f"holds more than text ({column})", _TEXT_ONLY)
+    row = BUILDERS[shape.objective](record, shape, number, mend)
+    for turn in row.prompt:
+        if "<" in turn.content and turn.role == "user" and picture_in(turn.content):
+            raise Unusable("asks about a picture or a sound that stands beside the text", _TEXT_ONLY)
+    return row
 
 
 def _odd_labels(rows: list[Example]) -> Iterator[RowWarning]:
@@ -416,19 +453,22 @@ def prompt_of(record: Record, mapping: Mapping[str, str]) -> tuple[Message, ...]
     return _prompt(record, mapping)
 
 
-def _example(record: Record, shape: Shape, row: int) -> Example:
+def _example(record: Record, shape: Shape, row: int, mend: Mend) -> Example:
+    """Up to the last answer that may be learned: what stands after it is no prompt to anything."""
     turns = prompt_of(record, shape.mapping)
     if "messages" not in shape.mapping:
         turns = (*turns, *_answer(record, shape.mapping, "completion", "answer"))
+    turns = mend(turns)
     check_turns(turns)
-    if not any(turn.learned for turn in turns if turn.role == "assistant"):
+    last = max((place for place, turn in enumerate(turns) if turn.role == "assistant" and turn.learned), default=None)
+    if last is None:
         fix = "Give one of them the weight 1 (loss or train: true), or remove the row."
         raise Unusable("no answer of it may be learned: the weight of each is 0", fix)
-    return Example(turns, row)
+    return Example(turns[: last + 1], row)
 
 
-def _judged(record: Record, shape: Shape, row: int) -> Judged:
-    example = _example(record, shape, row)
+def _judged(record: Record, shape: Shape, row: int, mend: Mend) -> Judged:
+    example = _example(record, shape, row, mend)
     column = shape.mapping["label"]
     value = _present(record, column, "label")
     good = truth(value)
@@ -438,12 +478,13 @@ def _judged(record: Record, shape: Shape, row: int) -> Judged:
     return Judged(example.prompt, example.messages[-1].whole, good, row)
 
 
-def _preference(record: Record, shape: Shape, row: int) -> Preference:
+def _preference(record: Record, shape: Shape, row: int, mend: Mend) -> Preference:
     """A prompt and two answers, or two whole chats that differ in the last answer; a label may say which is better."""
     mapping = shape.mapping
     whole = [_side(record, mapping, side) for side in ("chosen", "rejected")]
-    head = whole[0][:-1]
-    if head != whole[1][:-1]:
+    heads = [tuple(replace(turn, learned=True) for turn in turns[:-1]) for turns in whole]  # the answers alone are
+    head = heads[0]
+    if head != heads[1]:
         raise Unusable("chosen and rejected do not share one prompt", "Let them differ in the last answer only.")
     if not head and "prompt" not in mapping:
         raise Unusable("no prompt: chosen and rejected are answers alone", "Add a prompt column.")
@@ -452,6 +493,8 @@ def _preference(record: Record, shape: Shape, row: int) -> Preference:
     else:
         prompt = _with_system(head, record, mapping)
     chosen, rejected = (turns[-1].whole for turns in whole)
+    if prompt and prompt[-1].role == "user":
+        prompt = mend((*prompt, Message("assistant", chosen)))[:-1]
     check_turns((*prompt, Message("assistant", chosen)))
     if chosen.strip() == rejected.strip():
         raise Unusable("chosen and rejected are the same", "Give two different answers, or remove the row.")
@@ -463,15 +506,18 @@ def _preference(record: Record, shape: Shape, row: int) -> Preference:
             fix = "Say which answer is better (a or b), or leave the row out."
             raise Unusable(f"the choice ({column}) {said}", fix)
         if not won:
-            chosen, rejected = rejected, chosen
+            chosen, rejected, whole = rejected, chosen, whole[::-1]
+    if not whole[0][-1].learned:
+        fix = "Give it the weight 1 (loss or train: true), or remove the row."
+        raise Unusable("the better answer may not be learned: its weight is 0", fix)
     return Preference(prompt, chosen, rejected, row)
 
 
-BUILDERS: dict[str, Callable[[Record, Shape, int], Row]] = {
+BUILDERS: dict[str, Callable[[Record, Shape, int, Mend], Row]] = {
     "sft": _example,
     "preference": _preference,
     "unpaired_preference": _judged,
-    "text": lambda record, shape, row: Passage(_text(record, shape.mapping["text"], "text"), row),
+    "text": lambda record, shape, row, _: Passage(_text(record, shape.mapping["text"], "text"), row),
 }
 
 

@@ -140,6 +140,33 @@ class RowWarning:
 
 
 @dataclass(frozen=True, slots=True)
+class Repair:
+    """What was done to mend rows in bulk, or could be. kind: one of WORDS. rows: their numbers, in order."""
+
+    kind: str
+    rows: tuple[int, ...]
+
+    WORDS: ClassVar = {
+        "markup": "a chat template's marks inside a turn are unwrapped",
+        "join": "neighbouring turns of one role are joined",
+        "greeting": "the assistant's words before the first question are read and not learned (left out where the "
+        "base's chat template takes none)",
+        "end": "what stands after the last answer is left out",
+        "blank": "blank rows are left out",
+        "duplicate": "rows that repeat an earlier one are left out",
+    }
+
+    @property
+    def what(self) -> str:
+        return self.WORDS[self.kind]
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether the rows are left out, rather than changed."""
+        return self.kind in ("blank", "duplicate")
+
+
+@dataclass(frozen=True, slots=True)
 class Unused:
     """A column, or a key inside one, of which something stands in no example. warning: why it seems to belong to one,
     "" where nothing says so. role: the role that is free to take it in, "" where there is none."""
@@ -160,7 +187,8 @@ class FilePart:
 
 @dataclass(frozen=True)
 class Checked:
-    """What was found in one file, or in several. ``len(examples) + len(others) + len(bad) == rows``."""
+    """What was found in one file, or in several. ``len(examples) + len(others) + len(bad) == rows``: those that repairs
+    left out are not counted, and the others keep their numbers."""
 
     format: str  # prompt-completion, instruction, chat, preference, unpaired-preference or text
     objective: str  # what it can train: sft, preference, unpaired_preference or text
@@ -181,6 +209,8 @@ class Checked:
     sheets: tuple[str, ...] = ()  # and all that hold something
     splits: dict[str, int | None] = field(default_factory=dict)  # its own splits -> their rows, None = not read
     held: dict[int, str] = field(default_factory=dict)  # rows of its own splits for ``validation`` and ``test``
+    repairs: tuple[Repair, ...] = ()  # what was mended, in which rows
+    repairable: tuple[Repair, ...] = ()  # what could be, where nothing was
     files: tuple[FilePart, ...] = ()  # of several, whose rows are numbered on through all of them; empty for one
 
     @property
@@ -196,6 +226,13 @@ class Checked:
         """The row as the person finds it: its number, and its file's name where there are several."""
         part = self.part_of(row)
         return f"{part.name} {row - part.first + 1}" if part else str(row)
+
+    def named(self, rows: Sequence[int], most: int = 5) -> str:
+        """``row 3``, ``rows 3 and 9``, ``rows 3, 9, 12, 15, 18 and 37 more``."""
+        shown = [self.place(row) for row in rows[:most]]
+        rest = len(rows) - len(shown)
+        last = f"{rest:,} more" if rest else shown.pop()
+        return f"row {last}" if len(rows) == 1 else f"rows {', '.join(shown)} and {last}"
 
     @property
     def good(self) -> int:
@@ -336,7 +373,7 @@ def check_turns(turns: Sequence[Message]) -> None:
         raise Unusable("a system turn that is not the first", "Move the system turn to the start, and keep only one.")
     if not any(turn.role == "assistant" for turn in rest):
         raise Unusable("no assistant turn: there is no answer to learn", "Add the assistant's answer.")
-    if rest[0].role == "assistant":
+    if rest[0].role == "assistant" and rest[0].learned:
         raise Unusable("the first turn is the assistant's", "Start with a user turn.")
     for place, (before, after) in enumerate(pairwise(rest), 1 + len(turns) - len(rest)):
         if before.role == after.role:

@@ -28,6 +28,7 @@ from playground.data.column_profile import (
     written,
 )
 from playground.data.example import MASKS, STRUCTURE, Example, Row, Unused, is_turn, is_turns, plain_text, texts_of
+from playground.data.markup import without_end
 
 _NESTED = ("instances", "paragraphs", "qas")
 """Lists of rows inside a row: Alpaca's seed tasks, SQuAD's own JSON."""
@@ -261,7 +262,8 @@ class Usage:
         self._chats: set[str] = set()
         self._plain: Counter[str] = Counter()
 
-    def add(self, record: Mapping[str, Any], row: Row) -> None:
+    def add(self, record: Mapping[str, Any], row: Row, mended: Sequence[str] = ()) -> None:
+        """mended: texts of it that repair changed or left out, and has said so."""
         whole = ""
         others = ((name, value) for name, value in record.items() if name not in self._touched)
         self._chats |= {name for name, value in others if isinstance(value, list) and is_turns(value)}
@@ -270,7 +272,7 @@ class Usage:
             if len(seen.values) < _KEPT:
                 seen.values.append(value)
             if not (trusted or seen.lost):
-                whole = whole or "\n".join((*texts_of(row), *_thoughts(row)))
+                whole = whole or "\n".join((*texts_of(row), *_thoughts(row), *mended))
                 seen.lost = not self._stands(path, value, whole)
 
     def _leaves(self, record: Mapping[str, Any]) -> Iterator[tuple[Path, Any, bool]]:
@@ -349,8 +351,8 @@ def _inside(path: Path, value: Any, depth: int) -> Iterator[tuple[Path, Any]]:
 
 
 def _forms(value: Any) -> tuple[str, ...]:
-    """How a leaf may be written in a text: as it is, true and false in small letters, inside JSON."""
-    text = str(value).lower() if isinstance(value, bool) else str(value).strip()
+    """How a leaf may be written in a text: without end tokens, true and false in small letters, inside JSON."""
+    text = str(value).lower() if isinstance(value, bool) else without_end(str(value).strip()).strip()
     if not isinstance(value, str):
         return (text,)
     return text, json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1]

@@ -30,6 +30,8 @@ _STYLES = (
         re.compile(rf"(?:\A|(?<=\n)|(?=### (?:Human|Assistant):))###[ \t]*({_WORDS})[ \t]*:?[ \t]*\n?", re.IGNORECASE),
     ),
 )
+SIGNS = tuple(style.sign for style in _STYLES)
+"""One of these stands in every text that marks turns."""
 _BEGIN = re.compile(r"\A(?:\s|<\|begin_of_text\|>|<\|endoftext\|>|<bos>|<s>)+")
 _ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<|end|>", "<eos>", "</s>")
 _PLACES = ("<image>", "<video>", "<audio>", "<|image_pad|>", "<|image|>", "<image_1>")

@@ -62,14 +62,20 @@ class Limits:
 @dataclass(frozen=True)
 class Reading:
     """How a person wants files read; "" = as they look. encoding: of text. sheet: of a workbook. split: the only one
-    that is read."""
+    that is read. repair: ``rows`` = mended where that is easy, left out where they teach nothing (``data.repair``)."""
 
     encoding: str = ""
     sheet: str = ""
     split: str = ""
+    repair: str = ""
 
     def said(self) -> dict[str, str]:
         return {name: value for name, value in vars(self).items() if value}
+
+    def flags(self) -> list[str]:
+        """The same on the command line."""
+        each = ([f"--{name}"] if name == "repair" else [f"--{name}", value] for name, value in self.said().items())
+        return [word for words in each for word in words]
 
 
 AS_FOUND = Reading()
@@ -80,6 +86,11 @@ def reading_of(mapping: Mapping[str, str] | None) -> tuple[Reading, dict[str, st
     """(how the files are read, role -> column): a mapping holds both."""
     given = dict(mapping or {})
     return Reading(**{name: given.pop(name, "") for name in READING}), given
+
+
+def beside(mapping: Mapping[str, str] | None) -> dict[str, str] | None:
+    """What of a file's mapping holds for another one, too: that its rows are repaired."""
+    return {"repair": mapping["repair"]} if mapping and "repair" in mapping else None
 
 
 OnProgress = Callable[[float], None]  # called with a share from 0 to 1

@@ -144,20 +144,12 @@ def render_example(tokenizer: Any, example: Example, max_tokens: int, turns: str
     """One example, cut to ``max_tokens``: the start goes, the last answer stays. An answer with a thought is learned
     after a prompt that asks for one, any other after one that does not.
 
-    turns: ``all`` learns every assistant turn that may be learned, ``last`` the last of these alone; what stands after
-    that is left out. A template that shows earlier turns otherwise
-    than it showed them when they were the last (thinking models) has the last learned alone. What is learned last ends
-    with a token that ends a reply (``end_tokens``), and does not begin with the empty thought that some templates write
-    before an answer without one. Raises InputError when the last answer alone is too long, nothing of it would be
-    learned, or the base's template refuses the turns.
+    turns: ``all`` learns every assistant turn that may be learned, ``last`` the last alone. A template that shows
+    earlier turns otherwise than it showed them when they were the last (thinking models) has the last learned alone.
+    What is learned last ends with a token that ends a reply (``end_tokens``), and does not begin with the empty thought
+    that some templates write before an answer without one. Raises InputError when the last answer alone is too long,
+    nothing of it would be learned, or the base's template refuses the turns.
     """
-    if not example.messages[-1].learned:
-        able = [place for place, turn in enumerate(example.messages) if turn.role == "assistant" and turn.learned]
-        if not able:
-            raise InputError(
-                f"Row {example.row}: no answer of it may be learned. Give one the weight 1, or leave it out."
-            )
-        example = replace(example, messages=example.messages[: able[-1] + 1])
     texts = _in_turn(tokenizer, example) if turns == ALL else None
     if not texts:
         last = example.messages[-1]
@@ -203,7 +195,7 @@ def _in_turn(tokenizer: Any, example: Example) -> list[tuple[str, bool]] | None:
     texts: list[tuple[str, bool]] = []
     done, rest = "", ""
     for place, turn in enumerate(example.messages):
-        if turn.role != "assistant":
+        if turn.role != "assistant" or all(one.role != "user" for one in example.messages[:place]):
             continue
         think = bool(turn.thought)
         before = render_prompt(tokenizer, example.messages[:place], think)
@@ -266,7 +258,8 @@ def render_many(tokenizer: Any, chats: Sequence[Sequence[Message]], *, prompt: b
 
 
 def _template(tokenizer: Any, messages: Sequence[Message], *, prompt: bool, think: bool | None = None) -> str:
-    """A system turn that the template refuses (Gemma's does) is joined to the first turn of the user."""
+    """A system turn that the template refuses (Gemma's does) is joined to the first turn of the user; the assistant's
+    words before that turn are left out where it refuses them (Llama 2's, Mistral's)."""
     turns = _plain(messages)
     if messages and (thought := messages[-1].thought):
         family = thinking(tokenizer)
@@ -275,9 +268,13 @@ def _template(tokenizer: Any, messages: Sequence[Message], *, prompt: bool, thin
     try:
         return str(_applied(tokenizer, turns, prompt, **_switched(tokenizer, think)))
     except TemplateError as error:
+        first = next((place for place, turn in enumerate(messages) if turn.role == "user"), 0)
+        if any(turn.role == "assistant" for turn in messages[:first]):
+            asked = (*(turn for turn in messages[:first] if turn.role != "assistant"), *messages[first:])
+            return _template(tokenizer, asked, prompt=prompt, think=think)
         if [turn.role for turn in messages[:2]] == ["system", "user"]:
-            first = replace(messages[1], content=f"{messages[0].content}\n\n{messages[1].content}")
-            return _template(tokenizer, (first, *messages[2:]), prompt=prompt, think=think)
+            both = replace(messages[1], content=f"{messages[0].content}\n\n{messages[1].content}")
+            return _template(tokenizer, (both, *messages[2:]), prompt=prompt, think=think)
         what = f"the base's chat template refuses these turns ({error})"
         raise InputError(f"{what}. Change the roles, or use another base.") from error
 
@@ -320,11 +317,10 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def learned_turns(tokenizer: Any, example: Example, turns: str = ALL) -> list[bool]:
-    """Which turns ``render_example`` has learned where nothing is cut. At least one may be."""
+    """Which turns ``render_example`` has learned where nothing is cut."""
+    each = turns == ALL and _in_turn(tokenizer, example)
     able = [turn.role == "assistant" and turn.learned for turn in example.messages]
-    last = max(place for place, yes in enumerate(able) if yes)
-    each = turns == ALL and _in_turn(tokenizer, replace(example, messages=example.messages[: last + 1]))
-    return able if each else [place == last for place in range(len(able))]
+    return able if each else [False] * (len(able) - 1) + [True]
 
 
 READ, LEARNED, CUT = "read", "learned", "cut"

@@ -234,6 +234,7 @@ class Planner:
             owner=request.owner,
             created_s=now_s,
             mapping=dict(request.mapping or {}),
+            repairs=[asdict(one) for one in resolved.checked.repairs],
             limit_bytes=self._settings.upload_limit_bytes,
             estimated_memory_bytes=plan.memory_bytes,
             estimated_seconds=plan.seconds,

@@ -109,7 +109,7 @@ def command(request: TrainRequest, plan: Plan, objective: str, file: str) -> str
     for name, value in request.options.chosen().items():
         words += [_long(name), *([] if value is True else [str(value)])]
     reading, roles = reading_of(request.mapping)
-    words += [word for name, value in reading.said().items() for word in (f"--{name}", value)]
+    words += reading.flags()
     words += ["--map", *(f"{role}={column}" for role, column in roles.items())] if roles else []
     return shlex.join(words)
 

@@ -151,7 +151,8 @@ class RunSettings:
 class RunSpec(RunSettings):
     """One training run with everything decided; rank 0 = the method has none. Written as run.json.
     run: its id. name: what the adapter will be called. base: as the person named it; base_path: the folder on disk.
-    file: the examples, a copy under the home folder. mapping: role -> column, empty = guess. options: see ``Options``.
+    file: the examples, a copy under the home folder. mapping: role -> column, empty = guess. repairs: what
+    was done to which rows where it says ``repair``. options: see ``Options``.
     limit_bytes: largest file that is read. adapters_dir: where the finished adapter is published. disk_bytes: what it
     writes, about. rows, tokens_p95, answer_max: what the estimate was made from, for naming a smaller setting; 0 =
     unknown. split: row numbers held back for ``validation`` and ``test``, how many are left to ``train`` on, and the
@@ -178,6 +179,7 @@ class RunSpec(RunSettings):
     owner: str = "local"
     created_s: float = 0.0
     mapping: dict[str, str] = field(default_factory=dict)
+    repairs: list[dict[str, Any]] = field(default_factory=list)
     limit_bytes: int = 256 * 1024 * 1024
     estimated_memory_bytes: int = 0
     estimated_seconds: float = 0.0

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from playground.chat.batching import Asked, Batches, Written, prompt_of
 from playground.chat.compare import Side, Turn, conversation, form_like, passages_for, picked_rows
 from playground.data.example import Example, Message
+from playground.data.records import beside
 from playground.data.render import encode, thinking
 from playground.data.retrieval import Documents
 from playground.data.split import BY_CHANCE, part
@@ -410,7 +411,8 @@ class Answering:
             return [], documents
         source = Path(side.shots_from or request.examples or request.file)
         same = source.resolve() == request.file.resolve()
-        checked = self._data.check(source, request.mapping if source == request.file else None, request.owner)
+        mapping = request.mapping if source == request.file else beside(request.mapping)
+        checked = self._data.check(source, mapping, request.owner)
         if side.picked:
             seen = set(request.rows or ()) if same else set()
             return picked_rows(side, [one for one in checked.examples if one.row not in seen]), documents

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from playground.chat.compare import Side, side_as_json, side_from
 from playground.data.example import Example
+from playground.data.records import beside
 from playground.data.render import encode
 from playground.data.split import BY_CHANCE, SplitBy, overlaps, part, unseen
 from playground.engine.request import Sampling
@@ -352,7 +353,7 @@ class RecordMaker:
             bad, used = (int(run.get(name) or 0) for name in ("rows_bad", "rows_used"))
             poor = max(poor, bad / max(1, bad + used))
         if cards and request.examples is not None:  # what the adapters learned from, or what is like it
-            mapping = request.mapping if request.examples == request.file else None
+            mapping = request.mapping if request.examples == request.file else beside(request.mapping)
             learned = self._data.check(request.examples, mapping, request.owner)
             conflicts = sum(warning.kind == "conflict" for warning in learned.warnings)
             poor = max(poor, (len(learned.bad) + learned.duplicates + conflicts) / max(1, learned.rows))

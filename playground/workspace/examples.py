@@ -200,6 +200,9 @@ class DataService:
         given it; of two answers the worse one is not learned. Raises InputError where it cannot be trained on."""
         if bad := next((one for one in checked.bad if one.row == number), None):
             raise InputError(f"Row {number} cannot be trained on: {bad.reason}. {bad.fix}")
+        for one in checked.repairs:
+            if one.leaves_out and number in one.rows:
+                raise InputError(f"Row {number} is left out by repair: {one.what}.")
         index = next((place for place, row in enumerate(checked.usable) if row.row == number), None)
         if index is None:
             raise InputError(f"There is no row {number}; the file has {checked.rows}, counted from 1.")

@@ -35,6 +35,8 @@ def test_check(done, rows_file):
         *(
             "encoding",
             "splits",
+            "repairs",
+            "repairable",
             "unused_columns",
             "mapping",
             "confidence",

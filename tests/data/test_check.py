@@ -14,7 +14,7 @@ import pytest
 
 from playground.data.advice import as_json, as_text
 from playground.data.check import check_file, read_records
-from playground.data.example import Checked, FilePart, Passage, RowWarning
+from playground.data.example import Checked, FilePart, Message, Passage, RowWarning
 from playground.data.replies import join, read_replies
 from playground.data.split import split
 from playground.data.token_counts import token_report
@@ -31,8 +31,9 @@ def test_json_is_the_contract_s_and_text_says_the_same(tmp_path):
     shares: list[float] = []
     found = as_json(checked, token_report(checked, Words(), 12, on_progress=shares.append))
     assert shares == [1]
-    keys = "format objective rows good bad warnings duplicates tokens truncated encoding splits unused_columns"
-    assert list(found) == [*keys.split(), "mapping", "confidence", "why", "advice", "histogram", "padding"]
+    keys = "format objective rows good bad warnings duplicates tokens truncated encoding splits repairs repairable"
+    keys += " unused_columns mapping confidence why advice histogram padding"
+    assert list(found) == keys.split()
     assert (found["format"], found["objective"], found["rows"], found["good"]) == ("prompt-completion", "sft", 8, 4)
     assert [row["row"] for row in found["bad"]] == [2, 5, 6, 8]
     assert all(set(row) == {"row", "reason", "fix"} and all(row.values()) for row in found["bad"])
@@ -91,6 +92,98 @@ def test_keys_inside_turns_and_a_prompt_for_the_system_that_the_chat_overrides_a
     assert named.keys() == {"messages[].name", "messages[].cot", "system"}
     assert "thought" in named["messages[].cot"]
     assert "not all" in named["system"]
+
+
+REPAIR = {"repair": "rows"}
+ROLE = {"s": "system", "u": "user", "a": "assistant"}
+MARKED = "u <|im_start|>system\nbe kind<|im_end|>\n<|im_start|>user\nq<|im_end|>|a <|im_start|>assistant\nx<|im_end|>"
+REPAIRS = (  # a row's turns, ~ before a masked one -> kinds of repair, the turns after it; "" = it stays bad
+    ("a hello|u q|a x", "greeting", "~a hello|u q|a x"),
+    ("s be kind|a hello|u q|a x", "greeting", "s be kind|~a hello|u q|a x"),
+    ("u q|a x|u thanks", "end", "u q|a x"),
+    ("u q|a x|s late|u r", "end", "u q|a x"),
+    ("u q|u more|a x|a y", "join", "u q+more|a x+y"),
+    ("s one|s two|u q|~a w|~a v|u r|a x", "join", "s one+two|u q|~a w+v|u r|a x"),
+    ("a hello|a there|u q|u r|a x|u bye|u bye", "join greeting end", "~a hello+there|u q+r|a x"),
+    (MARKED, "markup", "s be kind|u q|a x"),
+    ("u q", "", ""),
+    ("a hello|u q", "", ""),
+    ("u q|s late|a x", "", ""),
+    ("u q|~a w|a x", "", ""),
+    ("u q|~a x|u bye", "", ""),
+)
+
+
+def turns_of(text):
+    said = re.split(r"\|(?=~?[sua] )", text)
+    each = ((one.lstrip("~"), one.startswith("~")) for one in said)
+    return [
+        {"role": ROLE[one[0]], "content": one[2:].replace("+", "\n\n"), "weight": int(not masked)}
+        for one, masked in each
+    ]
+
+
+@pytest.mark.parametrize(("before", "kinds", "after"), REPAIRS)
+def test_turns_that_no_template_takes_are_mended_where_that_is_asked_for(tmp_path, before, kinds, after):
+    mine = {"messages": turns_of(before), "id": 7}
+    file = jsonl(tmp_path, {"messages": turns_of("u p|a y")}, mine)
+    plain, repaired = check_file(file), check_file(file, REPAIR)
+    assert plain.repairs == repaired.repairable == ()
+    assert {one.kind for one in plain.repairable} == {one.kind for one in repaired.repairs} == {*kinds.split()}
+    assert all(one.rows == (2,) for one in repaired.repairs)
+    assert [row.row for row in plain.bad] == [2] * (before is not MARKED)
+    assert [row.row for row in repaired.bad] == [2] * (not after)
+    assert [one.column for one in repaired.unused] == ["id"] * bool(after), "what repair left out it has named"
+    if after:
+        turns = [Message(one["role"], one["content"], learned=bool(one["weight"])) for one in turns_of(after)]
+        assert list(repaired.examples[1].messages) == turns
+        assert all(f"Repaired:\n  1 row: {one.what} (row 2)" in as_text(repaired) for one in repaired.repairs[:1])
+        if before is not MARKED:
+            says = "none of the 1 rows can be used.*Repair \\(--repair\\) makes 1 of them usable"
+            refused(says, check_file, jsonl(tmp_path, mine))
+
+
+def test_blank_and_repeated_rows_are_left_out_by_repair_and_the_others_keep_their_numbers(tmp_path):
+    blank = {"prompt": " ", "completion": None, "id": 3}
+    file = jsonl(tmp_path, pair(1, 1), blank, pair(1, 1), pair(2, 2), pair(1, 1), {"prompt": "p", "completion": ""})
+    for repair, rows, bad, again, repairs in (
+        (False, 6, [2, 6], 2, []),
+        (True, 3, [6], 0, [("blank", [2]), ("duplicate", [3, 5])]),
+    ):
+        found = as_json(check_file(file, REPAIR if repair else None))
+        assert (found["rows"], [row["row"] for row in found["bad"]], found["duplicates"]) == (
+            rows,
+            bad,
+            2 * (not repair),
+        )
+        assert [(one["kind"], one["rows"]) for one in found["repairs"]] == repairs
+        assert all(one["count"] == len(one["rows"]) and one["what"] for one in found["repairs"])
+        assert len(found["repairable"]) == again
+    assert [row.row for row in check_file(file, REPAIR).examples] == [1, 4]
+
+
+SAID = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "w"}, {"role": "user", "content": "r"}]
+GOOD, POOR = ({"role": "assistant", "content": text} for text in "xy")
+NOT_LEARNED = (  # a row in which an answer is masked -> what is learned of it, "" = nothing
+    ({"chosen": [*SAID, GOOD | {"weight": 0}], "rejected": [*SAID, POOR]}, ""),
+    ({"chosen": [*SAID, GOOD], "rejected": [*SAID, POOR | {"weight": 0}]}, "xy"),
+    ({"chosen": [SAID[0], SAID[1] | {"train": False}, SAID[2], GOOD], "rejected": [*SAID, POOR]}, "xy"),
+    ({"messages": [*SAID, GOOD | {"loss": False}], "label": True}, "w"),
+    ({"messages": [SAID[0], SAID[1] | {"weight": 0}, SAID[2], GOOD | {"weight": 0}], "label": True}, ""),
+    ({"messages": [*SAID, GOOD | {"loss": False}]}, "w"),
+)
+
+
+@pytest.mark.parametrize(("row", "learned"), NOT_LEARNED)
+def test_a_masked_answer_is_never_the_one_that_is_learned(tmp_path, row, learned):
+    other = {name: json.loads(json.dumps(value).replace('"q"', '"p"')) for name, value in row.items()} | (
+        {"label": False} if "label" in row else {}
+    )
+    other = json.loads(re.sub(r'"(weight|train|loss)": (0|false)', r'"\1": 1', json.dumps(other)))
+    checked = check_file(jsonl(tmp_path, row, other))
+    assert [one.row for one in checked.bad] == [1] * (not learned)
+    assert "".join("".join(one.answers) for one in checked.usable if one.row == 1) == learned
+    assert all("weight" in one.reason for one in checked.bad)
 
 
 @pytest.mark.parametrize(

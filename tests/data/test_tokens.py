@@ -324,6 +324,28 @@ def test_a_row_that_teaches_nothing_or_that_the_template_refuses_is_bad_and_spoi
     assert token_report(usable(rows[0]), plain, 60).max == len(rendered.prompt_ids) + len(rendered.completion_ids)
 
 
+FIRST_IS_ASKED = "{% if messages[0].role != 'user' %}{{ raise_exception('after user, assistant') }}{% endif %}"
+
+
+def test_a_greeting_is_read_before_the_first_question_where_the_template_takes_one(tokenizer):
+    mine = copy.deepcopy(tokenizer)
+    mine.chat_template = FIRST_IS_ASKED + mine.chat_template
+    said = chat("q", "a", "r", "b").messages
+    row = Example((Message("assistant", "Hello.", learned=False), *said), 1)
+    for base, before in (
+        (tokenizer, "<|im_start|>assistant\nHello.<|im_end|>\n<|im_start|>user\nq"),
+        (mine, "user\nq"),
+    ):
+        seen = render.render_example(base, row, 2048, render.ALL)
+        assert learned(base, seen) == ["a<|im_end|>", "b<|im_end|>"]
+        assert before in seen.prompt_text
+        assert ("Hello." in seen.prompt_text) == (base is tokenizer)
+        assert render.learned_turns(base, row) == [False, False, True, False, True]
+        for turns in (render.ALL, render.LAST):
+            counted = token_report(usable(row), base, 2048, turns)
+            assert counted.lengths == [render.render_example(base, row, 2048, turns).tokens]
+
+
 MASKED = (  # the marks of three answers -> which of them may be learned
     ([{"weight": 0}, {"weight": 1}, {}], "bc"),
     ([{"loss": True}, {"loss": False}, {"loss": True}], "ac"),

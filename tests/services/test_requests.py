@@ -35,6 +35,7 @@ FULL = replace(
     start="mine_before",
     docs=Path("/home/ann/ward notes.md"),
     limit_memory_bytes=2_300_000_000,
+    mapping=COLUMNS | {"repair": "rows", "sheet": "May"},
 )
 """With everything that a run can be told."""
 
