@@ -61,18 +61,27 @@ def load(folder: Path, *, dtype: torch.dtype | None = None, quantised: bool = Fa
             options["quantization_config"] = nf4(dtype)
         if quantised or packed:
             options["device_map"] = {"": device}
-        loaded = AutoModelForCausalLM.from_pretrained(folder, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        kind: Any = AutoModelForCausalLM
+        model, about = kind.from_pretrained(folder, **options, output_loading_info=True)
+        if lacking := sorted(about["missing_keys"]):
+            raise ValueError(f"it lacks the weights {', '.join(lacking[:3])}, which would be made up.")
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, ArithmeticError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        reason = "its weights have other sizes than its config.json says." if "ignore_mismatched" in reason else reason
         raise BaseUnavailableError(
             f"The model in {folder.name} cannot be loaded: {reason} Choose another base."
         ) from error
-    model: Any = loaded
     if "device_map" not in options:
         model = model.to(device)
     model = model.eval().requires_grad_(False)
     forbid_repacking(model)
-    return Loaded(model, tokenizer, device, dtype, dict(model.named_parameters()))
+    weights = dict(model.named_parameters())
+    numbers = {name: weight for name, weight in weights.items() if weight.is_floating_point() and weight.numel()}
+    largest = torch.stack(torch._foreach_norm(list(numbers.values()), float("inf"))).isfinite().tolist()
+    if odd := next((name for name, sound in zip(numbers, largest, strict=True) if not sound), ""):
+        why = f"The model in {folder.name} holds numbers in {odd} that are none (NaN or infinite)"
+        raise BaseUnavailableError(f"{why}: its training diverged, or {dtype} does not hold them. Choose another base.")
+    return Loaded(model, tokenizer, device, dtype, weights)
 
 
 def nf4(dtype: torch.dtype, skip: list[str] | None = None) -> Any:

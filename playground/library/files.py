@@ -133,17 +133,22 @@ class TensorEntry(NamedTuple):
     end: int
 
 
+def is_pointer(path: Path) -> bool:
+    """Whether a file is what git leaves of a large one until ``git lfs pull`` (git-lfs, docs/spec.md)."""
+    with path.open("rb") as reading:
+        return reading.read(len(_LFS_POINTER)) == _LFS_POINTER
+
+
 def read_header(path: Path) -> dict[str, TensorEntry]:
     """Name -> entry of every tensor. Raises AdapterError when the file is damaged, cut off, or not safetensors."""
     from safetensors import SafetensorError, safe_open
 
     _refuse_other_files(path)
+    if is_pointer(path):
+        where = f"{path.name} in {path.parent.name} is a pointer, not the weights"
+        raise AdapterError(f"{where}: run git lfs pull in its folder, or download the file itself.")
     with path.open("rb") as reading:
-        start = reading.read(len(_LFS_POINTER))
-        if start == _LFS_POINTER:
-            where = f"{path.name} in {path.parent.name} is a pointer, not the weights"
-            raise AdapterError(f"{where}: run git lfs pull in its folder, or download the file itself.")
-        length = int.from_bytes(start[:8], "little")
+        length = int.from_bytes(reading.read(8), "little")
         try:
             if length > HEADER_LIMIT_BYTES:
                 raise ValueError(f"its header claims {length} bytes")

@@ -108,6 +108,7 @@ class Method:
     blendable: bool = False  # several of them can be added up to one
     lighter: tuple[str, ...] = ("qlora",)  # methods to offer where memory runs out
     writes: str = ""  # name of the method whose files it writes, '' = its own: ``lora`` for QLoRA
+    goes_on_as: str = ""  # name of the method that trains its files further, "" = the one that writes them
     pace: float = 1.0  # seconds a step, in those of LoRA (benchmarks/results/race.json, padded rows)
     kept: float = 3.6  # floats a token keeps for the backward pass, per output of a linear layer (memory_estimate.json)
     axolotl: Mapping[str, Any] | None = None  # its lines in an Axolotl configuration beside rank and scale
@@ -164,7 +165,7 @@ class Method:
         """Make PEFT know the method, where it is not its own."""
 
     def resumed(self, config: PeftConfig) -> PeftConfig:
-        """The config with which a finished adapter is trained further. Raises InputError where it cannot be."""
+        """The config with which a finished adapter is trained further."""
         return config
 
     # Its files.

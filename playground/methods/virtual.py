@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from playground.errors import AdapterError, InputError
+from playground.errors import AdapterError
 from playground.methods.config_rules import Rule, nothing, number, one_of, switch, whole
-from playground.methods.method import Method, Options, Shapes
+from playground.methods.method import NO_OPTIONS, Method, Options, Shapes
 from playground.methods.shapes import BaseLayout, hidden_size, key_value_size, layer_count, other_width
 from playground.methods.weights import FileAdapter, VirtualTokens
 
@@ -168,6 +168,11 @@ class Prompt(VirtualTokenMethod):
 
         return PromptTuningConfig(num_virtual_tokens=rank, prompt_tuning_init="RANDOM", task_type="CAUSAL_LM")
 
+    def resumed(self, config: PeftConfig) -> PeftConfig:
+        """Also of what P-tuning has made."""
+        made: Any = config
+        return self.peft_config({}, int(made.num_virtual_tokens), NO_OPTIONS)
+
     def without_training(self, config: dict[str, Any]) -> list[str]:
         held = [config.pop(key, None) for key in _TEXTS]
         if config.get("prompt_tuning_init") == "TEXT":
@@ -189,6 +194,7 @@ class PTuning(VirtualTokenMethod):
     order = 9
     # hospital_reports, 24 steps of 2 rows: 2e-3 loss 2.27, 6e-3 2.33, 2e-2 2.17. It needs more steps.
     rates = (3e-3, 2e-3, 1e-3, 5e-4)
+    goes_on_as = "prompt"  # the file holds what the network made, which is a prompt, and not the network
     pace = 1.3
     peft_type = "P_TUNING"
     settings: Mapping[str, Rule] = {
@@ -209,9 +215,3 @@ class PTuning(VirtualTokenMethod):
 
         inner = min(hidden_size(shapes), ENCODER_MAX)
         return PromptEncoderConfig(num_virtual_tokens=rank, encoder_hidden_size=inner, task_type="CAUSAL_LM")
-
-    def resumed(self, config: PeftConfig) -> PeftConfig:
-        raise InputError(
-            "A P-tuning adapter holds what its network made, not the network, so it cannot be gone on from. Choose"
-            " another start."
-        )

@@ -185,7 +185,10 @@ class BaseService:
         """The base on disk, prepared if need be. Raises PlaygroundError."""
         with self._lock:
             if self._base is None or self._base.id != self.spec:
-                self._base = bases.resolve(self.spec, self._settings, progress, offline=offline)
+                found = bases.resolve(self.spec, self._settings, progress, offline=offline)
+                if why := unusable(found.path):
+                    raise InputError(f"{label_of(self.spec)} {why}")
+                self._base = found
             return self._base
 
     def folder(self) -> Path | None:
@@ -250,7 +253,10 @@ class BaseService:
         if spec == self.spec:
             return None
         try:
-            return self._card(bases.resolve(spec, self._settings, offline=True))
+            found = bases.resolve(spec, self._settings, offline=True)
+            if why := unusable(found.path):
+                raise InputError(f"{label_of(spec)} {why}")
+            return self._card(found)
         except (InputError, BaseUnavailableError) as error:
             there = ", ".join([BASE, *(card.id for card in self.others())])
             raise NotFoundError(f"There is no base {spec[:200]!r} to ask. There is: {there}. {error}") from error
@@ -361,7 +367,7 @@ class BaseService:
         if self.loaded is not None and spec == self.spec:
             return
         with self._noting(spec):
-            base = bases.resolve(spec, self._settings, self._teller(spec, job=job))
+            base = self._judged(spec, self._teller(spec, job=job))
             job.report("loading")
             self._say("loading", f"Waiting for memory to load {label_of(spec)}", spec)
             wanted = ((spec, int(self._weight_bytes(base) * LOADED_FACTOR)),)
@@ -379,9 +385,7 @@ class BaseService:
     def _load(self, spec: str, progress: bases.Progress = bases.no_progress) -> Engine:
         """Load a base in place of the one that is there. The caller has a lease for it, and holds ``_loading``."""
         tell = self._teller(spec, progress)
-        base = bases.resolve(spec, self._settings, tell)
-        if why := unusable(base.path):
-            raise BaseUnavailableError(f"{label_of(spec)} {why}")
+        base = self._judged(spec, tell)
         tell("loading", 0, base.bytes)
         needs = self._weight_bytes(base) * LOADED_FACTOR
         engine = retried(
@@ -400,6 +404,13 @@ class BaseService:
         self._say_ready(self._ready_words(spec))
         self._jobs.start(f"fingerprint {id(engine)}", lambda job: _hash(engine), "The fingerprint", interruptible=False)
         return engine
+
+    def _judged(self, spec: str, progress: bases.Progress) -> Base:
+        """A base on disk that can be loaded. Raises BaseUnavailableError, also where it cannot."""
+        base = bases.resolve(spec, self._settings, progress)
+        if why := unusable(base.path):
+            raise BaseUnavailableError(f"{label_of(spec)} {why}")
+        return base
 
     def _teller(
         self, spec: str, progress: bases.Progress = bases.no_progress, job: Job | None = None

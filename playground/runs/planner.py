@@ -62,14 +62,20 @@ _NEEDS = {
 """What a file of each kind holds, in words."""
 
 
+def goes_on_by(card: AdapterCard) -> str:
+    """The method that trains an adapter further; QLoRA can do so with what it wrote as LoRA too."""
+    known = all_methods().get(card.method)
+    return (known and (known.goes_on_as or known.writes)) or card.method
+
+
 def begins_with(request: TrainRequest, objective: str, card: AdapterCard, base: BaseShapes) -> AdapterCard:
     """The adapter that a run goes on from. Raises InputError, also where it was trained on another base."""
     faults, writes = [], get_method(request.method).writes or request.method
-    known = all_methods().get(card.method)
+    by = goes_on_by(card)
     if card.objective == "reward" or objective == "reward":
         faults.append("reward models begin at the base, and nothing else begins with one")
-    if ((known and known.writes) or card.method) != writes:
-        faults.append(f"it is {card.method} and the run {request.method}; choose --method {card.method}")
+    if by != writes:
+        faults.append(f"it is {card.method} and the run {request.method}; choose --method {by}")
     if request.rank and card.rank and request.rank != card.rank:
         faults.append(f"its rank is {card.rank}, not {request.rank}; leave the rank out")
     if request.options.chosen():

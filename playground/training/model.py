@@ -210,7 +210,7 @@ def load_for_training(
 ) -> Any:
     """The base, in NF4 where the method asks for it, with the method's trainable part on top. Seeded.
     scorer: a reward model, which gives one score a row. start: the adapter (or whole model) whose weights it begins
-    with. Raises InputError for an option that this base has no place for, and for a start that cannot be trained on."""
+    with. Raises InputError for an option that this base has no place for."""
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, set_seed
 
     method.check(options)
@@ -255,7 +255,7 @@ def _with_adapter(model: Any, config: Any) -> Any:
 
 
 def _started_from(model: Any, start: Path, method: Method) -> Any:
-    """The adapter in ``start`` over the base, to be trained on. Raises InputError where the method's cannot be."""
+    """The adapter in ``start`` over the base, to be trained on."""
     register_with_peft()
     config: Any = method.resumed(peft.PeftConfig.from_pretrained(str(start)))
     config.inference_mode = False

@@ -107,6 +107,8 @@ _LR = _number("Learning rate", "How far each step moves.", precision=None, minim
 _CUT = "Tokens; a longer prompt is cut at its start."
 _CHOOSE = "For samples and the best checkpoint, from 10 rows on."
 _EARLY = "After so many checkpoints without a better held-out loss; 0: never."
+NEW = [("A new adapter", "")]
+_START = partial(Dropdown, NEW, label="Begin with", info="Or go on from one that was trained or imported.")
 _FIELDS = (
     Field("rslora", "option", partial(gr.Checkbox, label="rsLoRA: high ranks learn as fast as low ones")),
     Field("pissa", "option", partial(gr.Checkbox, label="PiSSA: begin with the base's strongest directions")),
@@ -115,6 +117,7 @@ _FIELDS = (
     Field("placement", "option", _PLACEMENT, lambda placement: placement or PLACEMENTS[0]),
     Field("objective", "aim", partial(Dropdown, aims_of("sft"), label="What it learns", visible=False)),
     Field("rewards", "aim", partial(_REWARDS, placeholder=_KINDS), "\n".join, lines_of),
+    Field("start", "size", _START),
     Field("steps", "size", _number("Steps", "One step reads one batch.", minimum=1)),
     Field("lr", "size", _LR),
     Field("rank", "size", _number("Rank", "", maximum=256), lambda rank: rank or 0),
@@ -152,7 +155,8 @@ def read(settings: Settings) -> dict[str, Any]:
 
 
 def request_of(source: Source, owner: str, name: str, method: str, settings: Settings) -> TrainRequest:
-    """The run that the form describes, without options of other methods or unused rewards. Raises InputError."""
+    """The run that the form describes, without options of other methods or unused rewards, and without those and the
+    rank that the adapter has which it begins with. Raises InputError."""
     assert source.path is not None
     values = read(settings)
     known = all_methods().get(method)
@@ -160,6 +164,8 @@ def request_of(source: Source, owner: str, name: str, method: str, settings: Set
     options = Options.of({name: one for name, one in chosen.items() if known is not None and name in known.options})
     if values["objective"] != "grpo":
         values["rewards"] = ()
+    if values["start"]:
+        values["rank"], options = None, Options()
     values |= {"mapping": source.asked, "turns": source.turns, "leave_out": source.leave_out, "options": options}
     values |= {"group_column": source.by.group, "time_column": source.by.time}
     name = name.strip() or source.slug or "adapter"
@@ -178,7 +184,8 @@ def settings_of(request: TrainRequest) -> dict[str, Any]:
 def settings_label(method: str, settings: Settings) -> str:
     """The closed fold says what is set in it."""
     values = read(settings)
-    parts = [f"{values['steps']} steps"] if values["steps"] else []
+    parts = [f"from {values['start']}"] if values["start"] else []
+    parts += [f"{values['steps']} steps"] if values["steps"] else []
     parts.append(f"learning rate {rate(values['lr'])}")
     known, rank = all_methods().get(method), values["rank"]
     if rank and known is not None and known.rank is not None:
@@ -228,6 +235,7 @@ def bring(services: Services, visitor: Visitor, tab: Form, *, uploaded: str | No
     shown, by = settings_of(request), SplitBy(request.group_column, request.time_column)
     if request.test is None:
         shown["test"] = round(100 * services.data.test_share(source.path, source.good))
+    shown["start"] = gr.update(choices=[*NEW, *([request.start] if request.start else [])], value=request.start)
     return {
         tab.source: replace(source, turns=request.turns, leave_out=request.leave_out, by=by),
         tab.method: request.method,

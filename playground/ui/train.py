@@ -17,6 +17,7 @@ from gradio.events import Dependency
 from playground.errors import InputError, PlaygroundError
 from playground.methods import all_methods
 from playground.methods.method import Method, Options
+from playground.runs.planner import goes_on_by
 from playground.runs.request import Preset, within_reach
 from playground.services import Services
 from playground.ui import examples, form, html, race, runs, wiring, words
@@ -129,8 +130,17 @@ def wire_form(services: Services, tab: RunForm) -> Dependency:
     then(on(tab.preset.input, steps_of, steps))
     of_method = [tab.explain, fields["lr"], fields["rank"], *(fields[name] for name in form.OPTIONS)]
     then(on(on(tab.method.input, method_chosen, of_method).then, preset_times, tab.preset))
+    on(tab.fold.expand, starts, fields["start"])
+    then(
+        on(
+            on(fields["start"].input, begun, [tab.method, *of_method], start=fields["start"]).then,
+            preset_times,
+            tab.preset,
+        )
+    )
     then(on(pissa.input, rate_of, fields["lr"], pissa=pissa))
-    edits = [one.blur if isinstance(one, gr.Textbox) else one.input for one in fields.values() if one is not pissa]
+    set_apart = (pissa, fields["start"])
+    edits = [one.blur if isinstance(one, gr.Textbox) else one.input for one in fields.values() if one not in set_apart]
     on(edits, refresh, tab.planned, failure=tab.blocked, **latest)
     on(fields["objective"].input, aim_chosen, fields["rewards"], objective=fields["objective"])
     asked: dict[str, Any] = {"failure": tab.code_error, "restored": tab.no_recipe, "kind": tab.form, **latest}
@@ -292,6 +302,19 @@ def method_chosen(services: Services, visitor: Visitor, tab: RunForm, *, method:
         tab.fields["rank"]: gr.update(**form.rank_of(chosen)),
         **{tab.fields[option]: gr.update(visible=option in chosen.options) for option in form.OPTIONS},
     }
+
+
+def starts(services: Services, visitor: Visitor, tab: RunForm) -> Updates:
+    """The adapters of the base in use that a run may go on from."""
+    cards = [row.card for row in services.adapters.list(visitor.owner) if row.usable]
+    return {tab.fields["start"]: gr.update(choices=[*form.NEW, *((card.name, card.id) for card in cards)])}
+
+
+def begun(services: Services, visitor: Visitor, tab: RunForm, *, start: str, method: str) -> Updates:
+    """An adapter was chosen to go on from: it brings its method."""
+    cards = [row.card for row in services.adapters.list(visitor.owner) if row.card.id == start]
+    method = next(map(goes_on_by, cards), method)
+    return {tab.method: method, **method_chosen(services, visitor, tab, method=method)}
 
 
 def _explain_html(method: Method) -> str:

@@ -1,6 +1,7 @@
 """Whole models beside the base: read in once, let go when memory is needed, and counted by what they take."""
 
 import json
+import os
 import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -10,8 +11,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from safetensors.torch import load_file, save_file
 
-from playground.errors import BaseUnavailableError, CancelledError
+from playground.errors import BaseUnavailableError, CancelledError, NotFoundError
 from playground.gpu.device import CpuDevice, CudaDevice
 from playground.gpu.manager import DeviceManager
 from playground.jobs import Jobs
@@ -250,27 +252,92 @@ def test_what_the_hub_has_and_cannot_be_a_base_is_said_in_a_sentence(hub, tmp_pa
     unavailable("could not be fetched from the Hugging Face hub.*or name a local folder", resolve, "owner/x", settings)
 
 
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n"
+
+
+def config_with(**changes):
+    return lambda folder: (folder / "config.json").write_text(
+        json.dumps(json.loads((folder / "config.json").read_text()) | changes)
+    )
+
+
+def file_with(name, text):
+    return lambda folder: (folder / name).write_text(text)
+
+
+def weights_with(change):
+    def spoil(folder):
+        tensors = load_file(folder / "model.safetensors")
+        change(tensors)
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+    return spoil
+
+
+def renamed(name):
+    return lambda folder: (folder / "model.safetensors").rename(folder / name)
+
+
+EMBEDDINGS = "model.embed_tokens.weight"
 CHANGES = {
-    "has a damaged config.json": lambda folder: (folder / "config.json").write_text("{"),
-    "is a BertForMaskedLM": lambda folder: (folder / "config.json").write_text(
-        '{"model_type": "bert", "architectures": ["BertForMaskedLM"]}'
-    ),
-    "is a t5": lambda folder: (folder / "config.json").write_text('{"model_type": "t5"}'),
+    "has a damaged config.json": file_with("config.json", "{"),
+    "has a damaged config.json, or none": file_with("config.json", "[]"),
+    "a pointer in place of its config.json": file_with("config.json", POINTER),
+    r"cannot be used \(ZeroDivisionError": config_with(num_attention_heads=0),
+    "cannot be used .*expected int, got str": config_with(vocab_size="many"),
+    "is a BertForMaskedLM": config_with(model_type="bert", architectures=["BertForMaskedLM"]),
+    "is a t5": config_with(model_type="t5", architectures=5),
+    "program code of its own": config_with(model_type=["x"], architectures=None, auto_map={"AutoModel": "x.py"}),
     "has no tokenizer": lambda folder: [file.unlink() for file in folder.glob("tokenizer*")],
-    "has a damaged tokenizer.json": lambda folder: (folder / "tokenizer.json").write_text("{"),
-    "and a model that knows 7": lambda folder: (folder / "config.json").write_text(
-        '{"model_type": "llama", "vocab_size": 7}'
+    "has a damaged tokenizer.json": file_with("tokenizer.json", "{}"),
+    "a pointer in place of its tokenizer.json": file_with("tokenizer.json", POINTER),
+    "a tokenizer that cannot be read": file_with("tokenizer_config.json", "{"),
+    "cannot be asked anything.*is unsafe": file_with("chat_template.jinja", "{{ ''.__class__.__mro__ }}"),
+    "its chat template leaves the question out": file_with("chat_template.jinja", "{{ ''.__class__ }}"),
+    "and a model that knows 7": config_with(vocab_size=7),
+    "weights for 1000 tokens": weights_with(lambda held: held.update({EMBEDDINGS: held[EMBEDDINGS][:1000].clone()})),
+    r"lacks weights \(layer 2\), which would be made up": config_with(num_hidden_layers=3),
+    "lacks weights .mlp.up_proj.weight of layer 1": weights_with(
+        lambda held: held.pop("model.layers.1.mlp.up_proj.weight")
+    ),
+    "holds no model.safetensors": renamed("weights.safetensors"),
+    "pytorch_model.bin, a pickle that can run code and is never opened": renamed("pytorch_model.bin"),
+    "model.safetensors in other is a pointer, not the weights": file_with("model.safetensors", POINTER),
+    "model.safetensors in other is damaged": lambda folder: os.truncate(folder / "model.safetensors", 1000),
+    "is an adapter, not a base": lambda folder: (
+        renamed("adapter_model.safetensors")(folder),
+        (folder / "config.json").rename(folder / "adapter_config.json"),
     ),
 }
 
 
 @pytest.mark.parametrize("words", CHANGES)
-def test_a_folder_that_cannot_be_a_base_is_judged_when_it_is_looked_at(services, tiny_base, tmp_path, words):
+def test_a_folder_that_cannot_be_a_base_is_judged_when_it_is_chosen_or_named(services, tiny_base, tmp_path, words):
     folder = Path(copied(tiny_base, tmp_path / "other"))
     CHANGES[words](folder)
-    found = services.bases.inspect(str(folder))
-    assert (found.fits, words in found.reason) == (False, True), found
     refused(words, services.bases.choose, str(folder))
+    refused(words, build_services(replace(services.settings, base=str(folder))).bases.resolve)
+    refused(words, services.bases.card, str(folder), error=NotFoundError)
+
+
+def test_a_base_with_a_token_past_its_embeddings_that_nothing_needs_can_be_chosen(services, tiny_base, tmp_path):
+    """As Gemma 3 has one, for pictures."""
+    from transformers import AutoTokenizer
+
+    folder = copied(tiny_base, tmp_path / "other")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens("<image>", special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    assert services.bases.inspect(folder).fits
+
+
+def test_a_base_whose_numbers_are_none_or_whose_sizes_are_others_is_refused_when_it_is_loaded(tiny_base, tmp_path):
+    for name, spoil, words in (
+        ("nan", weights_with(lambda held: held["model.norm.weight"].fill_(float("nan"))), "model.norm.weight that are"),
+        ("wider", config_with(hidden_size=128), "its weights have other sizes than its config.json says"),
+    ):
+        spoil(folder := Path(copied(tiny_base, tmp_path / name)))
+        unavailable(words, load_engine, folder)
 
 
 def test_what_is_fetched_is_told_with_its_time_and_stopped_while_the_base_in_use_answers(hub, settings, tiny_base):

@@ -167,6 +167,7 @@ PLAIN = TrainRequest(Path("rows.jsonl"))
     [
         ({}, {"base_fingerprint": "0" * 64, "base": "other"}, "sft", "trained on another base (other)"),
         ({"method": "dora"}, {}, "sft", "it is lora and the run dora; choose --method lora"),
+        ({"method": "p-tuning"}, {"method": "p-tuning"}, "sft", "the run p-tuning; choose --method prompt"),
         ({"rank": 4}, {}, "sft", "its rank is 8, not 4"),
         ({"options": Options(pissa=True)}, {}, "sft", "pissa can only be set for a new adapter"),
         ({}, {"objective": "reward"}, "grpo", "reward models begin at the base"),
@@ -176,6 +177,8 @@ PLAIN = TrainRequest(Path("rows.jsonl"))
 def test_only_an_adapter_of_this_base_and_method_is_gone_on_from(request_changes, card_changes, objective, words):
     assert begins_with(PLAIN, "grpo", CARD, BASE) is CARD
     assert begins_with(replace(PLAIN, method="qlora"), "dpo", CARD, BASE) is CARD, "QLoRA's adapter is a LoRA"
+    tuned = replace(CARD, method="p-tuning")
+    assert begins_with(replace(PLAIN, method="prompt"), "sft", tuned, BASE) is tuned, "what it made is a prompt"
     asked, there = replace(PLAIN, **request_changes), replace(CARD, **card_changes)
     assert words in refused("", begins_with, asked, objective, there, BASE)
 

@@ -158,10 +158,10 @@ def test_a_reward_model_scores_a_row_as_it_would_alone(tiny_base, name):
     assert together == pytest.approx(alone, abs=3e-2 if quantised else 1e-4)
 
 
-@pytest.mark.parametrize("name", ["lora", "ia3", "bottleneck", "prefix", "prompt"])
+@pytest.mark.parametrize("name", ["lora", "dora", "ia3", "bottleneck", "prefix", "p-tuning-v2", "prompt", "p-tuning"])
 def test_an_adapter_can_be_learned_further(tiny_base, tmp_path, name):
     moved(load(tiny_base, name)).save_pretrained(tmp_path)
-    model = load(tiny_base, name, start=tmp_path).eval()
+    model = load(tiny_base, of(name)[0].goes_on_as or name, start=tmp_path).eval()
     assert (logits(model) - logits(by_peft(tmp_path, tiny_base))).abs().max() < 1e-5
     answer_loss(model.train(), AnswerCollator(0)(ROWS)).backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)

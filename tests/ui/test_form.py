@@ -16,7 +16,7 @@ from playground.ui import form, train, words
 from playground.ui.rows import Source
 from tests.refused import refused
 from tests.ui.conftest import says
-from tests.ui.fakes import FakeTraining
+from tests.ui.fakes import FakeTraining, row
 
 SOURCE = Source(Path("rows.jsonl"), "rows", "rows", {"prompt": "patient"}, good=2, leave_out=("duplicate",))
 SETTINGS = {"steps": 20, "lr": 1e-3, "rank": 8, "batch_size": 8, "max_tokens": 2048, "seed": 7}
@@ -102,6 +102,20 @@ def test_the_plan_names_what_blocks_it_and_start_what_is_missing(services, call,
     refused(words.TRAIN_EMPTY, call, train.start, tab, source=Source(), name="", method="lora", **SETTINGS)
 
 
+def test_an_adapter_to_begin_with_brings_its_method_and_its_rank(services, call, tab):
+    usable = [row("tuned", method="p-tuning"), row("mine", method="dora")]
+    services.adapters.rows = [*usable, row("other", usable=False)]
+    offered = call(train.starts, tab)[tab.fields["start"]]["choices"]
+    assert offered == [*form.NEW, ("tuned", "tuned"), ("mine", "mine")]
+    for start, method in (("mine", "dora"), ("tuned", "prompt"), ("", "lora")):
+        chosen = call(train.begun, tab, start=start, method="lora")
+        assert chosen[tab.method] == method
+        assert ("rank" in chosen[tab.fields["rank"]].get("label", "").lower()) == (method != "prompt")
+    request = form.request_of(SOURCE, "local", "m", "lora", SETTINGS | OTHERS | {"start": "mine"})
+    assert (request.start, request.rank, request.options) == ("mine", None, Options())
+    assert form.settings_label("lora", SETTINGS | {"start": "mine"}).startswith("Everything else: from mine, 20 steps")
+
+
 def test_a_free_name_is_proposed():
     names = {"hospital_reports": "hospital_reports-2", "my file (1)": "my_file_1", "///": "adapter"}
     assert {slug: train.free_name(slug, {"hospital_reports"}) for slug in names} == names
@@ -123,10 +137,11 @@ def test_a_settings_file_fills_the_form(services, call, tab, tmp_path):
     filled = brought({"early_stop": 2, "objective": "grpo", "rewards": ["json", "max-words:9"], "save_steps": 10})
     fields = {name: filled[widget] for name, widget in tab.fields.items()}
     assert (fields["objective"], fields["rewards"], fields["early_stop"]) == ("grpo", "json\nmax-words:9", 2)
+    assert brought({"start": "mine"})[tab.fields["start"]]["value"] == "mine"
     for content, error in (("[1]", "no file of settings"), ("{", "no JSON"), ({"steps": "x"}, "takes a number")):
         refused(error, brought, content)
-    with pytest.raises(InputError, match=r"The form has no place for .*save_steps.*\(start\).*\(docs\)"):
-        brought({"start": "mine", "docs": "notes.md", "save_steps": 33})
+    with pytest.raises(InputError, match=r"The form has no place for .*save_steps.*\(docs\)"):
+        brought({"docs": "notes.md", "save_steps": 33})
     says(call(form.bring, tab, uploaded=str(file), source=Source())[tab.code_error], "Drop a file")
 
 
