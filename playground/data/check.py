@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from playground.data.column_profile import NAMES, SPLIT, first_won, is_nested, listed, own_part, spelling, truth
 from playground.data.columns import Shape, detect
+from playground.data.documents import parse_document
 from playground.data.example import (
     BadRow,
     Checked,
@@ -67,7 +68,8 @@ TEXT_READERS: dict[str, Callable[[Text, OnProgress], Records]] = {
     ".txt": lambda text, on_progress: parse_text(text, ".txt", on_progress),
     ".md": lambda text, on_progress: parse_text(text, ".md", on_progress),
 }
-EXTENSIONS = (".csv", ".tsv", ".xlsx", ".json", ".jsonl", ".ndjson", ".parquet", ".txt", ".md", ".gz")
+DOCUMENTS = (".pdf", ".docx")
+EXTENSIONS = (".csv", ".tsv", ".xlsx", ".json", ".jsonl", ".ndjson", ".parquet", ".txt", ".md", *DOCUMENTS, ".gz")
 """What is taken; ``.gz`` after the ending of any text kind, as in ``rows.csv.gz``."""
 Paths = Path | str | Sequence[Path | str]  # a file, several, or a folder of them
 MEBI = 1024 * 1024
@@ -92,12 +94,14 @@ def read_records(
     progress, limits = Progress(on_progress), Limits(path.name, limit_bytes)
     if reading.sheet and kind != ".xlsx":
         raise InputError(f"{path.name} is no workbook: it has no sheets. Leave the sheet out.")
-    if reading.encoding and kind in (".xlsx", ".parquet"):
+    if reading.encoding and kind in (".xlsx", ".parquet", *DOCUMENTS):
         raise InputError(f"{path.name} says itself how its text is encoded. Leave the encoding out.")
     if kind == ".xlsx":
         records = parse_xlsx(path, limits, reading.sheet)
     elif kind == ".parquet":
         records = parse_parquet(path, limits, progress.part(0, 1))
+    elif kind in DOCUMENTS:
+        records = parse_document(path, limits, progress.part(0, 1))
     else:
         text = open_text(path, packed, limits, progress.part(0, 0.2), reading.encoding)
         if text.blank:

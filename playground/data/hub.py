@@ -68,7 +68,7 @@ class Fetched:
     commit: str
 
     def __str__(self) -> str:
-        many = f"the first {self.rows:,} rows, of more," if self.more else f"all {self.rows:,} rows"
+        many = f"the first {self.rows:,} rows (there are more)" if self.more else f"all {self.rows:,} rows"
         at = f" at commit {self.commit[:7]}" if self.commit else ""
         others = ", ".join(one for one in self.splits if one != self.split)
         return f"Read: {many} of the split {self.split} of {self.name}{at}." + f" Other splits: {others}." * bool(
@@ -97,7 +97,7 @@ def parse_dataset(text: str) -> DatasetId | None:
     if link := _LINK.fullmatch(text):  # 3
         found = (link["name"], link["config"], link["split"], link["at"] or link["tree"])
     elif match := _HUB.fullmatch(text):  # 4
-        files_end = (*EXTENSIONS, ".xls", ".ods", ".doc", ".docx", ".pdf")
+        files_end = (*EXTENSIONS, ".xls", ".ods", ".doc")
         found = (match["name"], match["config"], match["split"], match["revision"])
         if match["name"].lower().endswith(files_end):
             return None

@@ -9,7 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from playground.data.documents import read_pages
 from playground.data.example import Checked, Example
+from playground.data.records import Limits
 from playground.data.render import with_passages
 from playground.errors import InputError
 
@@ -17,7 +19,7 @@ WORDS = 90  # words of a passage, about; a paragraph that is longer is cut betwe
 MOST = 3  # passages that a question is given
 LIMIT_BYTES = 20_000_000
 TOKEN = r"(?u)\b\w+\b"  # a digit alone is a word too: people ask for ward 7
-KINDS = (".txt", ".md", ".markdown", ".rst", ".text")
+KINDS = (".txt", ".md", ".markdown", ".rst", ".text", ".pdf", ".docx")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,21 +55,27 @@ class Documents:
 
 
 def read_documents(path: Path) -> Documents:
-    """A text file, or every text file in a folder. Raises InputError naming what cannot be read."""
+    """A text, PDF or Word document, or every one in a folder; a passage of a PDF begins with its page. Raises
+    InputError naming what cannot be read."""
     path = Path(path)
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in KINDS) if path.is_dir() else [path]
     if not files:
         raise InputError(f"There is no text in {path.name}. Documents are {', '.join(KINDS)} files.")
     if files[0].suffix.lower() not in KINDS:
         what = f"Documents are {', '.join(KINDS)} files; save it as one of these"
-        raise InputError(f"{files[0].name} is not a text. {what}.")
+        raise InputError(f"{files[0].name} is not a document. {what}.")
     found: list[str] = []
     for file in files:
         try:
             if (size := file.stat().st_size) > LIMIT_BYTES:
                 what = f"{file.name} is {size / 1e6:.0f} MB"
                 raise InputError(f"{what}; documents may have {LIMIT_BYTES // 1_000_000} MB.")
-            found += passages_of(file.read_text(encoding="utf-8-sig"))
+            if file.suffix.lower() in (".pdf", ".docx"):
+                for page in read_pages(file, Limits(file.name, LIMIT_BYTES)):
+                    said = f"({file.name}, {page.place}) " if page.place else ""
+                    found += [said + passage for passage in passages_of(page.text)]
+            else:
+                found += passages_of(file.read_text(encoding="utf-8-sig"))
         except FileNotFoundError as error:
             raise InputError(f"There is no file {file}. Documents are text files.") from error
         except (OSError, UnicodeDecodeError) as error:

@@ -371,12 +371,12 @@ def parse_text(text: Text, kind: str, on_progress: OnProgress | None = None) -> 
         return parse_jsonl(text, on_progress)
     if kind == ".txt" and "\t" in first and (table := _tabbed(text)):
         return table
-    passages = [*_passages(text.lines())]
-    if len(passages) == 1:  # 2
-        passages = [line for line in passages[0].split("\n") if line.strip()]
-    if not passages:
+    found = [*passages(text.lines())]
+    if len(found) == 1:  # 2
+        found = [line for line in found[0].split("\n") if line.strip()]
+    if not found:
         raise InputError(f"{text.name} holds no text. Write passages with a blank line between them.")
-    rows: list[Numbered] = [(number, {"text": passage}) for number, passage in enumerate(passages, 1)]
+    rows: list[Numbered] = [(number, {"text": passage}) for number, passage in enumerate(found, 1)]
     return stream(lambda _: rows, text.limits, columns=("text",))
 
 
@@ -401,7 +401,7 @@ def _separator_of_known(first: str) -> str | None:
     return None
 
 
-def _passages(lines: Iterable[str]) -> Iterator[str]:
+def passages(lines: Iterable[str]) -> Iterator[str]:
     """Blocks of lines between blank ones."""
     fence, headings = "", list[str]()
 

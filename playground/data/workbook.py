@@ -6,14 +6,11 @@ import collections
 import contextlib
 import importlib.util
 import json
-import os
 import re
 import struct
-import subprocess
-import sys
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
@@ -22,15 +19,11 @@ from typing import Any
 
 from playground.data.column_profile import listed
 from playground.data.layouts import flat_rows
-from playground.data.records import KEEP_FEWER, Limits, Numbered, OnProgress, Records, stream
+from playground.data.limited import read_limited
+from playground.data.records import Limits, Numbered, OnProgress, Records, stream
 from playground.data.text_formats import build_table
 from playground.errors import InputError
-from playground.settings import PASSED, PROJECT_ROOT
 
-_CHILD_BYTES, _CHILD_S, _CHILD_BYTES_A_S = 1 << 29, 120, 500_000
-_CHILD_ENVIRONMENT = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1")
-_CHILD_ENVIRONMENT |= {"MALLOC_ARENA_MAX": "2", "ARROW_DEFAULT_MEMORY_POOL": "system"}
-"""Address space that a core more would reserve is nothing that the file takes, and the limit counts it."""
 _BATCH_BYTES = 16 << 20  # decoded bytes of a Parquet file that become Python values at a time
 _ROW_BYTES = 4 << 20
 """Of a sheet's XML: openpyxl holds a row whole, 80 times as large where its cells are empty."""
@@ -281,30 +274,14 @@ def _trim(rows: list[list[object]]) -> list[list[object]]:
 
 
 def probe(path: Path, limits: Limits, sheet: str = "") -> None:
-    """Decode the file once in a child process; raises InputError when it takes too much, and for nothing else."""
+    """Decode the file once in a child process; raises InputError when it takes too much."""
     stat = path.stat()
     _probed(path, stat.st_size, stat.st_mtime_ns, limits, sheet)
 
 
 @lru_cache(maxsize=64)
 def _probed(path: Path, size: int, changed_ns: int, limits: Limits, sheet: str) -> None:
-    memory, seconds = _CHILD_BYTES + 4 * limits.upload_bytes, _CHILD_S + size // _CHILD_BYTES_A_S
-    arguments = [str(path.resolve()), str(limits.upload_bytes), str(memory), str(seconds), sheet]
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "playground.data.workbook", *arguments],
-            cwd=PROJECT_ROOT,
-            env={name: os.environ[name] for name in PASSED if name in os.environ} | _CHILD_ENVIRONMENT,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=2 * seconds,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise InputError(f"{limits.name} took longer than {2 * seconds} s to unpack. {KEEP_FEWER}") from None
-    if done.returncode:
-        what = f"{limits.name} needs more than {memory / 2**30:.1f} GB of memory, or {seconds} s, to unpack"
-        raise InputError(f"{what}. {KEEP_FEWER} CSV and JSONL are read row by row.")
+    collections.deque(read_limited(decode, path, limits, sheet), maxlen=0)
 
 
 _OUT_OF_MEMORY = ("allocat", "memory", "worker thread", "resource temporarily")
@@ -314,35 +291,18 @@ _DAMAGED += (ArithmeticError, RuntimeError, SyntaxError, AssertionError)
 """What decoders raise for a damaged file; XML that does not parse is a SyntaxError."""
 
 
-def _limit(memory_bytes: int, seconds: int) -> None:
-    """Of this process: address space beyond what it has taken, and processor time; nothing on Windows."""
-    try:
-        import resource
-    except ImportError:
-        return
-    try:
-        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    except OSError:
-        taken = 0
-    for what, most in ((resource.RLIMIT_AS, taken + memory_bytes), (resource.RLIMIT_CPU, seconds)):
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(what, (most, most))
-
-
-def main(path: str, upload_bytes: str, memory_bytes: str, seconds: str, wanted: str) -> int:
-    """0: it can be decoded, or the decoder refuses it in words, which the reader will say better. Else: no memory."""
-    file = Path(path)
+def decode(file: Path, limits: Limits, bound: Callable[[], None], wanted: str) -> Iterator[None]:
+    """As ``limited.Reader``: yields nothing. Damage is passed over; the reader will say it. wanted: a sheet."""
     damaged: tuple[type[Exception], ...] = (*_NO_ARCHIVE, *_DAMAGED)  # an error of another type counts as no memory
-    limits = Limits(file.name, int(upload_bytes))
     is_parquet = file.suffix.lower() == ".parquet"
-    if is_parquet:  # imported before the limit, which is for what comes on top
+    if is_parquet:
         import pyarrow.parquet
 
         pyarrow.set_cpu_count(1)
         damaged += (pyarrow.ArrowException,)
     else:
         import openpyxl  # noqa: F401
-    _limit(int(memory_bytes), int(seconds))
+    bound()
     try:
         if is_parquet:
             collections.deque(_parquet_batches(file, limits), maxlen=0)  # every page
@@ -352,13 +312,8 @@ def main(path: str, upload_bytes: str, memory_bytes: str, seconds: str, wanted: 
                     if max(map(len, _rows(sheet, limits)), default=0):
                         break
     except MemoryError:
-        return 1
-    except InputError:
-        return 0
+        raise
     except damaged as error:
-        return int(any(sign in str(error).lower() for sign in _OUT_OF_MEMORY))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+        if any(sign in str(error).lower() for sign in _OUT_OF_MEMORY):
+            raise MemoryError from error
+    yield from ()

@@ -122,7 +122,7 @@ class VerdictTab:
         hint, label = kinds().replace(", ", "\n"), "The form: checks, one a line, all of which hold"
         self.checks = gr.Textbox(label=label, lines=3, max_lines=8, placeholder=hint, **look)
         gr.HTML(html.note("Documents to look things up in; an example set brings its own, drop others here:"))
-        self.docs = _file("Documents to look things up in", [".txt", ".md", ".rst"])
+        self.docs = _file("Documents to look things up in", [".txt", ".md", ".rst", ".pdf", ".docx"])
         self.recorded = RecordedView()
 
     def _build_terms(self) -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 import tomllib
+import zipfile
 from array import array
 from pathlib import Path
 
@@ -65,6 +66,45 @@ def parquet(*, store_schema=True, **columns):
     out = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.table(columns), out, store_schema=store_schema)
     return out.getvalue()
+
+
+def pdf(*pages, password=None, tail=b"", times=1):
+    """A PDF with a content stream a page; a text is what it shows, None is a page without any. tail: the
+    stream of such a page. times: how often the pages are counted."""
+    import pypdf
+    from pypdf.generic import ArrayObject, DecodedStreamObject, DictionaryObject, NameObject, NumberObject
+
+    out, held = pypdf.PdfWriter(), io.BytesIO()
+    font = {"/Type": "/Font", "/Subtype": "/Type1", "/BaseFont": "/Helvetica"}
+    fonts = DictionaryObject(
+        {NameObject("/F1"): DictionaryObject({NameObject(k): NameObject(v) for k, v in font.items()})}
+    )
+    for text in pages:
+        page, stream = out.add_blank_page(600, 800), DecodedStreamObject()
+        shown = "".join(f"({line}) Tj T* " for line in (text or "").split("\n"))
+        stream.set_data(f"BT /F1 12 Tf 14 TL 50 700 Td {shown} ET".encode("latin-1") if text else tail)
+        page[NameObject("/Contents")] = out._add_object(stream.flate_encode())
+        page[NameObject("/Resources")] = DictionaryObject({NameObject("/Font"): fonts})
+    tree = out._root_object["/Pages"]
+    tree[NameObject("/Kids")] = ArrayObject([*tree["/Kids"]] * times)
+    tree[NameObject("/Count")] = NumberObject(len(pages) * times)
+    if password:
+        out.encrypt(password, algorithm="RC4-128")
+    out.write(held)
+    return held.getvalue()
+
+
+OOXML = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
+
+
+def word(body, head="", part="word/document.xml"):
+    """A Word document with this body; its style H2 is a heading."""
+    held = io.BytesIO()
+    styles = '<w:style w:styleId="H2"><w:name w:val="heading 2"/></w:style>'
+    with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as out:
+        out.writestr("word/styles.xml", f'<w:styles xmlns:w="{OOXML}">{styles}</w:styles>')
+        out.writestr(part, f'{head}<w:document xmlns:w="{OOXML}"><w:body>{body}</w:body></w:document>')
+    return held.getvalue()
 
 
 def chat(*contents, row=1, system=""):

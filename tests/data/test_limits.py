@@ -14,7 +14,7 @@ import pytest
 from playground.data.check import MEBI
 from playground.data.records import Limits
 from playground.settings import PROJECT_ROOT
-from tests.data.conftest import book, parquet, put
+from tests.data.conftest import book, parquet, pdf, put, word
 from tests.refused import refused
 
 SHARED = 20 * MEBI
@@ -96,6 +96,9 @@ def crossed():
     return json.dumps({"a": dict.fromkeys(map(str, range(90_000)), 1)} | {f"c{n}": {"0": 1} for n in range(900)})
 
 
+LAUGHS = "<!DOCTYPE w [" + '<!ENTITY a "ha">'
+LAUGHS += "".join(f'<!ENTITY {b} "{f"&{a};" * 10}">' for a, b in zip("abcdefghi", "bcdefghij", strict=True)) + "]>"
+OUTSIDE = '<!DOCTYPE w [<!ENTITY a SYSTEM "file:///etc/passwd">]>'
 ROWS, CELLS, WIDE = "the most that are read", "cells, the most that are read", "60,000 columns; at most 1000"
 BOMBS = {
     "far.xlsx": (far_row, "rows, the most that are read"),
@@ -115,6 +118,14 @@ BOMBS = {
     "dots.jsonl": (lambda: json.dumps({"." * 1_000_000: 1}) + "\n{}\n", "read 2 rows"),
     "header.csv": (lambda: names(60_000) + "\n1,2\n", WIDE),
     "cells.csv": (lambda: names(999) + "\n" + "1,2\n" * 200_000, CELLS),
+    "stream.pdf": (lambda: pdf(None, tail=b"0 0 m " * 14_000_000), "unpacks to too much"),
+    "pages.pdf": (lambda: pdf("x", times=20_000), "20,000 pages; at most 5,000"),
+    "circle.pdf": (lambda: pdf("x").replace(b"/Kids [", b"/Kids [ 1 0 R "), "read 2 rows"),
+    "laughs.docx": (lambda: word("<w:p><w:r><w:t>&j;</w:t></w:r></w:p>", LAUGHS), "is no Word document"),
+    "outside.docx": (lambda: word("<w:p><w:r><w:t>&a;</w:t></w:r></w:p>", OUTSIDE), "it declares entities"),
+    "blank.docx": (lambda: word(" " * 220_000_000), "unpacks to more than 10 times"),
+    "deep.docx": (lambda: word("<w:p>" * 100_000), "is no Word document"),
+    "empty.docx": (lambda: word("<w:p/>" * 20_000_000), "to unpack"),
     "keys.jsonl": (lambda: json.dumps({f"k{n}": n for n in range(60_000)}) + "\n{}\n", WIDE),
 }
 
