@@ -23,7 +23,7 @@ from playground.ui.html import FAILURES, card, size
 from playground.ui.runs import PICK_JS
 from playground.ui.side import Log, Setup, method_label
 from playground.ui.sidebar import require
-from playground.ui.wiring import AWAY, QUIET, Dropdown, Stream, Updates, Visitor, appear, hidden_slot, listen, slot
+from playground.ui.wiring import AWAY, QUIET, Dropdown, Stream, Updates, Visit, appear, hidden_slot, listen, slot
 
 MOST = 4
 WAYS = [
@@ -171,32 +171,32 @@ def list_html(rows: Sequence[AdapterRow], chosen: str = "", active: str = "") ->
     return _listed(rows, chosen, active, method_label) if rows else html.empty(words.ADAPTERS_EMPTY)
 
 
-def _find(services: Services, visitor: Visitor, adapter_id: str) -> AdapterRow:
-    row = next((one for one in services.adapters.list(visitor.owner) if one.card.id == adapter_id), None)
+def _find(visit: Visit, adapter_id: str) -> AdapterRow:
+    row = next((one for one in visit.services.adapters.list(visit.owner) if one.card.id == adapter_id), None)
     if row is None:
         raise InputError(words.PICK_FIRST)
     return row
 
 
-def show(services: Services, visitor: Visitor, tab: AdaptersTab, *, chosen: str, active: str) -> Updates:
-    return {tab.listing: list_html(services.adapters.list(visitor.owner), chosen, active)}
+def show(visit: Visit, tab: AdaptersTab, *, chosen: str, active: str) -> Updates:
+    return {tab.listing: list_html(visit.services.adapters.list(visit.owner), chosen, active)}
 
 
-def pick(services: Services, visitor: Visitor, tab: AdaptersTab, *, picked: str, active: str) -> Updates:
+def pick(visit: Visit, tab: AdaptersTab, *, picked: str, active: str) -> Updates:
     """A row was pressed: make it active. The id comes from the page, so it is looked up among the visitor's own."""
-    row = _find(services, visitor, picked)
+    row = _find(visit, picked)
     message = html.error_card(html.sentence(row.reason) or "This adapter was made for another base.")
     if row.usable:
         try:
-            require(services)
-            message = switched_html(row.card.name, services.adapters.switch(picked, visitor.owner))
+            require(visit.services)
+            message = switched_html(row.card.name, visit.services.adapters.switch(picked, visit.owner))
             active = picked
         except FAILURES as error:  # the row is chosen all the same, and can be renamed, exported or deleted
             message = card(error)
     return {
         tab.chosen: picked,
         tab.active: active,
-        **show(services, visitor, tab, chosen=picked, active=active),
+        **show(visit, tab, chosen=picked, active=active),
         tab.message: slot(message),
         tab.actions: gr.update(visible=True),
         tab.use: gr.update(interactive=row.usable),
@@ -204,49 +204,44 @@ def pick(services: Services, visitor: Visitor, tab: AdaptersTab, *, picked: str,
     }
 
 
-def ask_rename(services: Services, visitor: Visitor, tab: AdaptersTab, *, chosen: str) -> Updates:
-    name = _find(services, visitor, chosen).card.name
+def ask_rename(visit: Visit, tab: AdaptersTab, *, chosen: str) -> Updates:
+    name = _find(visit, chosen).card.name
     return {tab.rename_row: gr.update(visible=True), tab.name: name, tab.delete_row: AWAY}
 
 
-def rename(services: Services, visitor: Visitor, tab: AdaptersTab, *, chosen: str, active: str, name: str) -> Updates:
-    renamed = services.adapters.rename(chosen, name.strip(), visitor.owner)
-    message, listed = (
-        html.good(f"Renamed to {renamed.name}."),
-        show(services, visitor, tab, chosen=chosen, active=active),
-    )
+def rename(visit: Visit, tab: AdaptersTab, *, chosen: str, active: str, name: str) -> Updates:
+    renamed = visit.services.adapters.rename(chosen, name.strip(), visit.owner)
+    message, listed = (html.good(f"Renamed to {renamed.name}."), show(visit, tab, chosen=chosen, active=active))
     return {**listed, tab.message: slot(message), tab.rename_row: AWAY}
 
 
-def ask_remove(services: Services, visitor: Visitor, tab: AdaptersTab, *, chosen: str) -> Updates:
-    name = _find(services, visitor, chosen).card.name
+def ask_remove(visit: Visit, tab: AdaptersTab, *, chosen: str) -> Updates:
+    name = _find(visit, chosen).card.name
     question = html.note(f"Delete {name}? Its files go for good; a run can make it again.")
     return {tab.delete_row: gr.update(visible=True), tab.asked: question, tab.rename_row: AWAY}
 
 
-def remove(services: Services, visitor: Visitor, tab: AdaptersTab, *, chosen: str, active: str) -> Updates:
-    name = _find(services, visitor, chosen).card.name
-    services.adapters.remove(chosen, visitor.owner)
+def remove(visit: Visit, tab: AdaptersTab, *, chosen: str, active: str) -> Updates:
+    name = _find(visit, chosen).card.name
+    visit.services.adapters.remove(chosen, visit.owner)
     active, gone = "" if active == chosen else active, slot(html.good(f"{name} is deleted."))
     updates: Updates = {tab.chosen: "", tab.active: active, tab.message: gone}
     updates |= dict.fromkeys((tab.actions, *tab.folds), AWAY)
-    return updates | show(services, visitor, tab, chosen="", active=active)
+    return updates | show(visit, tab, chosen="", active=active)
 
 
-def import_file(
-    services: Services, visitor: Visitor, tab: AdaptersTab, *, uploaded: list[str] | None, chosen: str, active: str
-) -> Updates:
-    imported = services.adapters.import_uploads([Path(file) for file in uploaded or []], visitor.owner)
+def import_file(visit: Visit, tab: AdaptersTab, *, uploaded: list[str] | None, chosen: str, active: str) -> Updates:
+    imported = visit.services.adapters.import_uploads([Path(file) for file in uploaded or []], visit.owner)
     done = html.good(f"{imported.name} is imported: {method_label(imported)}, {size(imported.bytes)}.")
     text = Markup().join([done, *(html.note(html.sentence(note)) for note in imported.notes)])
-    return {**show(services, visitor, tab, chosen=chosen, active=active), tab.message: slot(text)}
+    return {**show(visit, tab, chosen=chosen, active=active), tab.message: slot(text)}
 
 
-def export(services: Services, visitor: Visitor, tab: AdaptersTab, *, chosen: str, format: str) -> Stream:
+def export(visit: Visit, tab: AdaptersTab, *, chosen: str, format: str) -> Stream:
     if format == "peft":
-        yield _ready(tab, services.adapters.export_zip(chosen, visitor.owner))
+        yield _ready(tab, visit.services.adapters.export_zip(chosen, visit.owner))
         return
-    for step in services.exporter.export(chosen, format, visitor.owner):
+    for step in visit.services.exporter.export(chosen, format, visit.owner):
         if step.file is not None:
             yield {**_ready(tab, step.file), **writing(tab, busy=False)}
         else:
@@ -254,7 +249,7 @@ def export(services: Services, visitor: Visitor, tab: AdaptersTab, *, chosen: st
             yield {tab.download: AWAY, tab.message: slot(bar), **writing(tab, busy=True)}
 
 
-def export_stopped(services: Services, visitor: Visitor, tab: AdaptersTab) -> Updates:
+def export_stopped(visit: Visit, tab: AdaptersTab) -> Updates:
     return {tab.message: slot(html.note("Stopped; nothing was written.")), **writing(tab, busy=False)}
 
 
@@ -275,29 +270,29 @@ def _sending(tab: AdaptersTab, *, busy: bool) -> Updates:
     return {tab.send: gr.update(visible=not busy), tab.stop: gr.update(visible=busy)}
 
 
-def _settled(services: Services, visitor: Visitor, log: Log, active: str) -> Log:
-    name = side.labels(services, visitor).get(active or "base", words.BASE_LABEL)
+def _settled(visit: Visit, log: Log, active: str) -> Log:
+    name = side.labels(visit).get(active or "base", words.BASE_LABEL)
     return log.settled(Setup(active or "base"), name)
 
 
-def turned(services: Services, visitor: Visitor, tab: AdaptersTab, *, log: Log, active: str) -> Updates:
+def turned(visit: Visit, tab: AdaptersTab, *, log: Log, active: str) -> Updates:
     """The active adapter changed: a divider, and the chat's title."""
-    name = side.labels(services, visitor).get(active or "base", words.BASE_LABEL)
+    name = side.labels(visit).get(active or "base", words.BASE_LABEL)
     hint = "Press another adapter on the left and go on; the base stays where it is."
     title = html.heading(f"Chat with {name}", hint)
-    return {**_chat(tab, _settled(services, visitor, log, active)), tab.title: title}
+    return {**_chat(tab, _settled(visit, log, active)), tab.title: title}
 
 
-def send(services: Services, visitor: Visitor, tab: AdaptersTab, *, log: Log, question: str, active: str) -> Stream:
+def send(visit: Visit, tab: AdaptersTab, *, log: Log, question: str, active: str) -> Stream:
     question = (question or "").strip()
     if not question:
         raise InputError("There is nothing to send yet. Write a message first.")
-    require(services)
-    log = _settled(services, visitor, log, active)
+    require(visit.services)
+    log = _settled(visit, log, active)
     history, log = log.history(), log.asked(question)
     yield {**_chat(tab, log), tab.question: "", **_sending(tab, busy=True)}
     one, sampling, failed = Side(log.setup.model), Sampling(0.0, 1.0, 256, 7), list[str]()
-    replies = services.compare.ask([one], [history], question, sampling, visitor.owner, visitor.session)
+    replies = visit.services.compare.ask([one], [history], question, sampling, visit.owner, visit.session)
     for reply, *_ in side.streamed(replies, failed.append):
         log = log.answered(reply)
         yield _chat(tab, log)
@@ -305,28 +300,28 @@ def send(services: Services, visitor: Visitor, tab: AdaptersTab, *, log: Log, qu
     yield {**_chat(tab, log), tab.error: slot("".join(failed)), **_sending(tab, busy=False)}
 
 
-def stop(services: Services, visitor: Visitor, tab: AdaptersTab, *, log: Log) -> Updates:
+def stop(visit: Visit, tab: AdaptersTab, *, log: Log) -> Updates:
     return {**_chat(tab, log.stopped()), **_sending(tab, busy=False)}
 
 
-def to_base(services: Services, visitor: Visitor, tab: AdaptersTab, *, log: Log, chosen: str) -> Updates:
-    listed = show(services, visitor, tab, chosen=chosen, active="")
-    return {tab.active: "", **listed, **turned(services, visitor, tab, log=log, active="")}
+def to_base(visit: Visit, tab: AdaptersTab, *, log: Log, chosen: str) -> Updates:
+    listed = show(visit, tab, chosen=chosen, active="")
+    return {tab.active: "", **listed, **turned(visit, tab, log=log, active="")}
 
 
 # A blend of several, and a push to the hub
 
 
-def offered(services: Services, visitor: Visitor, tab: AdaptersTab) -> Updates:
+def offered(visit: Visit, tab: AdaptersTab) -> Updates:
     blendable = [name for name, method in all_methods().items() if method.blendable]
-    cards = [row.card for row in services.adapters.list(visitor.owner) if row.usable]
+    cards = [row.card for row in visit.services.adapters.list(visit.owner) if row.usable]
     return {tab.parts: gr.update(choices=[(one.name, one.id) for one in cards if one.method in blendable])}
 
 
-def chosen(services: Services, visitor: Visitor, tab: AdaptersTab, *, parts: list[str] | None) -> Updates:
+def chosen(visit: Visit, tab: AdaptersTab, *, parts: list[str] | None) -> Updates:
     """One slider for each that is chosen; all weigh the same until they are moved."""
     ids = (parts or [])[:MOST]
-    names = {row.card.id: row.card.name for row in services.adapters.list(visitor.owner)}
+    names = {row.card.id: row.card.name for row in visit.services.adapters.list(visit.owner)}
     updates: Updates = {tab.make: gr.update(interactive=len(ids) > 1)}
     for slider, id in zip_longest(tab.weights, ids):
         label = f"How much of {names.get(id, id)}"
@@ -335,49 +330,39 @@ def chosen(services: Services, visitor: Visitor, tab: AdaptersTab, *, parts: lis
 
 
 def make(
-    services: Services,
-    visitor: Visitor,
-    tab: AdaptersTab,
-    *,
-    parts: list[str] | None,
-    how: str,
-    name: str,
-    weights: Sequence[float],
-    made: str,
+    visit: Visit, tab: AdaptersTab, *, parts: list[str] | None, how: str, name: str, weights: Sequence[float], made: str
 ) -> Stream:
     """Blend, in the place of the last blend of this tab, and make it active."""
     yield {tab.message: slot(html.note("Blending; the first one takes some seconds."))}
-    require(services)
+    require(visit.services)
     ids = parts or []
     if len(ids) < 2:
         raise InputError("Choose two adapters or more to blend.")
     shares = dict(zip(ids, map(float, weights), strict=False))
-    blended = services.adapters.blend(shares, how, name or "blend", visitor.owner)
-    if made and made not in ids and any(row.card.id == made for row in services.adapters.list(visitor.owner)):
-        services.adapters.remove(made, visitor.owner)
-    services.adapters.switch(blended.id, visitor.owner)
+    blended = visit.services.adapters.blend(shares, how, name or "blend", visit.owner)
+    if made and made not in ids and any(row.card.id == made for row in visit.services.adapters.list(visit.owner)):
+        visit.services.adapters.remove(made, visit.owner)
+    visit.services.adapters.switch(blended.id, visit.owner)
     active = html.good(f"{blended.name} is blended and active: the next reply comes from it.")
     updates: Updates = dict.fromkeys((tab.made, tab.chosen, tab.active), blended.id)
-    yield updates | show(services, visitor, tab, chosen=blended.id, active=blended.id) | {tab.message: slot(active)}
+    yield updates | show(visit, tab, chosen=blended.id, active=blended.id) | {tab.message: slot(active)}
 
 
-def moved(services: Services, visitor: Visitor, tab: AdaptersTab, *, made: str, **blend: Any) -> Stream:
+def moved(visit: Visit, tab: AdaptersTab, *, made: str, **blend: Any) -> Stream:
     """A slider was moved: blend again, once there is a blend."""
     if made:
-        yield from make(services, visitor, tab, made=made, **blend)
+        yield from make(visit, tab, made=made, **blend)
     else:
         yield {}
 
 
-def push(
-    services: Services, visitor: Visitor, view: PushView, *, chosen: str, repo: str, token: str, private: bool
-) -> Stream:
+def push(visit: Visit, view: PushView, *, chosen: str, repo: str, token: str, private: bool) -> Stream:
     """The token's box is emptied at once."""
     says = "Sending the files. A small adapter takes some seconds."
     says = says if chosen else "Choose an adapter in the list above first."
     yield {view.token: "", **_push_button(view, busy=bool(chosen)), view.result: slot(html.note(says))}
     if chosen:
-        address = services.pusher.push(chosen, repo or "", token or "", private=bool(private), owner=visitor.owner)
+        address = visit.services.pusher.push(chosen, repo or "", token or "", private=bool(private), owner=visit.owner)
         yield {**_push_button(view, busy=False), view.result: slot(html.good(f"It is at {address}"))}
 
 

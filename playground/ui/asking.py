@@ -18,7 +18,7 @@ from playground.ui import html, side, words
 from playground.ui.html import card
 from playground.ui.side import Log, Setup, SideValues
 from playground.ui.sidebar import ready, require
-from playground.ui.wiring import AWAY, Choices, Drawn, Initial, Stream, Updates, Visitor, slot
+from playground.ui.wiring import AWAY, Choices, Drawn, Initial, Stream, Updates, Visit, slot
 from playground.workspace.examples import ShippedSet
 
 if TYPE_CHECKING:
@@ -81,9 +81,9 @@ def board_html(services: Services, comparison: Comparison, known: dict[str, str]
         return card(error) + side.board(sides, side.DEFAULT_KIND, "", lambda *_: False)
 
 
-def _shown(services: Services, visitor: Visitor, tab: Tab, comparison: Comparison, check: CheckValues) -> Updates:
+def _shown(visit: Visit, tab: Tab, comparison: Comparison, check: CheckValues) -> Updates:
     """The comparison, its table and every side's transcript."""
-    board = board_html(services, comparison, side.labels(services, visitor), check)
+    board = board_html(visit.services, comparison, side.labels(visit), check)
     return {tab.comparison: comparison, tab.board: board, **_chats(tab, comparison, words.LETTERS)}
 
 
@@ -91,12 +91,10 @@ def _chats(tab: Tab, comparison: Comparison, letters: Sequence[str]) -> Updates:
     return {tab.sides[letter].chat: comparison.logs[letter].messages() for letter in letters}
 
 
-def _settled(
-    services: Services, visitor: Visitor, comparison: Comparison, setups: Setups
-) -> tuple[Comparison, dict[str, str]]:
+def _settled(visit: Visit, comparison: Comparison, setups: Setups) -> tuple[Comparison, dict[str, str]]:
     """The comparison with what the sides' widgets hold, and the names of the models."""
-    known = side.labels(services, visitor)
-    return comparison.settled(side.read_setups(services, visitor, setups), known), known
+    known = side.labels(visit)
+    return comparison.settled(side.read_setups(visit, setups), known), known
 
 
 def _lines(services: Services, tab: Tab, comparison: Comparison) -> Updates:
@@ -117,8 +115,7 @@ def _controls(services: Services, tab: Tab, *, busy: bool) -> Updates:
 
 
 def ask(
-    services: Services,
-    visitor: Visitor,
+    visit: Visit,
     tab: Tab,
     *,
     comparison: Comparison,
@@ -134,11 +131,11 @@ def ask(
     question = (question or "").strip()
     if not question:
         raise InputError(words.EMPTY_QUESTION)
-    require(services)
-    comparison, known = _settled(services, visitor, comparison, setups)
+    require(visit.services)
+    comparison, known = _settled(visit, comparison, setups)
 
     def made(setup: Setup) -> Side:
-        source = side.shots_file(services, setup.source, uploaded) if setup.shots else None
+        source = side.shots_file(visit.services, setup.source, uploaded) if setup.shots else None
         name, form = side.name_of(setup, known), setup.format
         return Side(setup.model, setup.prompt.strip(), setup.shots, source, name, format=form, think=setup.think)
 
@@ -146,33 +143,32 @@ def ask(
     asked, histories = [made(log.setup) for log in logs], [log.history() for log in logs]
     warm, top_p = float(sampling["temperature"]), float(sampling["top_p"])
     how = Sampling(warm, top_p, int(sampling["max_tokens"]), int(sampling["seed"]))
-    if leaves := services.compare.leaving(asked, visitor.session):
+    if leaves := visit.services.compare.leaving(asked, visit.session):
         if leaves != leaving.words:
             said = replace(leaving, words=leaves)
             yield {tab.sending: gr.update(visible=True), tab.leaves: html.note(leaves), tab.leaving: said}
             return
-        services.compare.agree(asked, visitor.session)
+        visit.services.compare.agree(asked, visit.session)
     comparison, shown = comparison.of_shown(lambda log: log.asked(question)), comparison.shown
-    busy = _controls(services, tab, busy=True)
+    busy = _controls(visit.services, tab, busy=True)
     yield {tab.comparison: comparison, tab.question: "", tab.sending: AWAY, **busy, **_chats(tab, comparison, shown)}
     failed: list[str] = []
-    replies = services.compare.ask(asked, histories, question, how, visitor.owner, visitor.session)
+    replies = visit.services.compare.ask(asked, histories, question, how, visit.owner, visit.session)
     for step in side.streamed(replies, failed.append):
         answers = zip(shown, step, strict=True)
         comparison = comparison.with_logs({one: comparison.logs[one].answered(reply) for one, reply in answers})
         yield {tab.comparison: comparison, **_chats(tab, comparison, shown)}
     comparison = comparison.of_shown(Log.stopped) if failed else comparison
     yield {
-        **_shown(services, visitor, tab, comparison, check),
-        **_controls(services, tab, busy=False),
-        **_lines(services, tab, comparison),
+        **_shown(visit, tab, comparison, check),
+        **_controls(visit.services, tab, busy=False),
+        **_lines(visit.services, tab, comparison),
         tab.error: slot("".join(failed)),
     }
 
 
 def ask_again(
-    services: Services,
-    visitor: Visitor,
+    visit: Visit,
     tab: Tab,
     *,
     comparison: Comparison,
@@ -184,119 +180,101 @@ def ask_again(
     values of ``ask``."""
     turns = [comparison.logs[letter].current for letter in comparison.shown]
     last = next((one[-1].question for one in turns if one), question)
-    before = _settled(services, visitor, comparison, given["setups"])[0].of_shown(Log.without_last)
-    yield from ask(services, visitor, tab, comparison=before, question=last, leaving=leaving, **given)
+    before = _settled(visit, comparison, given["setups"])[0].of_shown(Log.without_last)
+    yield from ask(visit, tab, comparison=before, question=last, leaving=leaving, **given)
 
 
-def send(
-    services: Services,
-    visitor: Visitor,
-    tab: Tab,
-    *,
-    comparison: Comparison,
-    question: str,
-    leaving: Leaving,
-    **given: Any,
-) -> Stream:
+def send(visit: Visit, tab: Tab, *, comparison: Comparison, question: str, leaving: Leaving, **given: Any) -> Stream:
     """The person agreed: what was to be asked is asked."""
     asks = ask_again if leaving.again else ask
-    yield from asks(services, visitor, tab, comparison=comparison, question=question, leaving=leaving, **given)
+    yield from asks(visit, tab, comparison=comparison, question=question, leaving=leaving, **given)
 
 
-def not_sent(services: Services, visitor: Visitor, tab: Tab) -> Updates:
+def not_sent(visit: Visit, tab: Tab) -> Updates:
     """Nothing is asked, and the question to the person goes."""
     return {tab.sending: AWAY}
 
 
-def stop(services: Services, visitor: Visitor, tab: Tab, *, comparison: Comparison, check: CheckValues) -> Updates:
+def stop(visit: Visit, tab: Tab, *, comparison: Comparison, check: CheckValues) -> Updates:
     """After the stream was cut: what had arrived is kept and marked as stopped."""
-    stopped = _shown(services, visitor, tab, comparison.of_shown(Log.stopped), check)
-    return stopped | _controls(services, tab, busy=False)
+    stopped = _shown(visit, tab, comparison.of_shown(Log.stopped), check)
+    return stopped | _controls(visit.services, tab, busy=False)
 
 
-def clear(services: Services, visitor: Visitor, tab: Tab, *, comparison: Comparison, check: CheckValues) -> Updates:
+def clear(visit: Visit, tab: Tab, *, comparison: Comparison, check: CheckValues) -> Updates:
     comparison = comparison.with_logs({letter: Log(log.setup) for letter, log in comparison.logs.items()})
-    return _shown(services, visitor, tab, comparison, check)
+    return _shown(visit, tab, comparison, check)
 
 
 def side_changed(
-    services: Services,
-    visitor: Visitor,
-    tab: Tab,
-    *,
-    letter: str,
-    switched: bool,
-    comparison: Comparison,
-    check: CheckValues,
-    setups: Setups,
+    visit: Visit, tab: Tab, *, letter: str, switched: bool, comparison: Comparison, check: CheckValues, setups: Setups
 ) -> Updates:
     """A widget of one side was set: new score, a divider, its quiet line. switched: it was the model."""
-    comparison, known = _settled(services, visitor, comparison, setups)
+    comparison, known = _settled(visit, comparison, setups)
     log, view = comparison.logs[letter], tab.sides[letter]
     return {
         tab.comparison: comparison,
-        tab.board: board_html(services, comparison, known, check),
-        view.line: side.switch_html(services, visitor, log.setup) if switched else side.line_html(services, log.setup),
+        tab.board: board_html(visit.services, comparison, known, check),
+        view.line: side.switch_html(visit, log.setup) if switched else side.line_html(visit.services, log.setup),
         view.chat: log.messages(),
         view.source: gr.update(visible=log.setup.shots > 0),
-        view.form_text: _form_text(services, visitor, setups[letter]),
-        view.think: gr.update(visible=side.may_think(services, log.setup.model)),
+        view.form_text: _form_text(visit, setups[letter]),
+        view.think: gr.update(visible=side.may_think(visit.services, log.setup.model)),
     }
 
 
-def _form_text(services: Services, visitor: Visitor, one: SideValues) -> dict[str, Any]:
+def _form_text(visit: Visit, one: SideValues) -> dict[str, Any]:
     """Shown where the form needs a text; where none is written, what the answers of the side's examples share."""
-    kind, text, file = one["form"] or "json", one["form_text"] or "", side.shots_file(services, one["source"], None)
+    kind, text = one["form"] or "json", one["form_text"] or ""
+    file = side.shots_file(visit.services, one["source"], None)
     if not side.needs_text(kind) or text.strip() or file is None:
         return gr.update(visible=side.needs_text(kind))
-    there = services.data.check(file, None, visitor.owner).examples
+    there = visit.services.data.check(file, None, visit.owner).examples
     name, _, shared = shared_form([each.completion for each in there]).partition(":")
     return gr.update(visible=True, value=shared if name == kind else "")
 
 
-def rescored(services: Services, visitor: Visitor, tab: Tab, *, comparison: Comparison, check: CheckValues) -> Updates:
+def rescored(visit: Visit, tab: Tab, *, comparison: Comparison, check: CheckValues) -> Updates:
     return {
-        tab.board: board_html(services, comparison, side.labels(services, visitor), check),
+        tab.board: board_html(visit.services, comparison, side.labels(visit), check),
         tab.check_fold: gr.update(label=f"Check: {side.title(**check)}"),
         tab.text: gr.update(visible=side.needs_text(check["kind"])),
     }
 
 
-def add_side(services: Services, visitor: Visitor, tab: Tab, *, comparison: Comparison, check: CheckValues) -> Updates:
+def add_side(visit: Visit, tab: Tab, *, comparison: Comparison, check: CheckValues) -> Updates:
     free = [letter for letter in words.LETTERS if letter not in comparison.shown]
-    return _columns(services, visitor, tab, comparison.also(*free[:1]), check)
+    return _columns(visit, tab, comparison.also(*free[:1]), check)
 
 
-def remove_side(
-    services: Services, visitor: Visitor, tab: Tab, *, letter: str, comparison: Comparison, check: CheckValues
-) -> Updates:
+def remove_side(visit: Visit, tab: Tab, *, letter: str, comparison: Comparison, check: CheckValues) -> Updates:
     if left := tuple(other for other in comparison.shown if other != letter):
         comparison = replace(comparison, shown=left).with_logs({letter: Log(comparison.logs[letter].setup)})
-    return _columns(services, visitor, tab, comparison, check)
+    return _columns(visit, tab, comparison, check)
 
 
-def _columns(services: Services, visitor: Visitor, tab: Tab, comparison: Comparison, check: CheckValues) -> Updates:
-    updates = _shown(services, visitor, tab, comparison, check)
+def _columns(visit: Visit, tab: Tab, comparison: Comparison, check: CheckValues) -> Updates:
+    updates = _shown(visit, tab, comparison, check)
     updates |= {one.column: gr.update(visible=letter in comparison.shown) for letter, one in tab.sides.items()}
     return updates | {tab.add: gr.update(interactive=len(comparison.shown) < len(words.LETTERS))}
 
 
-def copy_text(services: Services, visitor: Visitor, tab: Tab, *, letter: str, comparison: Comparison) -> Updates:
+def copy_text(visit: Visit, tab: Tab, *, letter: str, comparison: Comparison) -> Updates:
     """The newest reply as the model wrote it, not as the page shows it."""
     return {tab.clipboard: comparison.logs[letter].newest_text()}
 
 
-def sampling_label(services: Services, visitor: Visitor, tab: Tab, *, sampling: SamplingValues) -> Updates:
+def sampling_label(visit: Visit, tab: Tab, *, sampling: SamplingValues) -> Updates:
     warm, longest, seed = sampling["temperature"], int(sampling["max_tokens"] or 0), int(sampling["seed"] or 0)
     how = "greedy" if not warm else f"temperature {warm:g}, top-p {sampling['top_p']:g}"
     return {tab.shared: gr.update(label=f"Same for every side: {how}, {longest} tokens, seed {seed}")}
 
 
-def relined(services: Services, visitor: Visitor, tab: Tab, *, setups: Setups) -> Drawn:
+def relined(visit: Visit, tab: Tab, *, setups: Setups) -> Drawn:
     """Another base is ready: every prompt's tokens are counted again, and it may think or not."""
-    read = side.read_setups(services, visitor, setups)
-    lines: Drawn = {tab.sides[letter].line: side.line_html(services, setup) for letter, setup in read.items()}
-    may = {letter: Choices(visible=side.may_think(services, setup.model)) for letter, setup in read.items()}
+    read = side.read_setups(visit, setups)
+    lines: Drawn = {tab.sides[letter].line: side.line_html(visit.services, setup) for letter, setup in read.items()}
+    may = {letter: Choices(visible=side.may_think(visit.services, setup.model)) for letter, setup in read.items()}
     return lines | {tab.sides[letter].think: visible for letter, visible in may.items()}
 
 
@@ -323,19 +301,19 @@ def _missing_html(shipped: ShippedSet, known: dict[str, str]) -> str:
     return "" if shipped.adapter in known else html.error_card(f"{text} and so does the Train tab.")
 
 
-def opening(services: Services, visitor: Visitor, tab: Tab, *, uploaded: Path | None) -> Updates:
+def opening(visit: Visit, tab: Tab, *, uploaded: Path | None) -> Updates:
     """First values of the Compare tab, and what can be pressed from then on."""
-    shipped, known = hospital(services), side.labels(services, visitor)
-    choices = side.model_choices(services, side.usable(services, visitor))
-    sources = side.source_choices(services, uploaded)
-    greyed = side.greyed_html(services.adapters.list(visitor.owner))
+    shipped, known = hospital(visit.services), side.labels(visit)
+    choices = side.model_choices(visit.services, side.usable(visit))
+    sources = side.source_choices(visit.services, uploaded)
+    greyed = side.greyed_html(visit.services.adapters.list(visit.owner))
     kind, text = side.parts_of(shipped.check)
     by_letter = {letter: Setup(source=shipped.id) for letter in words.LETTERS} | story_setups(shipped, known)
     comparison = Comparison().settled(by_letter, known)
     drawn: Updates = tab.pressable | {
         tab.comparison: comparison,
         tab.error: slot(_missing_html(shipped, known)),
-        tab.board: board_html(services, comparison, known, {"kind": kind, "text": text}),
+        tab.board: board_html(visit.services, comparison, known, {"kind": kind, "text": text}),
         tab.kind: Initial(value=kind),
         tab.text: Initial(value=text),
         tab.check_fold: gr.update(label=f"Check: {side.title(kind, text)}"),
@@ -344,24 +322,24 @@ def opening(services: Services, visitor: Visitor, tab: Tab, *, uploaded: Path | 
         view = tab.sides[letter]
         drawn |= {
             view.model: Initial(choices, value=setup.model),
-            view.line: side.line_html(services, setup),
+            view.line: side.line_html(visit.services, setup),
             view.prompt: Initial(value=setup.prompt),
             view.shots: Initial(value=setup.shots),
             view.source: Initial(sources, visible=setup.shots > 0, value=setup.source),
             view.form: Initial(value=""),
             view.form_text: Initial(value="", visible=False),
-            view.think: Initial(value="", visible=side.may_think(services, setup.model)),
+            view.think: Initial(value="", visible=side.may_think(visit.services, setup.model)),
             view.greyed: slot(greyed),
         }
     return drawn
 
 
-def set_up_story(services: Services, visitor: Visitor, tab: Tab, *, comparison: Comparison, setups: Setups) -> Updates:
+def set_up_story(visit: Visit, tab: Tab, *, comparison: Comparison, setups: Setups) -> Updates:
     """Put sides A and B back to the story and its question in the box; the asking follows."""
-    shipped, known = hospital(services), side.labels(services, visitor)
+    shipped, known = hospital(visit.services), side.labels(visit)
     kind, text = side.parts_of(shipped.check)
     both = story_setups(shipped, known)
-    now = side.read_setups(services, visitor, setups) | both
+    now = side.read_setups(visit, setups) | both
     updates: Updates = {
         tab.comparison: comparison.also("A", "B").settled(now, known),
         tab.error: slot(_missing_html(shipped, known)),
@@ -378,34 +356,26 @@ def set_up_story(services: Services, visitor: Visitor, tab: Tab, *, comparison: 
 
 
 def use_as_side(
-    services: Services,
-    visitor: Visitor,
-    tab: Tab,
-    *,
-    tabs: gr.Tabs,
-    adapter: str,
-    comparison: Comparison,
-    check: CheckValues,
-    setups: Setups,
+    visit: Visit, tab: Tab, *, tabs: gr.Tabs, adapter: str, comparison: Comparison, check: CheckValues, setups: Setups
 ) -> Updates:
     """Put an adapter on side B, without a prompt, and show the tab; nothing where ``adapter`` is ""."""
     if not adapter:
         return {}
-    known, now = side.labels(services, visitor), side.read_setups(services, visitor, setups)
+    known, now = side.labels(visit), side.read_setups(visit, setups)
     now["B"] = Setup(adapter if adapter in known else "base", "", 0, now["B"].source)
     comparison = comparison.also("B").settled(now, known)
-    view, choices = tab.sides["B"], side.model_choices(services, side.usable(services, visitor))
+    view, choices = tab.sides["B"], side.model_choices(visit.services, side.usable(visit))
     updates: Updates = {
-        other.model: gr.update(choices=side.with_chosen(services, visitor, choices, setups[letter]["model"]))
+        other.model: gr.update(choices=side.with_chosen(visit, choices, setups[letter]["model"]))
         for letter, other in tab.sides.items()
     }
     return updates | {
         tabs: gr.update(selected="compare"),
         tab.comparison: comparison,
-        tab.board: board_html(services, comparison, known, check),
+        tab.board: board_html(visit.services, comparison, known, check),
         view.column: gr.update(visible=True),
         view.chat: comparison.logs["B"].messages(),
-        view.line: side.switch_html(services, visitor, now["B"]),
+        view.line: side.switch_html(visit, now["B"]),
         view.model: gr.update(choices=choices, value=now["B"].model),
         view.prompt: "",
         view.shots: 0,
@@ -414,6 +384,6 @@ def use_as_side(
     }
 
 
-def sources(services: Services, visitor: Visitor, tab: Tab, *, uploaded: Path | None) -> Updates:
-    choices = side.source_choices(services, uploaded)
+def sources(visit: Visit, tab: Tab, *, uploaded: Path | None) -> Updates:
+    choices = side.source_choices(visit.services, uploaded)
     return {view.source: gr.update(choices=choices) for view in tab.sides.values()}

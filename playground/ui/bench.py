@@ -29,7 +29,7 @@ from playground.ui.wiring import (
     Events,
     Memo,
     Updates,
-    Visitor,
+    Visit,
     hidden_slot,
     listen,
     slot,
@@ -131,39 +131,39 @@ def follow(services: Services, view: BenchView, where: dict[str, Block], events:
     listen(services, view, events, opened, [view.text, *view.shown], failure=view.error, where=where)
 
 
-def opened(services: Services, visitor: Visitor, view: BenchView, *, text: str, where: ExampleValues) -> Updates:
+def opened(visit: Visit, view: BenchView, *, text: str, where: ExampleValues) -> Updates:
     """The fold was opened, or other examples were chosen: the text becomes a set's prompt, unless it was edited."""
-    updates: Updates = dict(reopened(services, visitor, view, where=where).items())
-    if (text or "").strip() in {"", *(one.system_prompt for one in services.data.sets())}:
-        shipped = verdict_form.shipped_set(services, where["source"])
+    updates: Updates = dict(reopened(visit, view, where=where).items())
+    if (text or "").strip() in {"", *(one.system_prompt for one in visit.services.data.sets())}:
+        shipped = verdict_form.shipped_set(visit.services, where["source"])
         updates[view.text] = shipped.system_prompt if shipped else ""
     return updates
 
 
-def reopened(services: Services, visitor: Visitor, view: BenchView, *, where: ExampleValues) -> Drawn:
+def reopened(visit: Visit, view: BenchView, *, where: ExampleValues) -> Drawn:
     """As ``opened``, without the text."""
-    drawn = show(services, visitor, view, sent={}, where=where)
+    drawn = show(visit, view, sent={}, where=where)
     try:
-        _place(services, where)
+        _place(visit.services, where)
     except InputError as error:
         drawn[view.error] = slot(card(error))
     return drawn
 
 
-def show(services: Services, visitor: Visitor, view: BenchView, *, sent: dict[str, Any], where: ExampleValues) -> Drawn:
+def show(visit: Visit, view: BenchView, *, sent: dict[str, Any], where: ExampleValues) -> Drawn:
     """Versions, the newest bench on these examples, and what can be done; what equals what was ``sent`` is left out."""
     try:
-        place = _place(services, where)
-        versions = services.bench.versions(place.file, visitor.owner)
-        bench = services.bench.newest(place.file, visitor.owner)
-        listing, (head, best) = list_html(versions, place.file.name), _head(services, visitor, bench)
-        rival, there = _rival(services.search.rival(place.file, visitor.owner)), True
+        place = _place(visit.services, where)
+        versions = visit.services.bench.versions(place.file, visit.owner)
+        bench = visit.services.bench.newest(place.file, visit.owner)
+        listing, (head, best) = list_html(versions, place.file.name), _head(visit, bench)
+        rival, there = _rival(visit.services.search.rival(place.file, visit.owner)), True
     except InputError:  # shown where it was asked
         versions, bench, listing, head, best, rival, there = [], None, list_html([], ""), "", False, "", False
     except FAILURES as error:  # a timer reads this: what failed stands where the figures would, and the timer ends
         return {view.head: slot(card(error)), view.timer: gr.update(active=False)}
     live, servers = bench is not None and bench.live, [NO_SERVER]
-    servers += [(one.label, one.name) for one in services.endpoints.usable()]
+    servers += [(one.label, one.name) for one in visit.services.endpoints.usable()]
     memo = Memo(sent or {})
     drawn: Drawn = {
         view.listing: listing,
@@ -181,18 +181,17 @@ def show(services: Services, visitor: Visitor, view: BenchView, *, sent: dict[st
     return {**memo.fresh("bench", drawn), view.sent: memo}
 
 
-def keep(services: Services, visitor: Visitor, view: BenchView, *, text: str, where: ExampleValues) -> None:
-    services.bench.keep(text or "", _place(services, where).file, visitor.owner)
+def keep(visit: Visit, view: BenchView, *, text: str, where: ExampleValues) -> None:
+    visit.services.bench.keep(text or "", _place(visit.services, where).file, visit.owner)
 
 
-def remove(services: Services, visitor: Visitor, view: BenchView, *, picked: str) -> None:
+def remove(visit: Visit, view: BenchView, *, picked: str) -> None:
     """A version's button was pressed; the id is looked up among the visitor's own."""
-    services.bench.forget(picked, visitor.owner)
+    visit.services.bench.forget(picked, visit.owner)
 
 
 def score(
-    services: Services,
-    visitor: Visitor,
+    visit: Visit,
     view: BenchView,
     *,
     counts: Sequence[int],
@@ -201,15 +200,15 @@ def score(
     draw: float | None,
     where: ExampleValues,
 ) -> None:
-    require(services)
-    place = _place(services, where)
-    services.bench.score(
+    require(visit.services)
+    place = _place(visit.services, where)
+    visit.services.bench.score(
         place.file,
-        [one.id for one in services.bench.versions(place.file, visitor.owner)],
+        [one.id for one in visit.services.bench.versions(place.file, visit.owner)],
         [int(count) for count in counts or ()],
         list(lines_of(checks)),
-        owner=visitor.owner,
-        rows=services.bench.rows(place.file, visitor.owner, place.mapping, place.seed, place.test, place.by),
+        owner=visit.owner,
+        rows=visit.services.bench.rows(place.file, visit.owner, place.mapping, place.seed, place.test, place.by),
         mapping=place.mapping,
         max_tokens=int(max_tokens or 96),
         seed=int(draw or 0),
@@ -217,8 +216,7 @@ def score(
 
 
 def find(
-    services: Services,
-    visitor: Visitor,
+    visit: Visit,
     view: BenchView,
     *,
     text: str,
@@ -234,51 +232,49 @@ def find(
     where: ExampleValues,
 ) -> None:
     """Begin a search among the kept versions, what stands in the box, and what the search itself proposes."""
-    require(services)
-    place = _place(services, where)
-    kept = {one.id: one.text for one in services.bench.versions(place.file, visitor.owner)}
-    request = services.search.request(
+    require(visit.services)
+    place = _place(visit.services, where)
+    kept = {one.id: one.text for one in visit.services.bench.versions(place.file, visit.owner)}
+    request = visit.services.search.request(
         place.file,
         {**kept, "yours": text or ""},
         [int(count) for count in counts or ()],
         lines_of(checks),
         60 * minutes if minutes else None,
-        parts=services.bench.parts(place.file, visitor.owner, place.mapping, place.seed, place.test, place.by),
-        owner=visitor.owner,
+        parts=visit.services.bench.parts(place.file, visit.owner, place.mapping, place.seed, place.test, place.by),
+        owner=visit.owner,
         mapping=place.mapping,
         right=() if form_only else lines_of(right),
         form_only=bool(form_only),
-        proposer=services.endpoints.get(server).name if server else "",
+        proposer=visit.services.endpoints.get(server).name if server else "",
         send=bool(send),
         max_tokens=int(max_tokens or 0),
         seed=int(draw or 0),
     )
-    services.verdicts.start(request)
+    visit.services.verdicts.start(request)
 
 
-def resume(
-    services: Services, visitor: Visitor, view: BenchView, *, minutes: float | None, send: bool, where: ExampleValues
-) -> None:
+def resume(visit: Visit, view: BenchView, *, minutes: float | None, send: bool, where: ExampleValues) -> None:
     """Go on with the newest search on these examples; what it was asked stays."""
-    require(services)
-    id, before = services.search.newest(_place(services, where).file, visitor.owner)
+    require(visit.services)
+    id, before = visit.services.search.newest(_place(visit.services, where).file, visit.owner)
     budget_s = 60 * minutes if minutes else before.budget_s or 0.0
-    services.verdicts.start(services.search.resume(id, budget_s, visitor.owner, bool(send)))
+    visit.services.verdicts.start(visit.services.search.resume(id, budget_s, visit.owner, bool(send)))
 
 
-def stop(services: Services, visitor: Visitor, view: BenchView, *, where: ExampleValues) -> None:
+def stop(visit: Visit, view: BenchView, *, where: ExampleValues) -> None:
     """End it and keep what is measured."""
-    if bench := services.bench.newest(_place(services, where).file, visitor.owner):
-        services.bench.stop(bench.id, visitor.owner)
+    if bench := visit.services.bench.newest(_place(visit.services, where).file, visit.owner):
+        visit.services.bench.stop(bench.id, visit.owner)
 
 
-def use(services: Services, visitor: Visitor, view: BenchView, *, tab: VerdictTab, where: ExampleValues) -> Updates:
+def use(visit: Visit, view: BenchView, *, tab: VerdictTab, where: ExampleValues) -> Updates:
     """The best prompt goes to the form; with shots that the form does not offer, as a side of its own."""
-    place = _place(services, where)
-    bench = services.bench.newest(place.file, visitor.owner)
+    place = _place(visit.services, where)
+    bench = visit.services.bench.newest(place.file, visit.owner)
     if bench is None:
         raise InputError("Nothing has been scored yet. Score the versions first.")
-    best = services.bench.best(bench.id, visitor.owner)
+    best = visit.services.bench.best(bench.id, visit.owner)
     kept = where["kept"]
     carried = tuple(one for one in kept.carried if not one.name.startswith(TAKEN))
     if best.shots and (best.shots != SHOTS or best.picked or best.nearest):
@@ -306,7 +302,7 @@ def _score_words(score: Score) -> str:
     return f"{figure} {shots}, {score.tokens:.0f} tokens"
 
 
-def _head(services: Services, visitor: Visitor, bench: VerdictView | None) -> tuple[str, bool]:
+def _head(visit: Visit, bench: VerdictView | None) -> tuple[str, bool]:
     """(how far the newest bench is or what it found, whether there is a best)."""
     if bench is None or bench.live:
         return verdict_shown.live_html(bench) if bench else "", False
@@ -314,7 +310,7 @@ def _head(services: Services, visitor: Visitor, bench: VerdictView | None) -> tu
     if bench.record is None:
         return html.error_card(bench.error or "Nothing was measured."), False
     try:
-        best = services.bench.best(bench.id, visitor.owner)
+        best = visit.services.bench.best(bench.id, visit.owner)
     except InputError as error:
         return early + card(error), False
     search = bench.record.get("search")

@@ -18,7 +18,7 @@ from playground.services import Services
 from playground.ui import html, verdict_shown
 from playground.ui.html import card, plural
 from playground.ui.sidebar import require
-from playground.ui.wiring import AWAY, QUIET, Drawn, Dropdown, Updates, Visitor, hidden_slot, listen, slot, unasked
+from playground.ui.wiring import AWAY, QUIET, Drawn, Dropdown, Updates, Visit, hidden_slot, listen, slot, unasked
 from playground.verdict.judges import ENDPOINT
 from playground.verdict.judging import LABELS, VOTES
 
@@ -250,15 +250,15 @@ def _away(number: int) -> dict[str, Any]:
     return gr.update(value="", visible=False) if number >= 0 else gr.skip()
 
 
-def opened(services: Services, visitor: Visitor, view: BlindView, *, number: int) -> Updates:
+def opened(visit: Visit, view: BlindView, *, number: int) -> Updates:
     """The fold was opened: who may judge, and what ``closed`` shows where nothing is asked yet."""
-    judges = services.judging.judges(visitor.owner)
+    judges = visit.services.judging.judges(visit.owner)
     there = [id for _, id in judges]
     known = gr.update(choices=judges, value=view.favourite if view.favourite in there else next(iter(there), None))
-    return {view.judge: known, **({} if number >= 0 else dict(closed(services, visitor, view).items()))}
+    return {view.judge: known, **({} if number >= 0 else dict(closed(visit, view).items()))}
 
 
-def closed(services: Services, visitor: Visitor, view: BlindView) -> Drawn:
+def closed(visit: Visit, view: BlindView) -> Drawn:
     """Nothing is asked, and nothing shown: at first, and where another verdict is shown."""
     return {
         view.number: -1,
@@ -268,14 +268,14 @@ def closed(services: Services, visitor: Visitor, view: BlindView) -> Drawn:
     }
 
 
-def show(services: Services, visitor: Visitor, view: BlindView, *, verdict: str) -> Drawn:
+def show(visit: Visit, view: BlindView, *, verdict: str) -> Drawn:
     """What the shown verdict asks next."""
     try:
         if not verdict:
             raise InputError(view.nothing)
-        asked = view.next(services, verdict, visitor.owner)
+        asked = view.next(visit.services, verdict, visit.owner)
     except PlaygroundError as error:
-        return {**closed(services, visitor, view), view.error: slot(card(error))}
+        return {**closed(visit, view), view.error: slot(card(error))}
     return {
         view.number: asked.number,
         view.count: slot(asked.said),
@@ -288,31 +288,31 @@ def show(services: Services, visitor: Visitor, view: BlindView, *, verdict: str)
     }
 
 
-def pick(services: Services, visitor: Visitor, view: BlindView, *, picked: str, number: int, verdict: str) -> Drawn:
+def pick(visit: Visit, view: BlindView, *, picked: str, number: int, verdict: str) -> Drawn:
     """A button or a key; then what is asked next, or again where an answer was taken back."""
-    keep, undo = view.answers_of(services)
+    keep, undo = view.answers_of(visit.services)
     if picked == UNDO:
-        undo(verdict, visitor.owner)
+        undo(verdict, visit.owner)
     else:
-        keep(verdict, int(number), picked, visitor.owner)
-    return show(services, visitor, view, verdict=verdict)
+        keep(verdict, int(number), picked, visit.owner)
+    return show(visit, view, verdict=verdict)
 
 
-def end(services: Services, visitor: Visitor, view: BlindView, *, verdict: str) -> Drawn:
-    return {**closed(services, visitor, view), **view.at_end(services, verdict, visitor.owner)}
+def end(visit: Visit, view: BlindView, *, verdict: str) -> Drawn:
+    return {**closed(visit, view), **view.at_end(visit.services, verdict, visit.owner)}
 
 
-def let(services: Services, visitor: Visitor, view: BlindView, *, verdict: str, judge: str | None) -> None:
-    require(services)
-    view.judge_with(services)(verdict, judge or "", visitor.owner)
+def let(visit: Visit, view: BlindView, *, verdict: str, judge: str | None) -> None:
+    require(visit.services)
+    view.judge_with(visit.services)(verdict, judge or "", visit.owner)
 
 
-def stop(services: Services, visitor: Visitor, view: BlindView, *, verdict: str) -> None:
-    services.judging.stop(verdict, visitor.owner, view.kind)
+def stop(visit: Visit, view: BlindView, *, verdict: str) -> None:
+    visit.services.judging.stop(verdict, visit.owner, view.kind)
 
 
-def judging(services: Services, visitor: Visitor, view: BlindView, *, verdict: str, judge: str | None) -> Drawn:
-    said, live = view.judging_html(services, verdict, judge, visitor.owner)
+def judging(visit: Visit, view: BlindView, *, verdict: str, judge: str | None) -> Drawn:
+    said, live = view.judging_html(visit.services, verdict, judge, visit.owner)
     return {
         view.judging: slot(said),
         view.let: gr.update(visible=not live),

@@ -14,7 +14,7 @@ from playground.services import Services
 from playground.ui import asking, html, side, words
 from playground.ui.asking import Comparison, Leaving
 from playground.ui.side import SideView
-from playground.ui.wiring import AWAY, BARE, QUIET, Drawn, Event, Updates, Visitor, hidden_slot, listen, unasked
+from playground.ui.wiring import AWAY, BARE, QUIET, Drawn, Event, Updates, Visit, hidden_slot, listen, unasked
 
 
 class CompareTab:
@@ -172,14 +172,14 @@ class DemoCard:
         self.failed: Updates = dict.fromkeys((self.column, self.reset), gr.update(visible=True))
 
 
-def play(services: Services, visitor: Visitor, demo: DemoCard, *, does: str) -> Drawn:
+def play(visit: Visit, demo: DemoCard, *, does: str) -> Drawn:
     """Starts, cancels or resets the story, as ``does`` says."""
-    getattr(services.demo, does)(visitor.owner)
-    return show(services, visitor, demo)
+    getattr(visit.services.demo, does)(visit.owner)
+    return show(visit, demo)
 
 
-def show(services: Services, visitor: Visitor, demo: DemoCard) -> Drawn:
-    state = services.demo.state(visitor.owner)
+def show(visit: Visit, demo: DemoCard) -> Drawn:
+    state = visit.services.demo.state(visit.owner)
     busy, idle = state.phase in ("training", "measuring"), state.phase == "idle"
     return {
         demo.column: AWAY if idle else gr.update(visible=True),

@@ -27,7 +27,7 @@ from playground.services import Services
 from playground.ui import html, rows, sidebar, wiring, words
 from playground.ui.html import plural
 from playground.ui.rows import Source
-from playground.ui.wiring import AWAY, Choices, Drawn, Events, Stream, Updates, Visitor, hidden_slot, listen, slot
+from playground.ui.wiring import AWAY, Choices, Drawn, Events, Stream, Updates, Visit, hidden_slot, listen, slot
 
 
 class ExamplesCard:
@@ -170,62 +170,50 @@ def wire(
         listen(services, tab, events, partial(rows.edit_page, by=by), page, failure=tab.edit_error)
 
 
-def open_upload(
-    services: Services, visitor: Visitor, tab: ExamplesCard, *, uploaded: Sequence[str] | None, max_tokens: float
-) -> Stream:
+def open_upload(visit: Visit, tab: ExamplesCard, *, uploaded: Sequence[str] | None, max_tokens: float) -> Stream:
     """Files were dropped: keep them under the app's own folder, then read them."""
     if not uploaded:
         return
     paths = [Path(file) for file in uploaded]
-    kept = services.data.keep_uploads(paths, visitor.owner)
+    kept = visit.services.data.keep_uploads(paths, visit.owner)
     more = f" and {plural(len(paths) - 1, 'more file', 'more files')}" if len(paths) > 1 else ""
     opened = Source(kept, f"{paths[0].name}{more}", paths[0].name.partition(".")[0])
-    yield from read(services, visitor, tab, source=opened, max_tokens=max_tokens, also={tab.uploaded: kept})
+    yield from read(visit, tab, source=opened, max_tokens=max_tokens, also={tab.uploaded: kept})
 
 
-def open_set(services: Services, visitor: Visitor, tab: ExamplesCard, *, id: str, max_tokens: float) -> Stream:
+def open_set(visit: Visit, tab: ExamplesCard, *, id: str, max_tokens: float) -> Stream:
     """One of the shipped sets. A file that is not read any more is taken out of its box."""
-    shipped = next((one for one in services.data.sets() if one.id == id), None)
+    shipped = next((one for one in visit.services.data.sets() if one.id == id), None)
     if shipped is None:
         raise InputError(f"There is no example set {id}. Choose one of those shown, or drop a file.")
     opened = Source(Path(shipped.file), shipped.title, shipped.id)
-    yield from read(services, visitor, tab, source=opened, max_tokens=max_tokens, also={tab.file: None})
+    yield from read(visit, tab, source=opened, max_tokens=max_tokens, also={tab.file: None})
 
 
-def paste(services: Services, visitor: Visitor, tab: ExamplesCard, *, text: str, max_tokens: float) -> Stream:
-    kept = services.data.keep_text(text, visitor.owner)
+def paste(visit: Visit, tab: ExamplesCard, *, text: str, max_tokens: float) -> Stream:
+    kept = visit.services.data.keep_text(text, visit.owner)
     opened = Source(kept, "What you pasted", "pasted")
-    yield from read(services, visitor, tab, source=opened, max_tokens=max_tokens, also={tab.uploaded: kept})
+    yield from read(visit, tab, source=opened, max_tokens=max_tokens, also={tab.uploaded: kept})
 
 
-def open_dataset(
-    services: Services, visitor: Visitor, tab: ExamplesCard, *, dataset: str, first: float | None, max_tokens: float
-) -> Stream:
+def open_dataset(visit: Visit, tab: ExamplesCard, *, dataset: str, first: float | None, max_tokens: float) -> Stream:
     """A data set of the hub is named: its first rows become a file among the person's uploads."""
     name, many = (dataset or "").strip(), int(first or FIRST)
     busy: Updates = {tab.stop_fetch: gr.update(visible=True), tab.fetched: slot("")}
-    fetch = partial(services.data.fetch, name, visitor.owner, first=many)
+    fetch = partial(visit.services.data.fetch, name, visit.owner, first=many)
     kept, said = yield from _followed(tab, lambda tell: fetch(on_progress=tell), f"Fetching {name}", busy)
     if not said:
         raise InputError("A data set has an id such as owner/name or owner/name:config@split. Files are dropped above.")
     opened = Source(kept, name, kept.stem)
     done: Updates = {tab.uploaded: kept, tab.file: None, tab.stop_fetch: AWAY, tab.fetched: slot(html.good(said))}
-    yield from read(services, visitor, tab, source=opened, max_tokens=max_tokens, also=done)
+    yield from read(visit, tab, source=opened, max_tokens=max_tokens, also=done)
 
 
-def stop_fetch(services: Services, visitor: Visitor, tab: ExamplesCard) -> Updates:
+def stop_fetch(visit: Visit, tab: ExamplesCard) -> Updates:
     return {tab.stop_fetch: AWAY, tab.facts: AWAY, tab.fetched: slot(html.note("Stopped; nothing was kept."))}
 
 
-def remap(
-    services: Services,
-    visitor: Visitor,
-    tab: ExamplesCard,
-    *,
-    roles: Sequence[object],
-    source: Source,
-    max_tokens: float,
-) -> Stream:
+def remap(visit: Visit, tab: ExamplesCard, *, roles: Sequence[object], source: Source, max_tokens: float) -> Stream:
     """Another column was chosen for a role: read the file again that way."""
     wanted = {role: str(column) for role, column in zip(source.roles, roles, strict=False) if column}
     known = source.mapping or {}
@@ -233,60 +221,46 @@ def remap(
         role: column for role, column in known.items() if {role, column}.isdisjoint({*source.roles, *wanted.values()})
     }
     opened = replace(source, mapping=kept | rows.swapped(known, wanted), index=0)
-    yield from read(services, visitor, tab, source=opened, max_tokens=max_tokens)
+    yield from read(visit, tab, source=opened, max_tokens=max_tokens)
 
 
-def take_in(
-    services: Services, visitor: Visitor, tab: ExamplesCard, *, place: int, source: Source, max_tokens: float
-) -> Stream:
+def take_in(visit: Visit, tab: ExamplesCard, *, place: int, source: Source, max_tokens: float) -> Stream:
     """A column that no example holds becomes part of every example."""
     if place < len(source.offers):
         opened = replace(source, mapping=(source.mapping or {}) | dict([source.offers[place]]), index=0)
-        yield from read(services, visitor, tab, source=opened, max_tokens=max_tokens)
+        yield from read(visit, tab, source=opened, max_tokens=max_tokens)
 
 
-def read_as(
-    services: Services, visitor: Visitor, tab: ExamplesCard, *, read_as: str | None, source: Source, max_tokens: float
-) -> Stream:
+def read_as(visit: Visit, tab: ExamplesCard, *, read_as: str | None, source: Source, max_tokens: float) -> Stream:
     if not read_as or source.path is None:
         return
     mapping = rows.completed(
-        read_as, source.mapping or {}, services.data.columns(source.path, visitor.owner, source.reading)
+        read_as, source.mapping or {}, visit.services.data.columns(source.path, visit.owner, source.reading)
     )
     opened = replace(source, mapping=mapping, roles=rows.roles_of(read_as), index=0)
-    yield from read(services, visitor, tab, source=opened, max_tokens=max_tokens)
+    yield from read(visit, tab, source=opened, max_tokens=max_tokens)
 
 
 def read_otherwise(
-    services: Services,
-    visitor: Visitor,
-    tab: ExamplesCard,
-    *,
-    reading: Mapping[str, str | None],
-    source: Source,
-    max_tokens: float,
+    visit: Visit, tab: ExamplesCard, *, reading: Mapping[str, str | None], source: Source, max_tokens: float
 ) -> Stream:
     """Another encoding, sheet or split: the file is read again, and its columns are guessed anew."""
     chosen = {name: value for name, value in reading.items() if value}
     opened = replace(source, mapping=None, reading=chosen, index=0)
-    yield from read(services, visitor, tab, source=opened, max_tokens=max_tokens)
+    yield from read(visit, tab, source=opened, max_tokens=max_tokens)
 
 
-def save_edit(
-    services: Services, visitor: Visitor, tab: ExamplesCard, *, table: pd.DataFrame, source: Source, max_tokens: float
-) -> Stream:
-    opened = rows.edited(services, visitor, source, table)
+def save_edit(visit: Visit, tab: ExamplesCard, *, table: pd.DataFrame, source: Source, max_tokens: float) -> Stream:
+    opened = rows.edited(visit, source, table)
     if opened is None:
         yield {tab.edit_error: slot(html.note("Nothing was changed in the table."))}
         return
     saved = slot(html.good("Saved as a copy; your own file is as it was."))
     also: Updates = {tab.edit_error: saved, tab.uploaded: opened.path}
-    yield from read(services, visitor, tab, source=opened, max_tokens=max_tokens, also=also)
+    yield from read(visit, tab, source=opened, max_tokens=max_tokens, also=also)
 
 
-def leave_out(
-    services: Services, visitor: Visitor, tab: ExamplesCard, *, kinds: Sequence[str] | None, source: Source
-) -> Drawn:
+def leave_out(visit: Visit, tab: ExamplesCard, *, kinds: Sequence[str] | None, source: Source) -> Drawn:
     return {tab.source: replace(source, leave_out=tuple(kinds or ()))}
 
 
@@ -298,19 +272,11 @@ LEFT_AFTER_S = 2.0
 T = TypeVar("T")
 
 
-def read(
-    services: Services,
-    visitor: Visitor,
-    tab: ExamplesCard,
-    *,
-    source: Source,
-    max_tokens: float,
-    also: Updates | None = None,
-) -> Stream:
+def read(visit: Visit, tab: ExamplesCard, *, source: Source, max_tokens: float, also: Updates | None = None) -> Stream:
     """Check the file and show what was found; meanwhile, how far it has come. also: what every answer brings."""
     if source.path is None:
         return
-    label, work = f"Reading {source.title}", partial(_found, services, visitor, tab, source, max_tokens)
+    label, work = f"Reading {source.title}", partial(_found, visit, tab, source, max_tokens)
     drawn, filled = yield from _followed(tab, work, label, also or {})
     yield cast(Updates, drawn) | filled | (also or {})
 
@@ -344,26 +310,21 @@ def _followed(
     return found.result()
 
 
-def reread(services: Services, visitor: Visitor, tab: ExamplesCard, *, source: Source, max_tokens: float) -> Drawn:
+def reread(visit: Visit, tab: ExamplesCard, *, source: Source, max_tokens: float) -> Drawn:
     """Another base is ready: tokens are counted anew. What a person has set stays."""
-    return _found(services, visitor, tab, source, max_tokens)[0] if source.path else {}
+    return _found(visit, tab, source, max_tokens)[0] if source.path else {}
 
 
 def _found(
-    services: Services,
-    visitor: Visitor,
-    tab: ExamplesCard,
-    source: Source,
-    max_tokens: float,
-    progress: Callable[[float], None] | None = None,
+    visit: Visit, tab: ExamplesCard, source: Source, max_tokens: float, progress: Callable[[float], None] | None = None
 ) -> tuple[Drawn, Updates]:
     """What to show of the file, and what goes into widgets that a person can set. progress: takes the share done."""
     assert source.path is not None
     try:
-        checked, tokens = rows.check(services, visitor, source, max_tokens, progress)
-        advice = services.data.advice(checked, tokens)
+        checked, tokens = rows.check(visit, source, max_tokens, progress)
+        advice = visit.services.data.advice(checked, tokens)
     except PlaygroundError as error:
-        return _unreadable(services, visitor, tab, source, error)
+        return _unreadable(visit, tab, source, error)
     bad = bad_rows(checked, tokens)
     source = replace(
         source,
@@ -394,21 +355,19 @@ def _found(
         tab.edit_error: slot(""),
     }
     drawn |= columns | report | rows.show_lengths(tab, tokens) | rows.show_unused(tab, checked.unused, source)
-    drawn |= rows.preview(services, visitor, tab, source=source, max_tokens=max_tokens)
+    drawn |= rows.preview(visit, tab, source=source, max_tokens=max_tokens)
     return drawn, {**mapped, **emptied}
 
 
-def _unreadable(
-    services: Services, visitor: Visitor, tab: ExamplesCard, source: Source, error: PlaygroundError
-) -> tuple[Drawn, Updates]:
+def _unreadable(visit: Visit, tab: ExamplesCard, source: Source, error: PlaygroundError) -> tuple[Drawn, Updates]:
     """What is wrong; and where only the columns' meaning is, the columns to choose from and the rows to mend."""
     assert source.path is not None
     there: tuple[str, ...] = ()
     found: tuple[Records, ...] = ()
     for reading in (source.reading, {}) if isinstance(error, InputError) else ():
         with suppress(PlaygroundError):
-            found = found or services.data.records(source.path, visitor.owner, reading)
-            there = there or services.data.columns(source.path, visitor.owner, reading)
+            found = found or visit.services.data.records(source.path, visit.owner, reading)
+            there = there or visit.services.data.columns(source.path, visit.owner, reading)
     source = replace(source, good=0, roles=source.roles or rows.roles_of(rows.reading({})), offers=())
     first = found[0] if found else None
     shown = there if len(there) > 1 or (first and len(first.sheets) > 1) else ()

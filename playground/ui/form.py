@@ -22,10 +22,9 @@ from playground.training.spec import OBJECTIVES
 from playground.ui import html, words
 from playground.ui.html import rate
 from playground.ui.rows import Source
-from playground.ui.wiring import Dropdown, Updates, Value, Visitor, slot
+from playground.ui.wiring import Dropdown, Updates, Value, Visit, slot
 
 if TYPE_CHECKING:
-    from playground.services import Services
     from playground.ui.train import RunForm as Form
 
 Widget: TypeAlias = gr.Number | gr.Checkbox | gr.Textbox | gr.Radio | Dropdown
@@ -205,36 +204,28 @@ LIMIT_BYTES = 100_000
 
 
 def show_recipe(
-    services: Services,
-    visitor: Visitor,
-    tab: Form,
-    *,
-    kind: str,
-    source: Source,
-    name: str,
-    method: str,
-    **settings: Any,
+    visit: Visit, tab: Form, *, kind: str, source: Source, name: str, method: str, **settings: Any
 ) -> Updates:
     if source.path is None or not source.good:
         return {**tab.no_recipe, tab.code_error: slot(html.note(words.TRAIN_EMPTY))}
-    text = services.training.recipe(request_of(source, visitor.owner, name, method, settings), kind)
-    file = services.data.download(KINDS[kind], text, visitor.owner)
+    text = visit.services.training.recipe(request_of(source, visit.owner, name, method, settings), kind)
+    file = visit.services.data.download(KINDS[kind], text, visit.owner)
     return {
         tab.code: gr.update(value=text, language=LANGUAGES[kind], visible=True),
         tab.code_file: gr.update(value=str(file), label=f"Download {file.name}", visible=True),
     }
 
 
-def bring(services: Services, visitor: Visitor, tab: Form, *, uploaded: str | None, source: Source) -> Updates:
+def bring(visit: Visit, tab: Form, *, uploaded: str | None, source: Source) -> Updates:
     if not uploaded:
         return {}
     if source.path is None:
         return {tab.code_error: slot(html.note(words.TRAIN_EMPTY))}
-    record = _read(services, visitor, Path(uploaded))
-    request = with_settings(request_of(source, visitor.owner, "", "lora", {}), record)
+    record = _read(visit, Path(uploaded))
+    request = with_settings(request_of(source, visit.owner, "", "lora", {}), record)
     shown, by = settings_of(request), SplitBy(request.group_column, request.time_column)
     if request.test is None:
-        shown["test"] = round(100 * services.data.test_share(source.path, source.good))
+        shown["test"] = round(100 * visit.services.data.test_share(source.path, source.good))
     shown["start"] = gr.update(choices=[*NEW, *([request.start] if request.start else [])], value=request.start)
     return {
         tab.source: replace(source, turns=request.turns, leave_out=request.leave_out, by=by),
@@ -244,8 +235,8 @@ def bring(services: Services, visitor: Visitor, tab: Form, *, uploaded: str | No
     }
 
 
-def _read(services: Services, visitor: Visitor, path: Path) -> dict[str, Any]:
-    path = services.data.handed_over(path, visitor.owner)
+def _read(visit: Visit, path: Path) -> dict[str, Any]:
+    path = visit.services.data.handed_over(path, visit.owner)
     if path.stat().st_size > LIMIT_BYTES:
         raise InputError(f"{path.name} is too large for a settings file. Download one here to see its form.")
     try:

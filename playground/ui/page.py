@@ -22,7 +22,7 @@ from playground.ui.asking import relined
 from playground.ui.html import sentence_failure
 from playground.ui.sidebar import Ready, ready
 from playground.ui.verdict_form import adapters as verdict_adapters
-from playground.ui.wiring import QUIET, Choices, Drawn, Memo, Page, Updates, Visitor, listen, slot, unasked
+from playground.ui.wiring import QUIET, Choices, Drawn, Memo, Page, Updates, Visit, listen, slot, unasked
 
 WIDE = 1200
 """Window width in pixels from which the Device panel opens by itself."""
@@ -122,36 +122,32 @@ def open_panel(width: float | None) -> dict[str, Any]:
     return gr.update(open=True) if width and width >= WIDE else gr.skip()
 
 
-def jump_to_cancel(services: Services, visitor: Visitor, tab: WholePage, *, memo: Memo, followed: str) -> Updates:
+def jump_to_cancel(visit: Visit, tab: WholePage, *, memo: Memo, followed: str) -> Updates:
     """From the Device panel to the one place that asks what to do with the run."""
-    memory, drawn = runs.ask_to_cancel(services, visitor, tab.training, memo=memo, followed=followed)
+    memory, drawn = runs.ask_to_cancel(visit, tab.training, memo=memo, followed=followed)
     return {tab.tabs: gr.update(selected="train"), tab.memo: memory, **dict(drawn.items())}
 
 
 @dataclass(frozen=True)
-class _Reading:
+class _Reading(Visit):
     """What one tick reads; each service is asked once."""
-
-    services: Services
-    visitor: Visitor
 
     @cached_property
     def runs(self) -> Sequence[RunView]:
-        return self.services.training.runs(self.visitor.owner)
+        return self.services.training.runs(self.owner)
 
     @cached_property
     def adapters(self) -> Sequence[AdapterRow]:
-        return self.services.adapters.list(self.visitor.owner)
+        return self.services.adapters.list(self.owner)
 
     @cached_property
     def usable(self) -> Sequence[AdapterCard]:
-        learning = self.services.adapters.learning(self.visitor.owner)
+        learning = self.services.adapters.learning(self.owner)
         return [row.card for row in self.adapters if row.usable] + list(learning)
 
 
 def tick(
-    services: Services,
-    visitor: Visitor,
+    visit: Visit,
     tab: WholePage,
     *,
     memo: Memo,
@@ -167,7 +163,7 @@ def tick(
     """Whatever has changed. followed, laid: the run that is shown and those beside it. chosen, active: adapters of the
     library. judged, fault: the verdict that is shown, and which of its
     examples. tuned: the adapter in its form. models: of the sides, by letter."""
-    memo, reading, now = Memo(memo), _Reading(services, visitor), ready(services)
+    memo, reading, now = Memo(memo), _Reading(**vars(visit)), ready(visit.services)
     pace = PACE_S if now.yes else HURRIED_S
     drawn = memo.fresh("base", {tab.mark: now.mark, tab.timer: gr.update(value=pace, active=True)})
     parts: dict[str, Callable[[], Drawn]] = {
@@ -175,7 +171,7 @@ def tick(
         "ready": lambda: memo.fresh("ready", _readiness(now, tab)),
         "run": lambda: _run(reading, tab.training, memo, followed),
         "curves": lambda: memo.fresh("curves", _curves(reading, tab.training, followed, laid or [])),
-        "demo": lambda: memo.fresh("demo", compare.show(services, visitor, tab.compare.demo)),
+        "demo": lambda: memo.fresh("demo", compare.show(visit, tab.compare.demo)),
         "adapters": lambda: memo.fresh("adapters", _adapters(reading, tab, chosen, active, models)),
         "verdict": lambda: _verdict(reading, tab.verdict, memo, judged, fault, tuned),
     }
@@ -193,7 +189,7 @@ def _device(reading: _Reading, tab: WholePage) -> Drawn:
     live = [run for run in reading.runs if run.state in words.LIVE]
     answering = any(lease["lane"] != "train" for lease in status["leases"])
     return {
-        tab.pill: device.line(reading.visitor.owner),
+        tab.pill: device.line(reading.owner),
         tab.device.device: sidebar.device_html(status),
         tab.device.now: sidebar.now_html(live, answering),
         tab.device.cancel: gr.update(visible=bool(live)),
@@ -239,7 +235,7 @@ def _adapters(reading: _Reading, tab: WholePage, chosen: str, active: str, model
     choices, greyed = side.model_choices(reading.services, reading.usable), slot(side.greyed_html(reading.adapters))
     drawn: Drawn = {tab.library.listing: adapters.list_html(reading.adapters, chosen, active)}
     for letter, view in tab.compare.sides.items():
-        drawn[view.model] = Choices(side.with_chosen(reading.services, reading.visitor, choices, models[letter]))
+        drawn[view.model] = Choices(side.with_chosen(reading, choices, models[letter]))
         drawn[view.greyed] = greyed
     return drawn
 
@@ -247,16 +243,15 @@ def _adapters(reading: _Reading, tab: WholePage, chosen: str, active: str, model
 def _verdict(reading: _Reading, tab: verdict.VerdictTab, memo: Memo, followed: str, fault: str, tuned: str) -> Drawn:
     """The shown verdict's head, the list and the adapters to choose from; the body and buttons only when the verdict or
     its state is another, since the body holds every reply."""
-    services, visitor = reading.services, reading.visitor
-    views = services.verdicts.views(visitor.owner)
+    views = reading.services.verdicts.views(reading.owner)
     view = verdict_shown.pick(views, followed)
     drawn: Drawn = {}
     if memo.get("verdict-key", ()) != (key := verdict_shown.key_of(view)):
-        made = verdict_shown.body(services, visitor, view, fault) if view and not view.live else ""
+        made = verdict_shown.body(reading, view, fault) if view and not view.live else ""
         memo["verdict-key"] = key
         drawn = {tab.body: slot(made), **verdict_shown.controls(tab, view, made)}
     rows = verdict_shown.list_html(views, view.id if view else "")
-    choices = side.with_chosen(services, visitor, verdict_adapters(reading.adapters), tuned)
+    choices = side.with_chosen(reading, verdict_adapters(reading.adapters), tuned)
     shown: Drawn = {tab.head: verdict_shown.live_html(view), tab.listing: slot(rows), tab.adapter: Choices(choices)}
     return drawn | memo.fresh("verdict", shown)
 

@@ -16,7 +16,7 @@ from playground.services import Services
 from playground.ui import html, words
 from playground.ui.rows import Source
 from playground.ui.runs import PICK_JS
-from playground.ui.wiring import AWAY, BARE, Drawn, Memo, Visitor, hidden_slot, listen, slot, unasked
+from playground.ui.wiring import AWAY, BARE, Drawn, Memo, Visit, hidden_slot, listen, slot, unasked
 from playground.verdict.race import RaceRequest, RaceView
 from playground.verdict.race_store import HEAD, NOTES, cells, label, picture, status
 
@@ -72,16 +72,15 @@ def wire(services: Services, tab: RaceFold, *, source: gr.State, form: dict[str,
     unasked(services, tab, tab.timer.tick, show, tab.shown)
 
 
-def opened(services: Services, visitor: Visitor, tab: RaceFold, *, race: str, which: str) -> Drawn:
+def opened(visit: Visit, tab: RaceFold, *, race: str, which: str) -> Drawn:
     """The page was opened or reloaded: a race that lives is taken up again, and its fold opened."""
-    view = _shown(services, visitor, race)
-    shown = show(services, visitor, tab, race=race, sent={}, which=which)
+    view = _shown(visit, race)
+    shown = show(visit, tab, race=race, sent={}, which=which)
     return {**shown, tab.fold: gr.update(open=True)} if view is not None and view.live else shown
 
 
 def start(
-    services: Services,
-    visitor: Visitor,
+    visit: Visit,
     tab: RaceFold,
     *,
     source: Source,
@@ -103,36 +102,36 @@ def start(
         check=check or "",
         name=source.slug,
         mapping=source.asked,
-        owner=visitor.owner,
+        owner=visit.owner,
         turns=source.turns,
         leave_out=source.leave_out,
         batch_size=int(form["batch_size"]),
         max_tokens=int(form["max_tokens"]),
         seed=int(form["seed"]),
     )
-    return {tab.race: services.race.start(request)}
+    return {tab.race: visit.services.race.start(request)}
 
 
-def cancel(services: Services, visitor: Visitor, tab: RaceFold, *, race: str) -> Drawn:
-    if view := _shown(services, visitor, race):
-        services.race.cancel(view.race.race, visitor.owner)
+def cancel(visit: Visit, tab: RaceFold, *, race: str) -> Drawn:
+    if view := _shown(visit, race):
+        visit.services.race.cancel(view.race.race, visit.owner)
     return {}
 
 
-def side_of(services: Services, visitor: Visitor, tab: RaceFold, *, picked: str, race: str) -> Drawn:
+def side_of(visit: Visit, tab: RaceFold, *, picked: str, race: str) -> Drawn:
     """A row was picked; its id is looked up in the visitor's race and library. Chooses the adapter, "" = none."""
-    view = _shown(services, visitor, race)
+    view = _shown(visit, race)
     made = {entry.adapter for entry in view.race.entries if entry.adapter} if view is not None else set()
-    known = {row.card.id for row in services.adapters.list(visitor.owner) if row.usable}
+    known = {row.card.id for row in visit.services.adapters.list(visit.owner) if row.usable}
     if picked in made & known:
         return {tab.chosen: picked}
     gone = "This adapter is not here any more. Train the method again."
     return {tab.chosen: "", tab.error: slot(html.error_card(gone))}
 
 
-def show(services: Services, visitor: Visitor, tab: RaceFold, *, race: str, sent: dict[str, Any], which: str) -> Drawn:
+def show(visit: Visit, tab: RaceFold, *, race: str, sent: dict[str, Any], which: str) -> Drawn:
     """The race that is shown; what reads the same as what was ``sent`` is left alone."""
-    view = _shown(services, visitor, race)
+    view = _shown(visit, race)
     if view is None:
         shown: Drawn = dict.fromkeys((tab.head, tab.table, tab.pictures, tab.plot, tab.cancel), AWAY)
         shown |= {tab.start: gr.update(visible=True), tab.timer: gr.update(active=False)}
@@ -155,7 +154,7 @@ def table_html(view: RaceView) -> str:
     return _table(HEAD, [(cells(one), status(one), one.adapter, label(one.method)) for one in entries], NOTES)
 
 
-def _shown(services: Services, visitor: Visitor, race: str) -> RaceView | None:
+def _shown(visit: Visit, race: str) -> RaceView | None:
     """The race that is followed, else one that lives, else the newest; None where there is none."""
-    views = services.race.races(visitor.owner)
+    views = visit.services.race.races(visit.owner)
     return min(views, key=lambda one: (one.race.race != race, not one.live), default=None)

@@ -10,9 +10,8 @@ import gradio as gr
 
 from playground.chat.compare import RECORDED, Side
 from playground.errors import PlaygroundError
-from playground.services import Services
 from playground.ui import html
-from playground.ui.wiring import Dropdown, Initial, Updates, Visitor, hidden_slot
+from playground.ui.wiring import Dropdown, Initial, Updates, Visit, hidden_slot
 
 IDEA = (
     "Its replies to these rows, from a log or an export: rows with prompt and reply, or with messages (OpenAI's form),"
@@ -63,10 +62,10 @@ def side_of(file: Path | None, examples: Path | None, recorded: RecordedValues) 
     return Side(RECORDED, name=name, replies=file, column=column, prices=prices)
 
 
-def columns(services: Services, visitor: Visitor, view: RecordedView, file: Path, used: set[str]) -> Updates:
+def columns(visit: Visit, view: RecordedView, file: Path, used: set[str]) -> Updates:
     """The columns of the examples that may hold replies: those that are no part of an example."""
     try:
-        there = [name for name in services.data.columns(file, visitor.owner) if name not in used]
+        there = [name for name in visit.services.data.columns(file, visit.owner) if name not in used]
     except PlaygroundError:  # shown where the examples are chosen
         there = []
     choices = [("None", ""), *((name, name) for name in there)]

@@ -21,11 +21,10 @@ from playground.data.split import BY_CHANCE, SplitBy
 from playground.data.token_counts import TokenReport
 from playground.errors import PlaygroundError
 from playground.report import charts
-from playground.services import Services
 from playground.ui import html, words
 from playground.ui.html import plural
 from playground.ui.sidebar import ready
-from playground.ui.wiring import AWAY, Choices, Drawn, Updates, Visitor
+from playground.ui.wiring import AWAY, Choices, Drawn, Updates, Visit
 
 if TYPE_CHECKING:
     from playground.ui.examples import ExamplesCard as Card
@@ -63,16 +62,16 @@ class Source:
 
 
 def check(
-    services: Services, visitor: Visitor, source: Source, max_tokens: float, tell: Callable[[float], None] | None = None
+    visit: Visit, source: Source, max_tokens: float, tell: Callable[[float], None] | None = None
 ) -> tuple[Checked, TokenReport | None]:
     """The file's rows, and their tokens once the base is ready. Raises InputError where no row can be used. tell: takes
     the share that is done."""
     assert source.path is not None
     done = tell or (lambda share: None)
-    checked = services.data.check(source.path, source.asked, visitor.owner, lambda share: done(share / 3))
-    if not ready(services).yes:
+    checked = visit.services.data.check(source.path, source.asked, visit.owner, lambda share: done(share / 3))
+    if not ready(visit.services).yes:
         return checked, None
-    return checked, services.data.tokens(checked, int(max_tokens), lambda share: done((1 + 2 * share) / 3))
+    return checked, visit.services.data.tokens(checked, int(max_tokens), lambda share: done((1 + 2 * share) / 3))
 
 
 # Columns
@@ -134,7 +133,7 @@ def swapped(before: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, s
     return {role: column for role, old in wanted.items() if (column := moved.get(role, old)) is not None}
 
 
-def hold_by(services: Services, visitor: Visitor, tab: Card, *, held_by: str | None, source: Source) -> Drawn:
+def hold_by(visit: Visit, tab: Card, *, held_by: str | None, source: Source) -> Drawn:
     """Another way to choose the rows of the verdict: ``group:COLUMN``, ``time:COLUMN`` or by chance."""
     kind, _, column = (held_by or "").partition(":")
     return {tab.source: replace(source, by=SplitBy(**{kind: column}) if kind in SplitBy._fields else BY_CHANCE)}
@@ -251,18 +250,16 @@ def show_report(
     return drawn, {tab.kinds: chosen, tab.bad_file: emptied, tab.good_file: emptied}
 
 
-def download(
-    services: Services, visitor: Visitor, tab: Card, *, which: str, source: Source, max_tokens: float
-) -> Updates:
+def download(visit: Visit, tab: Card, *, which: str, source: Source, max_tokens: float) -> Updates:
     """Write the ``bad`` or the ``good`` rows into a file and offer it."""
     if source.path is None:
         return {}
     button = tab.bad_file if which == "bad" else tab.good_file
-    checked, tokens = check(services, visitor, source, max_tokens)
+    checked, tokens = check(visit, source, max_tokens)
     if which == "bad":
-        file = services.data.bad_rows_file(source.path, checked, tokens, visitor.owner)
+        file = visit.services.data.bad_rows_file(source.path, checked, tokens, visit.owner)
     else:
-        file = services.data.good_rows_file(source.path, checked, visitor.owner)
+        file = visit.services.data.good_rows_file(source.path, checked, visit.owner)
     return {button: gr.update(value=str(file), label=f"Download {file.name}", visible=True)}
 
 
@@ -291,22 +288,20 @@ SHOWN = 3000
 """Tokens shown of one text at most."""
 
 
-def preview(
-    services: Services, visitor: Visitor, tab: Card, *, source: Source, max_tokens: float, by: int = 0, turns: str = ""
-) -> Drawn:
+def preview(visit: Visit, tab: Card, *, source: Source, max_tokens: float, by: int = 0, turns: str = "") -> Drawn:
     """The row that is ``by`` further on, the tokens that count for the loss coloured. turns: where it has changed."""
     source = replace(source, turns=turns or source.turns)
     if source.path is None or not source.good:
         return {tab.source: source, tab.seen: "", tab.place: ""}
-    if not (base := ready(services)).yes:
+    if not (base := ready(visit.services)).yes:
         waiting = html.note(f"{base.words}. Then the example shows as the base reads it.")
         return {tab.source: source, tab.seen: waiting, tab.place: ""}
     place = ""
     try:
-        checked = services.data.check(source.path, source.asked, visitor.owner)
+        checked = visit.services.data.check(source.path, source.asked, visit.owner)
         source = replace(source, index=(source.index + by) % max(1, checked.good))
         place = f"Row {checked.place(checked.usable[source.index].row)}, "
-        seen = services.data.preview(checked, source.index, int(max_tokens), source.turns)
+        seen = visit.services.data.preview(checked, source.index, int(max_tokens), source.turns)
         text, end = Markup().join(map(_preview_html, seen)), f"{checked.good:,} that can be used"
     except PlaygroundError as error:  # the next row can still be looked at
         text, end = html.card(error), f"{source.good:,}"
@@ -324,16 +319,14 @@ PAGE = 20
 BAD, ALL = "Rows that cannot be used", "All rows"
 
 
-def edit_page(
-    services: Services, visitor: Visitor, tab: Card, *, which: str, source: Source, max_tokens: float, by: int
-) -> Updates:
+def edit_page(visit: Visit, tab: Card, *, which: str, source: Source, max_tokens: float, by: int) -> Updates:
     """Another page of the rows to edit; ``by`` 0 is the first."""
     if source.path is None:
         return {}
-    rows = _rows_to_edit(services, visitor, which, source, max_tokens)
+    rows = _rows_to_edit(visit, which, source, max_tokens)
     pages = max(1, -(-len(rows) // PAGE))
     page = (source.page + by) % pages if by else 0
-    table = services.data.table(source.path, rows[page * PAGE : (page + 1) * PAGE], visitor.owner, source.reading)
+    table = visit.services.data.table(source.path, rows[page * PAGE : (page + 1) * PAGE], visit.owner, source.reading)
     mapped = [table.columns.index(name) for name in (source.mapping or {}).values() if name in table.columns]
     order = [*mapped, *(column for column in range(len(table.columns)) if column not in mapped)]
     place = f"Page {page + 1} of {pages}. Rows keep their numbers; saving makes a copy of the file."
@@ -348,9 +341,9 @@ def edit_page(
     }
 
 
-def _rows_to_edit(services: Services, visitor: Visitor, which: str, source: Source, max_tokens: float) -> list[int]:
+def _rows_to_edit(visit: Visit, which: str, source: Source, max_tokens: float) -> list[int]:
     try:
-        checked, tokens = check(services, visitor, source, max_tokens)
+        checked, tokens = check(visit, source, max_tokens)
     except PlaygroundError:
         return list(range(1, PAGE + 1))  # nothing can be used yet: the file's first rows are what there is to mend
     if which == ALL:
@@ -358,13 +351,13 @@ def _rows_to_edit(services: Services, visitor: Visitor, which: str, source: Sour
     return [row.row for row in bad_rows(checked, tokens)]
 
 
-def edited(services: Services, visitor: Visitor, source: Source, frame: pd.DataFrame) -> Source | None:
+def edited(visit: Visit, source: Source, frame: pd.DataFrame) -> Source | None:
     """A copy of the file with what was typed into the table (a DataFrame); None where nothing was changed."""
     if source.path is None:
         return None
     columns = [str(name) for name in frame.columns][1:]
     lines = {int(number): cells for number, *cells in frame.values.tolist()}
-    before = services.data.table(source.path, list(lines), visitor.owner, source.reading)
+    before = visit.services.data.table(source.path, list(lines), visit.owner, source.reading)
     changes = {}
     for row, cells in lines.items():
         old = dict(zip(before.columns, before.rows.get(row, []), strict=False))
@@ -373,6 +366,6 @@ def edited(services: Services, visitor: Visitor, source: Source, frame: pd.DataF
             changes[row] = changed
     if not changes:
         return None
-    kept = services.data.edited(source.path, changes, visitor.owner, source.reading)
+    kept = visit.services.data.edited(source.path, changes, visit.owner, source.reading)
     title = source.title if source.title.endswith(", edited") else f"{source.title}, edited"
     return replace(source, path=kept, title=title, page=0, reading={})

@@ -16,7 +16,7 @@ from playground.runs.progress import RunView, ordinal
 from playground.services import Services
 from playground.ui import html, words
 from playground.ui.html import size
-from playground.ui.wiring import AWAY, PICKED, Drawn, Dropdown, Updates, Visitor, hidden_slot, listen, slot
+from playground.ui.wiring import AWAY, PICKED, Drawn, Dropdown, Updates, Visit, hidden_slot, listen, slot
 
 PICK_JS = (
     "element.addEventListener('click', event => {"
@@ -143,46 +143,46 @@ def buttons_key(run: RunView | None, runs: Sequence[RunView]) -> dict[str, objec
     return {"run": (run.run, run.state), "made": made, "place": (run.place, waiting)}
 
 
-def show(services: Services, visitor: Visitor, tab: RunCard, *, followed: str) -> Drawn:
+def show(visit: Visit, tab: RunCard, *, followed: str) -> Drawn:
     """The followed run's card and buttons, and the list of all runs. followed: also a text that the page made up."""
-    runs = services.training.runs(visitor.owner)
+    runs = visit.services.training.runs(visit.owner)
     run = pick(runs, followed)
     listing = slot(list_html(runs, run.run if run else ""))
     return {tab.followed: followed, tab.run: card_html(run), tab.listing: listing, **buttons(tab, run, runs)}
 
 
-def _shown(services: Services, visitor: Visitor, followed: str) -> RunView | None:
-    return pick(services.training.runs(visitor.owner), followed)
+def _shown(visit: Visit, followed: str) -> RunView | None:
+    return pick(visit.services.training.runs(visit.owner), followed)
 
 
-def ask(services: Services, visitor: Visitor, tab: RunCard, *, asks: bool) -> Drawn:
+def ask(visit: Visit, tab: RunCard, *, asks: bool) -> Drawn:
     """The question what to do with the run takes the place of the button, or gives it back."""
     return {tab.cancel: gr.update(visible=not asks), tab.question: gr.update(visible=asks)}
 
 
-def act(services: Services, visitor: Visitor, tab: RunCard, *, does: str, followed: str, **how: Any) -> Drawn:
+def act(visit: Visit, tab: RunCard, *, does: str, followed: str, **how: Any) -> Drawn:
     """Cancels, resumes or moves the shown run, as ``does`` and ``how`` say."""
-    if run := _shown(services, visitor, followed):
-        getattr(services.training, does)(run.run, owner=visitor.owner, **how)
-    return show(services, visitor, tab, followed=followed)
+    if run := _shown(visit, followed):
+        getattr(visit.services.training, does)(run.run, owner=visit.owner, **how)
+    return show(visit, tab, followed=followed)
 
 
 def ask_to_cancel(
-    services: Services, visitor: Visitor, tab: RunCard, *, memo: Mapping[str, Any], followed: str
+    visit: Visit, tab: RunCard, *, memo: Mapping[str, Any], followed: str
 ) -> tuple[dict[str, Any], Drawn]:
     """Bring the run that trains into the card, with the question what to do with it; another may be shown, or wait
     behind it. Returns the memo with the buttons' key too: the next tick must not take the question away."""
-    runs = services.training.runs(visitor.owner)
+    runs = visit.services.training.runs(visit.owner)
     run = next((run for run in runs if run.state in ("RUNNING", "STOPPING")), None) or pick(runs, followed)
-    drawn = show(services, visitor, tab, followed=run.run if run else followed)
+    drawn = show(visit, tab, followed=run.run if run else followed)
     if run and run.state in ("QUEUED", "RUNNING"):
-        drawn |= ask(services, visitor, tab, asks=True)
+        drawn |= ask(visit, tab, asks=True)
     return {**memo, "run-buttons": buttons_key(run, runs)}, drawn
 
 
-def adapter_of(services: Services, visitor: Visitor, tab: RunCard, *, followed: str) -> Updates:
+def adapter_of(visit: Visit, tab: RunCard, *, followed: str) -> Updates:
     """The adapter the shown run made, or while it trains what it has learned so far, for Compare."""
-    run = _shown(services, visitor, followed)
+    run = _shown(visit, followed)
     return {tab.made: (run.adapter or run.live) if run else ""}
 
 
@@ -217,16 +217,16 @@ def laid_html(listed: Sequence[RunView], shown: RunView | None, others: Sequence
     return charts.overlay([(f"{run.name}, {run.method}", run.eval_loss or run.loss) for run in [shown, *chosen]])
 
 
-def lay(services: Services, visitor: Visitor, tab: CurvesView, *, followed: str, others: Sequence[str] | None) -> Drawn:
+def lay(visit: Visit, tab: CurvesView, *, followed: str, others: Sequence[str] | None) -> Drawn:
     """Other runs were chosen; ids are looked up among the visitor's own."""
-    listed = services.training.runs(visitor.owner)
+    listed = visit.services.training.runs(visit.owner)
     return {tab.laid: laid_html(listed, pick(listed, followed), others or [])}
 
 
-def write(services: Services, visitor: Visitor, tab: CurvesView, *, how: str, followed: str) -> Updates:
+def write(visit: Visit, tab: CurvesView, *, how: str, followed: str) -> Updates:
     """The shown run's curves as a file, and the button that hands it over."""
-    run = _shown(services, visitor, followed)
+    run = _shown(visit, followed)
     if run is None:
         raise InputError(NO_CURVES)
-    file = services.training.curves(run.run, how, visitor.owner)
+    file = visit.services.training.curves(run.run, how, visit.owner)
     return {tab.file: gr.update(value=str(file), label=f"Download {file.name[:40]}", visible=True)}

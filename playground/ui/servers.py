@@ -12,7 +12,7 @@ from playground.errors import InputError
 from playground.models.endpoints import Endpoint
 from playground.services import Services
 from playground.ui import html
-from playground.ui.wiring import AWAY, Choices, Drawn, Dropdown, Updates, Visitor, hidden_slot, listen, slot, unasked
+from playground.ui.wiring import AWAY, Choices, Drawn, Dropdown, Updates, Visit, hidden_slot, listen, slot, unasked
 
 IDEA = (
     "Any server that speaks OpenAI's protocol can answer a side: vLLM, Ollama, llama.cpp, a hosted one. It is kept in"
@@ -71,42 +71,42 @@ def wire(services: Services, view: ServersView, page: gr.Blocks) -> None:
     listen(services, view, on(view.yes.click, remove, [view.said, view.question, view.name]).then, there, listed)
 
 
-def add(services: Services, visitor: Visitor, view: ServersView, *, server: ServerValues) -> Updates:
+def add(visit: Visit, view: ServersView, *, server: ServerValues) -> Updates:
     """Raises InputError, and EndpointError where it is kept and does not answer."""
-    if services.settings.shared:
+    if visit.services.settings.shared:
         raise InputError("Endpoints are set by whoever runs this app.")
     texts = (server["name"], server["url"], server["model"], server["key_env"])
     name, url, model, key_env = ((text or "").strip() for text in texts)
     prices = server["prompt_per_million"] or None, server["completion_per_million"] or None  # empty reaches us as 0
     endpoint = Endpoint(name, url, model, key_env, *prices)
-    services.endpoints.add(endpoint)
-    reply = services.client.test(endpoint)
+    visit.services.endpoints.add(endpoint)
+    reply = visit.services.client.test(endpoint)
     said = f"{endpoint.name} answered in {reply.state.seconds:.1f} s. Choose it as the model of a side."
     return {view.said: slot(html.good(said))}
 
 
-def there(services: Services, visitor: Visitor, view: ServersView) -> Drawn:
+def there(visit: Visit, view: ServersView) -> Drawn:
     """Those that are set up, to remove one; none where they are not this person's to change."""
-    names = [] if services.settings.shared else [one.name for one in services.endpoints.usable()]
+    names = [] if visit.services.settings.shared else [one.name for one in visit.services.endpoints.usable()]
     return {view.there: gr.update(visible=bool(names)), view.name: Choices(names)}
 
 
-def ask_remove(services: Services, visitor: Visitor, view: ServersView, *, name: str | None) -> Updates:
+def ask_remove(visit: Visit, view: ServersView, *, name: str | None) -> Updates:
     """Before it is lost. Raises InputError, NotFoundError."""
-    if services.settings.shared or not name:
+    if visit.services.settings.shared or not name:
         raise InputError("Choose which one to remove.")
-    label = services.endpoints.get(name).label
+    label = visit.services.endpoints.get(name).label
     text = f"Remove {name} ({label})? Its address and prices are forgotten here; what it answered stays."
     return {view.question: gr.update(visible=True), view.ask: html.note(text)}
 
 
-def keep(services: Services, visitor: Visitor, view: ServersView) -> Updates:
+def keep(visit: Visit, view: ServersView) -> Updates:
     return {view.question: AWAY}
 
 
-def remove(services: Services, visitor: Visitor, view: ServersView, *, name: str | None) -> Updates:
+def remove(visit: Visit, view: ServersView, *, name: str | None) -> Updates:
     """Raises InputError, NotFoundError."""
-    if services.settings.shared:
+    if visit.services.settings.shared:
         raise InputError("Endpoints are set by whoever runs this app.")
-    gone = services.endpoints.remove(name or "")
+    gone = visit.services.endpoints.remove(name or "")
     return {view.said: slot(html.good(f"{gone.name} is removed.")), view.question: AWAY, view.name: None}

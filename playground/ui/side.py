@@ -24,7 +24,7 @@ from playground.services import Services
 from playground.ui import html, words
 from playground.ui.html import FAILURES, card, duration
 from playground.ui.sidebar import ready
-from playground.ui.wiring import BARE, Dropdown, Visitor
+from playground.ui.wiring import BARE, Dropdown, Visit
 
 _board, _divider, _reply = (html.piece("chat", name) for name in ("board", "divider", "reply"))
 _stamp, greyed_html = html.piece("chat", "stamp"), html.piece("chat", "greyed")
@@ -104,13 +104,13 @@ class SideView:
         self.setup |= {"form": self.form, "form_text": self.form_text, "think": self.think}
 
 
-def read_setups(services: Services, visitor: Visitor, sides: Mapping[str, SideValues]) -> dict[str, Setup]:
+def read_setups(visit: Visit, sides: Mapping[str, SideValues]) -> dict[str, Setup]:
     """The values of all sides as setups. A run that has ended stands for its adapter."""
 
     def read(one: SideValues) -> Setup:
-        model = services.adapters.became(str(one["model"] or "base"), visitor.owner)
+        model = visit.services.adapters.became(str(one["model"] or "base"), visit.owner)
         form = check_of(kind, str(one["form_text"] or "")) if (kind := str(one["form"] or "")) else ""
-        think = {"on": True, "off": False}.get(one["think"] or "") if may_think(services, model) else None
+        think = {"on": True, "off": False}.get(one["think"] or "") if may_think(visit.services, model) else None
         return Setup(model, str(one["prompt"] or ""), int(one["shots"] or 0), str(one["source"] or ""), form, think)
 
     return {letter: read(one) for letter, one in sides.items()}
@@ -122,17 +122,17 @@ def may_think(services: Services, model: str) -> bool:
     return model.startswith((PREFIX, BASE_PREFIX)) or (ready(services).yes and services.compare.can_think)
 
 
-def usable(services: Services, visitor: Visitor) -> list[AdapterCard]:
+def usable(visit: Visit) -> list[AdapterCard]:
     """The adapters that can answer now, those that are still training among them."""
-    rows = services.adapters.list(visitor.owner)
-    return [row.card for row in rows if row.usable] + list(services.adapters.learning(visitor.owner))
+    rows = visit.services.adapters.list(visit.owner)
+    return [row.card for row in rows if row.usable] + list(visit.services.adapters.learning(visit.owner))
 
 
-def labels(services: Services, visitor: Visitor) -> dict[str, str]:
+def labels(visit: Visit) -> dict[str, str]:
     """Model id -> what a person calls it, the usable ones only."""
-    cards = [*usable(services, visitor), *services.bases.others()]
+    cards = [*usable(visit), *visit.services.bases.others()]
     names = {"base": words.BASE_LABEL} | {card.id: card.name for card in cards}
-    return names | {PREFIX + one.name: one.name for one in services.endpoints.usable()}
+    return names | {PREFIX + one.name: one.name for one in visit.services.endpoints.usable()}
 
 
 def adapter_choices(cards: Sequence[AdapterCard]) -> list[tuple[str, str]]:
@@ -147,14 +147,12 @@ def model_choices(services: Services, cards: Sequence[AdapterCard]) -> list[tupl
     return base + adapter_choices(cards) + others + servers
 
 
-def with_chosen(
-    services: Services, visitor: Visitor, choices: list[tuple[str, str]], chosen: str
-) -> list[tuple[str, str]]:
+def with_chosen(visit: Visit, choices: list[tuple[str, str]], chosen: str) -> list[tuple[str, str]]:
     """The choices, and the chosen model among them even when it is gone: named as the adapter that its run has become,
     or as gone. So the widget keeps its value and nothing has to write another one."""
     named = {value: name for name, value in choices}
     if chosen and chosen not in named:
-        became = named.get(services.adapters.became(chosen, visitor.owner))
+        became = named.get(visit.services.adapters.became(chosen, visit.owner))
         choices = [*choices, (f"{became}, {words.TRAINED}" if became else f"{chosen}, {words.GONE}", chosen)]
     return choices
 
@@ -199,15 +197,15 @@ def line_html(services: Services, setup: Setup) -> str:
     return html.note(f"{line}; {server.label}, {server.price_words}" if server is not None else line)
 
 
-def switch_html(services: Services, visitor: Visitor, setup: Setup) -> str:
+def switch_html(visit: Visit, setup: Setup) -> str:
     if setup.model.startswith(BASE_PREFIX):
         return html.note(words.WHOLE_MODEL)
-    if setup.model == "base" or setup.model.startswith(PREFIX) or not ready(services).yes:
-        return line_html(services, setup)
+    if setup.model == "base" or setup.model.startswith(PREFIX) or not ready(visit.services).yes:
+        return line_html(visit.services, setup)
     try:
-        if setup.model in [one.card.id for one in services.adapters.list(visitor.owner) if one.card.kind == "full"]:
+        if setup.model in [one.card.id for one in visit.services.adapters.list(visit.owner) if one.card.kind == "full"]:
             return html.note(words.WHOLE_MODEL)
-        switch = services.adapters.switch(setup.model, visitor.owner)
+        switch = visit.services.adapters.switch(setup.model, visit.owner)
     except FAILURES as error:
         return card(error)
     if switch.unchanged:

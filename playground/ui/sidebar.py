@@ -18,7 +18,7 @@ from playground.storage import ADAPTER, BASE, CHECKPOINTS, PASSING, PROMPTS, RUN
 from playground.ui import html
 from playground.ui.html import FAILURES, card, plural, size
 from playground.ui.runs import PICK_JS
-from playground.ui.wiring import AWAY, Dropdown, Initial, Updates, Visitor, hidden_slot, listen, slot, unasked
+from playground.ui.wiring import AWAY, Dropdown, Initial, Updates, Visit, hidden_slot, listen, slot, unasked
 
 _piece = partial(html.piece, "device")
 _header, _device, _now, waiting_html, base_html = map(_piece, ("header", "device", "now", "waiting", "base"))
@@ -79,49 +79,49 @@ def now_html(runs: Sequence[RunView], answering: bool = False) -> str:
     return _now([run for run in runs if run.state in ("RUNNING", "STOPPING")], answering)
 
 
-def prove(services: Services, visitor: Visitor, view: SidebarView) -> Updates:
+def prove(visit: Visit, view: SidebarView) -> Updates:
     try:
-        return {view.proved: _proved(services.bases.fingerprint_check())}
+        return {view.proved: _proved(visit.services.bases.fingerprint_check())}
     except FAILURES as error:
         return {view.proved: _unproved(card(error))}
 
 
-def choices(services: Services, visitor: Visitor, view: SidebarView) -> Updates:
+def choices(visit: Visit, view: SidebarView) -> Updates:
     try:
-        state = services.bases.state()
-        found = [(one.label, one.spec) for one in services.bases.choices()]
+        state = visit.services.bases.state()
+        found = [(one.label, one.spec) for one in visit.services.bases.choices()]
     except PlaygroundError:  # the panel's other lines say what is wrong with the base
         return {}
     spec = next((spec for _, spec in found if spec == state.spec), None)
     return {view.choices: Initial(found, value=spec)}
 
 
-def inspect(services: Services, visitor: Visitor, view: SidebarView, *, spec: str | None) -> Updates:
+def inspect(visit: Visit, view: SidebarView, *, spec: str | None) -> Updates:
     """Licence, size, and whether it fits, before anything is fetched."""
     if not (spec or "").strip():
         raise InputError("No base is named. Choose one above, or write a hub id such as owner/name.")
-    found = services.bases.inspect(str(spec).strip())
+    found = visit.services.bases.inspect(str(spec).strip())
     return {view.found: slot(_looked(found)), view.choose: gr.update(visible=found.fits), view.spec: found.spec}
 
 
-def known(services: Services, visitor: Visitor, view: SidebarView) -> Updates:
+def known(visit: Visit, view: SidebarView) -> Updates:
     """The bases that are offered by name, with what each takes here."""
-    there = {services.bases.spec, *(card.base for card in services.bases.others())}
-    return {view.known: _known(services.bases.offers(), there)}
+    there = {visit.services.bases.spec, *(card.base for card in visit.services.bases.others())}
+    return {view.known: _known(visit.services.bases.offers(), there)}
 
 
-def look(services: Services, visitor: Visitor, view: SidebarView, *, picked: str) -> Updates:
+def look(visit: Visit, view: SidebarView, *, picked: str) -> Updates:
     """One of them was picked: as if its name had been written."""
-    return inspect(services, visitor, view, spec=picked)
+    return inspect(visit, view, spec=picked)
 
 
-def stop(services: Services, visitor: Visitor, view: SidebarView) -> Updates:
-    services.bases.stop()
+def stop(visit: Visit, view: SidebarView) -> Updates:
+    visit.services.bases.stop()
     return {view.stop: AWAY}
 
 
-def choose(services: Services, visitor: Visitor, view: SidebarView, *, spec: str) -> Updates:
-    services.bases.choose(spec.strip())
+def choose(visit: Visit, view: SidebarView, *, spec: str) -> Updates:
+    visit.services.bases.choose(spec.strip())
     loads = html.good("It loads in the background; the old base answers until then.")
     return {view.choose: AWAY, view.found: slot(loads)}
 
@@ -220,46 +220,46 @@ def notice(settings: Settings, where: str = "in the Device panel") -> str:
     )
 
 
-def show_storage(services: Services, visitor: Visitor, view: StorageView) -> Updates:
-    items, free = services.storage.items(visitor.owner), services.storage.free_bytes()
+def show_storage(visit: Visit, view: StorageView) -> Updates:
+    items, free = visit.services.storage.items(visit.owner), visit.services.storage.free_bytes()
     whole = size(sum(item.bytes for item in items)) if items else "empty"
     kinds = [(kind, named, kind in (CHECKPOINTS, UPLOAD)) for kind, named in KINDS.items()]
-    listing = _storage(items, free, services.settings.shared, kinds, _LISTED)
+    listing = _storage(items, free, visit.services.settings.shared, kinds, _LISTED)
     return {view.fold: gr.update(label=f"Storage: {whole}"), view.listing: listing}
 
 
-def ask(services: Services, visitor: Visitor, view: StorageView, *, picked: str) -> Updates:
+def ask(visit: Visit, view: StorageView, *, picked: str) -> Updates:
     """The question before anything is removed. ``picked`` comes from the page: ``KIND:ID``, ``KIND:`` for all of a
     kind, or ``everything``. Raises NotFoundError."""
     yes, question = ("Yes, delete it all" if picked == EVERYTHING else "Yes, remove"), gr.update(visible=True)
-    words = html.note(_question(services, visitor, picked))
+    words = html.note(_question(visit, picked))
     return {view.asked: picked, view.words: words, view.question: question, view.yes: yes}
 
 
-def keep(services: Services, visitor: Visitor, view: StorageView) -> Updates:
+def keep(visit: Visit, view: StorageView) -> Updates:
     return {view.asked: "", view.question: AWAY}
 
 
-def _question(services: Services, visitor: Visitor, wanted: str) -> str:
+def _question(visit: Visit, wanted: str) -> str:
     kind, _, id = wanted.partition(":")
     if wanted == EVERYTHING:
-        items = services.storage.items(visitor.owner)
+        items = visit.services.storage.items(visit.owner)
         what = f"{counted(items)}, {size(sum(item.bytes for item in items))}" if items else "nothing is stored yet"
         return f"Delete everything of yours here ({what})? A run that waits or trains is cancelled. It goes for good."
     if id:
-        item = services.storage.find(kind, id, visitor.owner)
+        item = visit.services.storage.find(kind, id, visit.owner)
         return f"Remove “{item.name}”, {size(item.bytes)}? {KINDS[item.kind].consequence}"
     if kind not in KINDS:
         raise NotFoundError("There is nothing of this kind.")
-    items = [item for item in services.storage.items(visitor.owner) if item.kind == kind and not item.stays]
+    items = [item for item in visit.services.storage.items(visit.owner) if item.kind == kind and not item.stays]
     held = size(sum(item.bytes for item in items))
     return f"{KINDS[kind].all_of} ({counted(items) or 'none'}, {held})? {KINDS[kind].consequence}"
 
 
-def remove(services: Services, visitor: Visitor, view: StorageView, *, asked: str) -> Updates:
+def remove(visit: Visit, view: StorageView, *, asked: str) -> Updates:
     """After Yes. Where it fails the question closes too, and the list shows what is left."""
     kind, _, id = asked.partition(":")
-    storage, owner = services.storage, visitor.owner
+    storage, owner = visit.services.storage, visit.owner
     try:
         if asked == EVERYTHING:
             done = storage.remove_everything(owner)
@@ -268,7 +268,7 @@ def remove(services: Services, visitor: Visitor, view: StorageView, *, asked: st
         text = _removed(done, counted(done.items), RUN)
     except FAILURES as error:
         text = card(error)
-    return {**keep(services, visitor, view), view.message: slot(text), **show_storage(services, visitor, view)}
+    return {**keep(visit, view), view.message: slot(text), **show_storage(visit, view)}
 
 
 def counted(items: Sequence[Item]) -> str:

@@ -27,7 +27,7 @@ from playground.ui.race import RaceFold
 from playground.ui.rows import Source
 from playground.ui.runs import RunCard
 from playground.ui.sidebar import ready
-from playground.ui.wiring import AWAY, BARE, Choices, Drawn, Event, Updates, Visitor, hidden_slot, listen, slot, unasked
+from playground.ui.wiring import AWAY, BARE, Choices, Drawn, Event, Updates, Visit, hidden_slot, listen, slot, unasked
 
 _plan = html.piece("train", "plan")
 _TYPICAL_ROWS = 160
@@ -187,8 +187,8 @@ class Offers:
     ) -> Dependency:
         """After ``event``, as ``listen``: values for the widgets are offered; ``others`` are always written."""
 
-        def offered(services: Services, visitor: Visitor, tab: object, **values: object) -> Updates:
-            answers = handler(services, visitor, tab, **values)
+        def offered(visit: Visit, tab: object, **values: object) -> Updates:
+            answers = handler(visit, tab, **values)
             updates = {one: dict(wiring.update_of(answers[one])) for one in self._widgets if one in answers}
             places = {place: updates.get(one, {}) for place, one in enumerate(self._widgets)}
             offer = {place: update.pop("value") for place, update in places.items() if "value" in update}
@@ -201,12 +201,10 @@ class Offers:
         return cast(Dependency, answered.then(None, offers, held, js=_OFFER_JS, **wiring.QUIET))
 
 
-def refresh(
-    services: Services, visitor: Visitor, tab: RunForm, *, source: Source, name: str, method: str, **settings: Any
-) -> Drawn:
+def refresh(visit: Visit, tab: RunForm, *, source: Source, name: str, method: str, **settings: Any) -> Drawn:
     """The plan, what is in its way, the Start button, and what the closed settings say."""
     waits = "" if source.path is not None and source.good else words.TRAIN_EMPTY
-    if not waits and not (base := ready(services)).yes:
+    if not waits and not (base := ready(visit.services)).yes:
         waits = f"{base.words}. The plan follows."
     label = words.FIRST_EXAMPLES if waits == words.TRAIN_EMPTY else words.START
     shown: Drawn = {
@@ -218,65 +216,59 @@ def refresh(
     if waits:
         return shown
     try:
-        plan = services.training.plan(form.request_of(source, visitor.owner, name, method, settings))
+        plan = visit.services.training.plan(form.request_of(source, visit.owner, name, method, settings))
     except PlaygroundError as error:
         return shown | {tab.blocked: slot(html.card(error))}
     decided = {**settings, "steps": plan.steps, "lr": plan.lr, "rank": plan.rank}
     return {
-        tab.plan: _plan(plan, services.bases.state().label),
+        tab.plan: _plan(plan, visit.services.bases.state().label),
         tab.blocked: slot(html.error_card(plan.blocked) if plan.blocked else ""),
         tab.start: gr.update(value=words.START, interactive=not plan.blocked),
         tab.fold: gr.update(label=form.settings_label(method, decided)),
     }
 
 
-def presets(
-    services: Services, visitor: Visitor, tab: RunForm, *, source: Source, method: str, max_tokens: float
-) -> Updates:
+def presets(visit: Visit, tab: RunForm, *, source: Source, method: str, max_tokens: float) -> Updates:
     """Other rows are open: times to choose from, a free name, the share for the verdict, and what they can train."""
     if not source.good or source.path is None:
         return {}
-    offered, aims = _offered(services, visitor, source, method, max_tokens), form.aims_of(source.kind)
+    offered, aims = _offered(visit, source, method, max_tokens), form.aims_of(source.kind)
     first, *_ = offered.values()
     return {
         tab.preset: gr.update(choices=_choices(offered), value=first.name),
         tab.fields["steps"]: first.steps,
-        tab.name: free_name(source.slug, {row.card.name for row in services.adapters.list(visitor.owner)}),
-        tab.fields["test"]: round(100 * services.data.test_share(source.path, source.good)),
+        tab.name: free_name(source.slug, {row.card.name for row in visit.services.adapters.list(visit.owner)}),
+        tab.fields["test"]: round(100 * visit.services.data.test_share(source.path, source.good)),
         tab.fields["objective"]: gr.update(choices=aims, value=aims[0][1], visible=len(aims) > 1),
         tab.fields["rewards"]: AWAY,
     }
 
 
-def preset_times(
-    services: Services, visitor: Visitor, tab: RunForm, *, source: Source, method: str, max_tokens: float
-) -> Drawn:
+def preset_times(visit: Visit, tab: RunForm, *, source: Source, method: str, max_tokens: float) -> Drawn:
     """Another method takes another time: new labels, the choice stays."""
-    offered = _offered(services, visitor, source, method, max_tokens)
+    offered = _offered(visit, source, method, max_tokens)
     return {tab.preset: Choices(_choices(offered))} if offered else {}
 
 
-def steps_of(
-    services: Services, visitor: Visitor, tab: RunForm, *, preset: str, source: Source, method: str, max_tokens: float
-) -> Updates:
-    offered = _offered(services, visitor, source, method, max_tokens).values()
+def steps_of(visit: Visit, tab: RunForm, *, preset: str, source: Source, method: str, max_tokens: float) -> Updates:
+    offered = _offered(visit, source, method, max_tokens).values()
     steps = next((one.steps for one in offered if one.name == preset), None)
     return {tab.fields["steps"]: steps} if steps else {}
 
 
-def _offered(services: Services, visitor: Visitor, source: Source, method: str, max_tokens: float) -> dict[str, Preset]:
+def _offered(visit: Visit, source: Source, method: str, max_tokens: float) -> dict[str, Preset]:
     """Label -> preset for this file, with the plan's estimate of its time, by which the first is short enough; none
     without rows."""
     settings = {"max_tokens": max_tokens, "validation": None, "test": None}
 
     def seconds(steps: int) -> float:
-        request = form.request_of(source, visitor.owner, "", method, {"steps": steps, **settings})
-        return services.training.plan(request).seconds
+        request = form.request_of(source, visit.owner, "", method, {"steps": steps, **settings})
+        return visit.services.training.plan(request).seconds
 
     if not source.good or source.path is None:
         return {}
-    offered, times = services.training.presets(source.good), dict[str, str]()
-    if ready(services).yes:
+    offered, times = visit.services.training.presets(source.good), dict[str, str]()
+    if ready(visit.services).yes:
         with suppress(PlaygroundError):  # the plan itself says what is wrong
             offered = within_reach(offered, seconds)
             times = {one.name: about(seconds(one.steps)) for one in offered}
@@ -293,7 +285,7 @@ def free_name(slug: str, taken: set[str]) -> str:
     return next(name for n in range(1, 10_000) if (name := stem if n == 1 else f"{stem}-{n}") not in taken)
 
 
-def method_chosen(services: Services, visitor: Visitor, tab: RunForm, *, method: str) -> Updates:
+def method_chosen(visit: Visit, tab: RunForm, *, method: str) -> Updates:
     """The method's explanation, its own learning rate and rank, and which options are shown."""
     chosen = all_methods()[method]
     return {
@@ -304,17 +296,17 @@ def method_chosen(services: Services, visitor: Visitor, tab: RunForm, *, method:
     }
 
 
-def starts(services: Services, visitor: Visitor, tab: RunForm) -> Updates:
+def starts(visit: Visit, tab: RunForm) -> Updates:
     """The adapters of the base in use that a run may go on from."""
-    cards = [row.card for row in services.adapters.list(visitor.owner) if row.usable]
+    cards = [row.card for row in visit.services.adapters.list(visit.owner) if row.usable]
     return {tab.fields["start"]: gr.update(choices=[*form.NEW, *((card.name, card.id) for card in cards)])}
 
 
-def begun(services: Services, visitor: Visitor, tab: RunForm, *, start: str, method: str) -> Updates:
+def begun(visit: Visit, tab: RunForm, *, start: str, method: str) -> Updates:
     """An adapter was chosen to go on from: it brings its method."""
-    cards = [row.card for row in services.adapters.list(visitor.owner) if row.card.id == start]
+    cards = [row.card for row in visit.services.adapters.list(visit.owner) if row.card.id == start]
     method = next(map(goes_on_by, cards), method)
-    return {tab.method: method, **method_chosen(services, visitor, tab, method=method)}
+    return {tab.method: method, **method_chosen(visit, tab, method=method)}
 
 
 def _explain_html(method: Method) -> str:
@@ -322,20 +314,18 @@ def _explain_html(method: Method) -> str:
     return html.note(f"{method.explain} {html.sentence(method.paper)}".strip())
 
 
-def rate_of(services: Services, visitor: Visitor, tab: RunForm, *, method: str, pissa: bool) -> Updates:
+def rate_of(visit: Visit, tab: RunForm, *, method: str, pissa: bool) -> Updates:
     """The method's own learning rate, which PiSSA changes."""
     chosen = all_methods()[method]
     return {tab.fields["lr"]: chosen.default_rate(Options(pissa=bool(pissa) and "pissa" in chosen.options))}
 
 
-def aim_chosen(services: Services, visitor: Visitor, tab: RunForm, *, objective: str) -> Updates:
+def aim_chosen(visit: Visit, tab: RunForm, *, objective: str) -> Updates:
     """Rewards are asked for where they are what is learned from."""
     return {tab.fields["rewards"]: gr.update(visible=objective == "grpo")}
 
 
-def start(
-    services: Services, visitor: Visitor, tab: RunForm, *, source: Source, name: str, method: str, **settings: Any
-) -> Drawn:
+def start(visit: Visit, tab: RunForm, *, source: Source, name: str, method: str, **settings: Any) -> Drawn:
     if source.path is None:
         raise InputError(words.TRAIN_EMPTY)
-    return {tab.followed: services.training.start(form.request_of(source, visitor.owner, name, method, settings))}
+    return {tab.followed: visit.services.training.start(form.request_of(source, visit.owner, name, method, settings))}

@@ -31,7 +31,7 @@ from playground.ui.html import card, plural
 from playground.ui.recorded import RecordedValues
 from playground.ui.rows import Source
 from playground.ui.sidebar import ready, require
-from playground.ui.wiring import AWAY, Drawn, Initial, Updates, Visitor, slot
+from playground.ui.wiring import AWAY, Drawn, Initial, Updates, Visit, slot
 from playground.verdict.request import VerdictRequest
 from playground.workspace.examples import ShippedSet
 
@@ -139,23 +139,23 @@ def sources(services: Services, uploaded: Path | None, kept: Kept) -> list[tuple
     return choices
 
 
-def examples(services: Services, visitor: Visitor, where: ExampleValues) -> Judged:
+def examples(visit: Visit, where: ExampleValues) -> Judged:
     """The examples behind a choice. Raises InputError with what is missing."""
     source, uploaded, dropped = where["source"] or "", where["uploaded"], where["kept"].dropped
     if source.startswith(SET):
-        shipped = shipped_set(services, source)
+        shipped = shipped_set(visit.services, source)
         if shipped is None:
             raise InputError("There is no such example set. Choose one of those in the list.")
-        there = services.data.check(shipped.heldout, None, visitor.owner).examples
+        there = visit.services.data.check(shipped.heldout, None, visit.owner).examples
         about = f"{plural(len(there), 'held-out row')} of {shipped.title}; shots come from its {shipped.file.name}."
         return Judged(shipped.heldout, None, len(there), shipped.file, None, about, (), *_answers(there))
     if source == UPLOAD and uploaded is not None:
         mapping = where["training"].asked if where["training"].path == uploaded else None
-        checked = services.data.check(uploaded, mapping, visitor.owner)
-        share = services.data.test_share(uploaded, len(checked.examples)) and float(where["test"]) / 100
+        checked = visit.services.data.check(uploaded, mapping, visit.owner)
+        share = visit.services.data.test_share(uploaded, len(checked.examples)) and float(where["test"]) / 100
         by = where["training"].by if where["training"].path == uploaded else BY_CHANCE
         seed = int(where["seed"])
-        rows = services.data.split(uploaded, checked.examples, seed, 0.0, share, by, visitor.owner, checked).test
+        rows = visit.services.data.split(uploaded, checked.examples, seed, 0.0, share, by, visit.owner, checked).test
         if not rows:
             few = f"{uploaded.name} has no test part: {plural(len(checked.examples), 'row')} with an answer"
             raise InputError(f"{few}, and the part is drawn from 20 on. Drop a file to judge by.")
@@ -166,7 +166,7 @@ def examples(services: Services, visitor: Visitor, where: ExampleValues) -> Judg
         answers = _answers(checked.examples, held)
         return Judged(uploaded, rows, len(rows), uploaded, mapping, about, learned, *answers, by)
     if source == FILE and dropped is not None:
-        found = services.data.check(dropped, None, visitor.owner).examples
+        found = visit.services.data.check(dropped, None, visit.owner).examples
         if not found:
             raise InputError(f"{dropped.name} holds no row with a request and an answer. A verdict needs both.")
         about = f"{plural(len(found), 'row')} of {dropped.name}."
@@ -212,32 +212,26 @@ def _file_of(services: Services, source: str | None, uploaded: Path | None, kept
     return shipped.heldout if shipped is not None else {UPLOAD: uploaded, FILE: kept.dropped}.get(source or "")
 
 
-def _share_form(services: Services, visitor: Visitor, file: Path | None) -> bool:
+def _share_form(visit: Visit, file: Path | None) -> bool:
     """Whether the answers of these examples have a form that a side can be held to."""
     with contextlib.suppress(PlaygroundError):  # shown where the examples are chosen
-        found = services.data.check(file, None, visitor.owner).examples if file is not None else ()
+        found = visit.services.data.check(file, None, visit.owner).examples if file is not None else ()
         return bool(shared_form([one.completion for one in found[:MOST_READ]]))
     return False
 
 
 def line_up(
-    services: Services,
-    visitor: Visitor,
-    line: LineUpValues,
-    kept: Kept,
-    source: str | None,
-    uploaded: Path | None,
-    shots: Path = _ANYWHERE,
+    visit: Visit, line: LineUpValues, kept: Kept, source: str | None, uploaded: Path | None, shots: Path = _ANYWHERE
 ) -> dict[str, Side]:
     """Every side that can be chosen, by its key: those that came from Compare first. source: a shipped set brings its
     documents, unless the person has dropped their own."""
-    known = {row.card.id for row in services.adapters.list(visitor.owner) if row.usable}
-    shipped = shipped_set(services, source)
+    known = {row.card.id for row in visit.services.adapters.list(visit.owner) if row.usable}
+    shipped = shipped_set(visit.services, source)
     docs = kept.docs or (shipped.documents if shipped is not None else None)
     adapter = line["adapter"] if line["adapter"] in known else ""
-    file = _file_of(services, source, uploaded, kept)
-    form = _share_form(services, visitor, file)
-    made = services.verdicts.line_up(shots, adapter, line["prompt"] or "", docs, visitor.owner, form)
+    file = _file_of(visit.services, source, uploaded, kept)
+    form = _share_form(visit, file)
+    made = visit.services.verdicts.line_up(shots, adapter, line["prompt"] or "", docs, visit.owner, form)
     today = recorded.side_of(kept.replies, file, line["recorded"])
     made = (*made, *([today] if today is not None else []))
     carried = {f"{CARRIED}{place}": one for place, one in enumerate(kept.carried)}
@@ -251,98 +245,90 @@ def _offer(tab: VerdictTab, sides: dict[str, Side], value: Sequence[str]) -> Upd
     return {tab.sides: Initial(choices, value=list(value)), tab.offered: {key: label for label, key in choices}}
 
 
-def first(
-    services: Services, visitor: Visitor, tab: VerdictTab, *, where: ExampleValues, line: LineUpValues
-) -> Updates:
+def first(visit: Visit, tab: VerdictTab, *, where: ExampleValues, line: LineUpValues) -> Updates:
     """The page was opened, or a file was uploaded on the Train tab: examples, adapter, and what fits them, in one
     answer, so that a person can change nothing in between."""
-    choices, uploaded = sources(services, where["uploaded"], where["kept"]), where["uploaded"] is not None
+    choices, uploaded = sources(visit.services, where["uploaded"], where["kept"]), where["uploaded"] is not None
     there = [value for _, value in choices]
     source = where["source"] if where["source"] in there else next(iter(there), None)
     source = UPLOAD if uploaded else source
-    shipped, models = shipped_set(services, source), adapters(services.adapters.list(visitor.owner))
+    shipped, models = shipped_set(visit.services, source), adapters(visit.services.adapters.list(visit.owner))
     known = [value for _, value in models]
     adapter = known[-1] if uploaded else ""
     if shipped is not None and shipped.adapter in known:
         adapter = shipped.adapter
     before = line["prompt"]
-    line = {**line, "adapter": adapter, "prompt": shipped.system_prompt if shipped else _own(services, before) or ""}
+    line = {**line, "adapter": adapter, "prompt": shipped.system_prompt if shipped else _own(visit, before) or ""}
     updates: Updates = {
         tab.source: Initial(choices, value=source),
         tab.adapter: Initial(models, value=adapter),
-        **lined_up(services, visitor, tab, source=source, kept=where["kept"], uploaded=where["uploaded"], line=line),
+        **lined_up(visit, tab, source=source, kept=where["kept"], uploaded=where["uploaded"], line=line),
     }
-    return updates | source_chosen(services, visitor, tab, where={**where, "source": source}, prompt=before)
+    return updates | source_chosen(visit, tab, where={**where, "source": source}, prompt=before)
 
 
-def _own(services: Services, prompt: str | None) -> str | None:
+def _own(visit: Visit, prompt: str | None) -> str | None:
     """ "" for a shipped set's prompt, which other examples are not asked with."""
-    return "" if prompt in {one.system_prompt for one in services.data.sets()} else prompt
+    return "" if prompt in {one.system_prompt for one in visit.services.data.sets()} else prompt
 
 
-def drop(
-    services: Services, visitor: Visitor, tab: VerdictTab, *, file: str | None, kept: Kept, uploaded: Path | None
-) -> Updates:
+def drop(visit: Visit, tab: VerdictTab, *, file: str | None, kept: Kept, uploaded: Path | None) -> Updates:
     """A file to judge by was dropped."""
     if not file:
         return {}
-    kept = replace(kept, dropped=services.data.keep_uploads([Path(file)], visitor.owner))
-    return {tab.kept: kept, tab.source: gr.update(choices=sources(services, uploaded, kept), value=FILE)}
+    kept = replace(kept, dropped=visit.services.data.keep_uploads([Path(file)], visit.owner))
+    return {tab.kept: kept, tab.source: gr.update(choices=sources(visit.services, uploaded, kept), value=FILE)}
 
 
-def documents(services: Services, visitor: Visitor, tab: VerdictTab, *, file: str | None, kept: Kept) -> Updates:
+def documents(visit: Visit, tab: VerdictTab, *, file: str | None, kept: Kept) -> Updates:
     """A text to look things up in was dropped, or taken away."""
     try:
-        path = services.data.keep_uploads([Path(file)], visitor.owner) if file else None
+        path = visit.services.data.keep_uploads([Path(file)], visit.owner) if file else None
         if path is not None:
-            services.data.documents(path, visitor.owner)
+            visit.services.data.documents(path, visit.owner)
     except PlaygroundError as error:
         return {tab.kept: replace(kept, docs=None), tab.error: slot(card(error))}
     return {tab.kept: replace(kept, docs=path)}
 
 
-def replies(services: Services, visitor: Visitor, tab: VerdictTab, *, file: str | None, kept: Kept) -> Updates:
+def replies(visit: Visit, tab: VerdictTab, *, file: str | None, kept: Kept) -> Updates:
     """Recorded replies were dropped, or taken away."""
-    path = services.data.keep_uploads([Path(file)], visitor.owner) if file else None
+    path = visit.services.data.keep_uploads([Path(file)], visit.owner) if file else None
     return {tab.kept: replace(kept, replies=path)}
 
 
-def joined(
-    services: Services, visitor: Visitor, tab: VerdictTab, *, where: ExampleValues, line: LineUpValues
-) -> Updates:
+def joined(visit: Visit, tab: VerdictTab, *, where: ExampleValues, line: LineUpValues) -> Updates:
     """What the recorded replies hold for the rows that are judged by, or what is wrong with them."""
     try:
-        found, kept = examples(services, visitor, where), where["kept"]
+        found, kept = examples(visit, where), where["kept"]
         one = recorded.side_of(kept.replies, found.file, line["recorded"])
         if one is None:
             return {tab.recorded.said: slot("")}
-        asked = VerdictRequest(found.file, (one,), rows=found.rows, mapping=found.mapping, owner=visitor.owner)
-        return {tab.recorded.said: slot(html.note(" ".join(services.verdicts.recorded(asked))))}
+        asked = VerdictRequest(found.file, (one,), rows=found.rows, mapping=found.mapping, owner=visit.owner)
+        return {tab.recorded.said: slot(html.note(" ".join(visit.services.verdicts.recorded(asked))))}
     except PlaygroundError as error:
         return {tab.recorded.said: slot(card(error))}
 
 
-def source_chosen(
-    services: Services, visitor: Visitor, tab: VerdictTab, *, where: ExampleValues, prompt: str | None
-) -> Updates:
+def source_chosen(visit: Visit, tab: VerdictTab, *, where: ExampleValues, prompt: str | None) -> Updates:
     """Other examples: their facts, and what fits them. A shipped set brings its prompt, check, criterion and adapter;
     elsewhere checks are what the references have in common, and a shipped set's prompt is taken away."""
     try:
-        found = examples(services, visitor, where)
+        found = examples(visit, where)
     except PlaygroundError as error:
         return {tab.facts: slot(""), tab.error: slot(card(error))}
     updates: Updates = {tab.facts: slot(html.note(found.about))}
-    used = set(services.data.check(found.file, found.mapping, visitor.owner).mapping.values())
-    updates |= recorded.columns(services, visitor, tab.recorded, found.file, used)
-    shipped = shipped_set(services, where["source"])
-    right = services.data.right_of(found.file) or (suggested(found.answers).spec,)
+    used = set(visit.services.data.check(found.file, found.mapping, visit.owner).mapping.values())
+    updates |= recorded.columns(visit, tab.recorded, found.file, used)
+    shipped = shipped_set(visit.services, where["source"])
+    right = visit.services.data.right_of(found.file) or (suggested(found.answers).spec,)
     updates[tab.right] = Initial(value="\n".join(right))
     if shipped is None:
         known = inferred(found.references) if len(found.references) >= FEWEST_INFERRED else ()
         updates |= {tab.checks: Initial(value="\n".join(known))}
-        return updates if (own := _own(services, prompt)) == prompt else updates | {tab.prompt: Initial(value=own)}
+        return updates if (own := _own(visit, prompt)) == prompt else updates | {tab.prompt: Initial(value=own)}
     updates |= {tab.prompt: Initial(value=shipped.system_prompt), tab.checks: Initial(value=shipped.check)}
-    models = adapters(services.adapters.list(visitor.owner))
+    models = adapters(visit.services.adapters.list(visit.owner))
     if shipped.adapter in [value for _, value in models]:
         # with its choices: while the base is loading, what is usable changes between one event and the next
         updates[tab.adapter] = Initial(models, value=shipped.adapter)
@@ -350,20 +336,13 @@ def source_chosen(
 
 
 def lined_up(
-    services: Services,
-    visitor: Visitor,
-    tab: VerdictTab,
-    *,
-    source: str | None,
-    kept: Kept,
-    uploaded: Path | None,
-    line: LineUpValues,
+    visit: Visit, tab: VerdictTab, *, source: str | None, kept: Kept, uploaded: Path | None, line: LineUpValues
 ) -> Updates:
     """The sides that can be chosen now: what is new is chosen (the adapter with documents only where these are the
     person's own; another server never, which may cost money), what was taken away stays so. Where they are the same as
     before, nothing is drawn, since a person may be choosing just now."""
     try:
-        sides = line_up(services, visitor, line, kept, source, uploaded)
+        sides = line_up(visit, line, kept, source, uploaded)
     except PlaygroundError:  # shown when they are measured
         return {}
     offered, chosen = line["offered"] or {}, line["chosen"] or ()
@@ -385,8 +364,7 @@ def blocked(services: Services, source: str | None, count: int, sides: Sequence[
 
 
 def refresh(
-    services: Services,
-    visitor: Visitor,
+    visit: Visit,
     tab: VerdictTab,
     *,
     where: ExampleValues,
@@ -397,13 +375,13 @@ def refresh(
     """The main button says what it does or what is missing; the fold's label, what is set in it; and below what is
     right, which rows pass by it and what so many rows can show."""
     try:
-        found = examples(services, visitor, where)
+        found = examples(visit, where)
     except PlaygroundError:  # shown where the examples are chosen
         found = None
     count = found.count if found is not None else 0
     limit, again = int(settings["limit"] or 0), int(settings["repeats"] or 1)
     count = min(count, limit) if limit else count
-    why = blocked(services, where["source"], count, sides)
+    why = blocked(visit.services, where["source"], count, sides)
     draws = int(settings["draws"] or 1)
     asked = len(sides or ()) + (draws - 1) * (SHOTS in (sides or ()))
     asked -= RECORDED in (sides or ())
@@ -422,21 +400,21 @@ def refresh(
     return {
         tab.measure: gr.update(value=why or f"{words.MEASURE} ({replies:,} replies)", interactive=not why),
         tab.more: gr.update(label=", ".join(part for part in parts if part)),
-        tab.stated: slot(_stated(services, visitor, found, count, len(set(sides or ())), terms) if found else ""),
+        tab.stated: slot(_stated(visit, found, count, len(set(sides or ())), terms) if found else ""),
     }
 
 
-def _stated(services: Services, visitor: Visitor, found: Judged, rows: int, rungs: int, said: TermValues) -> str:
+def _stated(visit: Visit, found: Judged, rows: int, rungs: int, said: TermValues) -> str:
     """What is right by these terms, what so many rows can show, and ten rows as they are marked (by a judge none is
     before it is asked; how far it goes with the person instead); or what is wrong."""
     try:
         power = power_words(rows, terms_of(said), max(1, rungs))
         if said["form_only"]:
             return stated_html("Only the form is looked at", power, ())
-        lines = lines_of(said["right"]) or services.data.right_of(found.file)
+        lines = lines_of(said["right"]) or visit.services.data.right_of(found.file)
         criterion = parse_criteria(lines, found.answers) if lines else suggested(found.answers)
         if names := judges_in(lines):
-            trust = [services.verdicts.trusted(name, found.file.name, visitor.owner).words for name in names]
+            trust = [visit.services.verdicts.trusted(name, found.file.name, visit.owner).words for name in names]
             return stated_html(criterion.label, " ".join([*trust, power]), ())
         marked = samples(criterion, [text for _, text in found.judged])
     except PlaygroundError as error:
@@ -463,8 +441,7 @@ def questions(situation: SituationValues) -> tuple[Questions, Prices]:
 
 
 def start(
-    services: Services,
-    visitor: Visitor,
+    visit: Visit,
     tab: VerdictTab,
     *,
     where: ExampleValues,
@@ -478,11 +455,11 @@ def start(
 ) -> Updates:
     """Begin to measure, or first ask whether rows may go to the other machines among the sides. send: they may, as it
     was said in ``leaving``; what has changed since is asked anew."""
-    require(services)
+    require(visit.services)
     asked, prices = questions(situation)
     stated = terms_of(terms)
-    found = examples(services, visitor, where)
-    sides = line_up(services, visitor, line, where["kept"], where["source"], where["uploaded"], found.shots)
+    found = examples(visit, where)
+    sides = line_up(visit, line, where["kept"], where["source"], where["uploaded"], found.shots)
     chosen = [str(key) for key in line["chosen"] or ()]
     if any(key.startswith(("tuned", CARRIED, PREFIX, BASE_PREFIX, RECORDED)) and key not in sides for key in chosen):
         raise InputError(words.VERDICT_GONE)
@@ -505,7 +482,7 @@ def start(
         mapping=found.mapping,
         split_by=found.by,
         name=found.file.stem.removesuffix("_heldout"),
-        owner=visitor.owner,
+        owner=visit.owner,
         questions=asked,
         prices=prices,
         unseen=bool(settings.get("unseen")),
@@ -519,20 +496,19 @@ def start(
         send=send,
         spend_cap=settings.get("spend_cap") or None,
     )
-    leaves = services.verdicts.leaving(request) if any(one.is_remote for one in picked) else ""
+    leaves = visit.services.verdicts.leaving(request) if any(one.is_remote for one in picked) else ""
     if leaves and not (send and leaves == leaving):
         return {tab.sending: gr.update(visible=True), tab.leaves: html.note(leaves), tab.leaving: leaves}
-    return {tab.followed: services.verdicts.start(request), tab.fold: gr.update(open=False), tab.sending: AWAY}
+    return {tab.followed: visit.services.verdicts.start(request), tab.fold: gr.update(open=False), tab.sending: AWAY}
 
 
-def not_sent(services: Services, visitor: Visitor, tab: VerdictTab) -> Updates:
+def not_sent(visit: Visit, tab: VerdictTab) -> Updates:
     """Nothing is measured, and the question goes."""
     return {tab.sending: AWAY}
 
 
 def carry(
-    services: Services,
-    visitor: Visitor,
+    visit: Visit,
     tab: VerdictTab,
     *,
     tabs: gr.Tabs,
@@ -545,11 +521,11 @@ def carry(
     setups: Setups,
 ) -> Updates:
     """The Compare tab's sides become this verdict's."""
-    known, read = side.labels(services, visitor), side.read_setups(services, visitor, setups)
+    known, read = side.labels(visit), side.read_setups(visit, setups)
     made: list[Side] = []
     for letter in comparison.shown:
         setup = read[letter]
-        file = side.shots_file(services, setup.source, uploaded) if setup.shots else None
+        file = side.shots_file(visit.services, setup.source, uploaded) if setup.shots else None
         setup = setup if file else replace(setup, shots=0)  # so the side's name does not speak of shots
         name = side.name_of(setup, known)
         name = f"{name} ({letter})" if name in [one.label for one in made] else name
@@ -559,11 +535,11 @@ def carry(
     kept = replace(kept, carried=tuple(made))
     first = read[comparison.shown[0]].source if comparison.shown else ""
     from_there = UPLOAD if first == side.UPLOAD else SET + first
-    choices = sources(services, uploaded, kept)
+    choices = sources(visit.services, uploaded, kept)
     chosen = from_there if from_there in [value for _, value in choices] else source
     there: Updates = {tabs: gr.update(selected="verdict")}
     try:
-        offered = line_up(services, visitor, line, kept, chosen, uploaded)
+        offered = line_up(visit, line, kept, chosen, uploaded)
     except PlaygroundError:  # shown when they are measured
         return there
     return {

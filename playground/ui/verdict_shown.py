@@ -10,10 +10,9 @@ import gradio as gr
 from playground.chat.programs import Saved
 from playground.errors import InputError
 from playground.report.report import FAULTS, body_html
-from playground.services import Services
 from playground.ui import html, verdict_form, words
 from playground.ui.verdict_form import SituationValues
-from playground.ui.wiring import AWAY, Choices, Drawn, Updates, Visitor, slot
+from playground.ui.wiring import AWAY, Choices, Drawn, Updates, Visit, slot
 from playground.verdict.service import VerdictView
 
 if TYPE_CHECKING:
@@ -37,13 +36,13 @@ def list_html(views: Sequence[VerdictView], shown: str) -> str:
     return _verdicts(views[:MOST_LISTED], shown)
 
 
-def body(services: Services, visitor: Visitor, view: VerdictView, fault: str = "") -> str:
+def body(visit: Visit, view: VerdictView, fault: str = "") -> str:
     """The report's pieces of an ended verdict; "" where nothing was measured. fault: only examples on which some side
     has it."""
-    whole = services.verdicts.show(view.id, visitor.owner)
+    whole = visit.services.verdicts.show(view.id, visit.owner)
     if whole.record is None:
         return ""
-    rows = services.verdicts.rows(view.id, visitor.owner)
+    rows = visit.services.verdicts.rows(view.id, visit.owner)
     return body_html(whole.record, rows, MOST_DIFFERENCES, replay=True, fault=fault if fault in FAULTS else "")
 
 
@@ -67,11 +66,11 @@ def controls(tab: VerdictTab, view: VerdictView | None, made: str) -> Drawn:
     }
 
 
-def shown(services: Services, visitor: Visitor, tab: VerdictTab, *, followed: str, fault: str) -> Drawn:
+def shown(visit: Visit, tab: VerdictTab, *, followed: str, fault: str) -> Drawn:
     """followed: also a text that the page made up; it is looked up among the visitor's own."""
-    views = services.verdicts.views(visitor.owner)
+    views = visit.services.verdicts.views(visit.owner)
     view = pick(views, followed)
-    made = body(services, visitor, view, fault) if view is not None and not view.live else ""
+    made = body(visit, view, fault) if view is not None and not view.live else ""
     return {
         tab.followed: view.id if view else "",
         tab.head: live_html(view),
@@ -81,20 +80,20 @@ def shown(services: Services, visitor: Visitor, tab: VerdictTab, *, followed: st
     }
 
 
-def filtered(services: Services, visitor: Visitor, tab: VerdictTab, *, followed: str, fault: str) -> Updates:
+def filtered(visit: Visit, tab: VerdictTab, *, followed: str, fault: str) -> Updates:
     """Other examples: those on which some side has this fault."""
-    return {tab.body: slot(body(services, visitor, _followed(services, visitor, followed), fault))}
+    return {tab.body: slot(body(visit, _followed(visit, followed), fault))}
 
 
-def extend(services: Services, visitor: Visitor, tab: VerdictTab, *, rows: int | None, followed: str) -> Updates:
+def extend(visit: Visit, tab: VerdictTab, *, rows: int | None, followed: str) -> Updates:
     """rows: up to so many in all, None = the maximum that was stated; 0 = what sides that failed did not answer."""
-    request = services.verdicts.extension(_followed(services, visitor, followed).id, rows, visitor.owner)
-    return {tab.followed: services.verdicts.start(request)}
+    request = visit.services.verdicts.extension(_followed(visit, followed).id, rows, visit.owner)
+    return {tab.followed: visit.services.verdicts.start(request)}
 
 
-def opened(services: Services, visitor: Visitor, tab: VerdictTab, *, tabs: gr.Tabs, asked: str) -> Drawn:
+def opened(visit: Visit, tab: VerdictTab, *, tabs: gr.Tabs, asked: str) -> Drawn:
     """The page was opened, perhaps by a link to a verdict."""
-    found = shown(services, visitor, tab, followed=asked or "", fault="")
+    found = shown(visit, tab, followed=asked or "", fault="")
     if found[tab.followed]:
         found[tab.fold] = gr.update(open=False)
     if asked:
@@ -104,71 +103,69 @@ def opened(services: Services, visitor: Visitor, tab: VerdictTab, *, tabs: gr.Ta
     return found
 
 
-def _followed(services: Services, visitor: Visitor, followed: str) -> VerdictView:
+def _followed(visit: Visit, followed: str) -> VerdictView:
     """The visitor's verdict that is shown. Raises InputError where there is none."""
-    view = pick(services.verdicts.views(visitor.owner), followed)
+    view = pick(visit.services.verdicts.views(visit.owner), followed)
     if view is None:
         raise InputError(words.VERDICT_EMPTY)
     return view
 
 
-def stop(services: Services, visitor: Visitor, tab: VerdictTab, *, followed: str) -> Updates:
+def stop(visit: Visit, tab: VerdictTab, *, followed: str) -> Updates:
     """Stop what is measured, and keep what there is."""
-    services.verdicts.stop(_followed(services, visitor, followed).id, visitor.owner)
+    visit.services.verdicts.stop(_followed(visit, followed).id, visit.owner)
     return {}
 
 
-def ask_remove(services: Services, visitor: Visitor, tab: VerdictTab, *, followed: str) -> Updates:
-    view = pick(services.verdicts.views(visitor.owner), followed)
+def ask_remove(visit: Visit, tab: VerdictTab, *, followed: str) -> Updates:
+    view = pick(visit.services.verdicts.views(visit.owner), followed)
     if view is None:
         return {tab.question: AWAY}
     text = f"Delete the verdict “{view.name}”? Its answers and figures go with it."
     return {tab.question: gr.update(visible=True), tab.ask: html.note(text), tab.delete: AWAY}
 
 
-def keep(services: Services, visitor: Visitor, tab: VerdictTab) -> Updates:
+def keep(visit: Visit, tab: VerdictTab) -> Updates:
     """The question is taken back."""
     return {tab.question: AWAY, tab.delete: gr.update(visible=True)}
 
 
-def remove(services: Services, visitor: Visitor, tab: VerdictTab, *, followed: str, fault: str) -> Drawn:
-    view = pick(services.verdicts.views(visitor.owner), followed)
+def remove(visit: Visit, tab: VerdictTab, *, followed: str, fault: str) -> Drawn:
+    view = pick(visit.services.verdicts.views(visit.owner), followed)
     if view is not None:
-        services.verdicts.remove(view.id, visitor.owner)
-    return shown(services, visitor, tab, followed="", fault=fault)
+        visit.services.verdicts.remove(view.id, visit.owner)
+    return shown(visit, tab, followed="", fault=fault)
 
 
-def export(services: Services, visitor: Visitor, tab: VerdictTab, *, how: str, followed: str) -> Updates:
+def export(visit: Visit, tab: VerdictTab, *, how: str, followed: str) -> Updates:
     """The shown verdict as a file, in the hidden button that the page takes it from."""
-    file = services.verdicts.export(_followed(services, visitor, followed).id, how, visitor.owner)
+    file = visit.services.verdicts.export(_followed(visit, followed).id, how, visit.owner)
     return {tab.file: gr.update(value=str(file))}
 
 
-def again(
-    services: Services, visitor: Visitor, tab: VerdictTab, *, followed: str, situation: SituationValues, fault: str
-) -> Updates:
+def again(visit: Visit, tab: VerdictTab, *, followed: str, situation: SituationValues, fault: str) -> Updates:
     """The choice and the costs anew, from what was measured."""
     asked, prices = verdict_form.questions(situation)
-    view = _followed(services, visitor, followed)
-    services.verdicts.again(view.id, asked, prices, visitor.owner)
+    view = _followed(visit, followed)
+    visit.services.verdicts.again(view.id, asked, prices, visit.owner)
     judged = html.good("Judged anew by these answers and prices; nothing was asked again.")
-    return {tab.body: slot(body(services, visitor, view, fault)), tab.judged: slot(judged)}
+    return {tab.body: slot(body(visit, view, fault)), tab.judged: slot(judged)}
 
 
-def replay(services: Services, visitor: Visitor, tab: VerdictTab, *, picked: str, followed: str) -> Updates:
+def replay(visit: Visit, tab: VerdictTab, *, picked: str, followed: str) -> Updates:
     """One reply once more, from its stamp. picked: ``example|place of its side``, looked up in the visitor's rows."""
-    view = pick(services.verdicts.views(visitor.owner), followed)
-    whole = services.verdicts.show(view.id, visitor.owner) if view is not None else None
+    view = pick(visit.services.verdicts.views(visit.owner), followed)
+    whole = visit.services.verdicts.show(view.id, visit.owner) if view is not None else None
     number, _, place = picked.partition("|")
     if whole is None or whole.record is None or not (number.isdigit() and place.isdigit()):
         raise InputError("There is no such reply. Open the verdict again.")
     names = {str(at): one["side"] for at, one in enumerate(whole.record["sides"])}
-    rows = services.verdicts.rows(whole.id, visitor.owner)
+    rows = visit.services.verdicts.rows(whole.id, visit.owner)
     wanted = (int(number), names.get(str(int(place))))
     row = next((one for one in rows if (one["example"], one["side"]) == wanted), None)
     if row is None or not row.get("stamp"):
         raise InputError("No stamp was kept for this reply, so it cannot be replayed.")
     what = f"Example {number}, {row['side']}"
     saved = Saved(row["stamp"], row["reply"], what)
-    found = services.replay.again(saved, owner=visitor.owner, session=visitor.session)
+    found = visit.services.replay.again(saved, owner=visit.owner, session=visit.session)
     return {tab.replayed: slot(replayed_html(what, found))}

@@ -1,5 +1,5 @@
 """What stands between Gradio and the handlers: who is asking, and how an answer reaches the page. A handler is a
-top-level function ``handler(services, visitor, tab, *, name, ...)`` that returns ``{widget: update}``; a test calls it
+top-level function ``handler(visit, tab, *, name, ...)`` that returns ``{widget: update}``; a test calls it
 directly. ``listen`` and ``unasked`` make of it the function that Gradio calls."""
 
 from __future__ import annotations
@@ -177,19 +177,20 @@ def _unasked(block: Block, value: Any, opening: bool) -> Any:
 
 
 @dataclass(frozen=True)
-class Visitor:
-    """Who asks. ``owner`` owns runs and adapters; ``session`` is this browser tab."""
+class Visit:
+    """Who asks, and the services that answer. ``owner`` owns runs and adapters; ``session`` is this browser tab."""
 
+    services: Services
     owner: str = "local"
     session: str = "local"
 
 
-def visitor(services: Services, request: gr.Request | None) -> Visitor:
+def visit_of(services: Services, request: gr.Request | None) -> Visit:
     """One person's own machine is one owner; where people share the app, each browser is its own. It runs before every
     handler, so it is where a visit is noted. Raises NotFoundError for a tab that is somebody else's."""
     tab = (request.session_hash if request else None) or ""
     if not services.settings.shared:
-        return Visitor(owner="local", session=tab or "local")
+        return Visit(services, session=tab or "local")
     cookies = dict(getattr(request, "cookies", None) or {})
     scheme = str(getattr(getattr(request, "url", None), "scheme", ""))
     proxied = str((getattr(request, "headers", None) or {}).get("x-forwarded-proto", ""))
@@ -197,7 +198,7 @@ def visitor(services: Services, request: gr.Request | None) -> Visitor:
     if tab:
         services.sessions.claim(tab, owner)
     services.seen(owner)
-    return Visitor(owner=owner, session=owner)
+    return Visit(services, owner, owner)
 
 
 @dataclass(frozen=True)
@@ -252,7 +253,7 @@ class _Listener:
         """The handler's answers, one after another; an exception is the last of them where there is a place for it."""
         try:
             named = _filled(self.inputs, iter(values), picked)
-            made = self.handler(self.services, visitor(self.services, request), self.tab, **named)
+            made = self.handler(visit_of(self.services, request), self.tab, **named)
             for place, updates in enumerate(made if isinstance(made, Iterator) else [made]):
                 yield self.answer(updates, clears=place == 0)
         except Exception as error:  # whatever goes wrong behind a button is shown beside the button
@@ -298,7 +299,7 @@ def listen(
     as_update: Callable[[Block, Value], Value] = _as_written,
     **inputs: Any,
 ) -> Dependency:
-    """Calls ``handler(services, visitor, tab, **values)`` when one of ``events`` happens; returns Gradio's dependency.
+    """Calls ``handler(visit, tab, **values)`` when one of ``events`` happens; returns Gradio's dependency.
 
     A value of ``inputs`` is a widget, PICKED, or a sequence or mapping of these (the handler gets a tuple or a dict).
     What the handler needs and is not given comes from the tab's attribute of that name, ``picked`` is PICKED. The

@@ -22,7 +22,7 @@ from playground.models.remote import Client, Remote, Spending
 from playground.services import build_services
 from playground.settings import Settings
 from playground.ui import servers, side
-from playground.ui.wiring import Visitor
+from playground.ui.wiring import Visit
 from playground.verdict.request import VerdictRequest
 from tests.cli.conftest import call
 from tests.refused import refused
@@ -390,17 +390,17 @@ def test_a_person_adds_one_on_the_page_and_it_is_asked_for_a_word(services, serv
         view = servers.ServersView(services)
     said = {"name": "near", "url": endpoint.url, "model": "m", "key_env": "DEEP_KEY", "prompt_per_million": None}
     said |= {"completion_per_million": 1}
-    found = servers.add(services, Visitor(), view, server=said)
+    found = servers.add(Visit(services), view, server=said)
     assert "near answered in" in found[view.said]["value"]
     assert ("near · m at 127.0.0.1", "endpoint:near") in side.model_choices(services, ())
     assert services.verdicts.line_up(services.settings.home, "", "Be glad.", None)[-1].label == "near + prompt"
     server.say = lambda path, body: (401, {})
-    refused("Check DEEP_KEY", servers.add, services, Visitor(), view, server=said, error=EndpointError)
+    refused("Check DEEP_KEY", servers.add, Visit(services), view, server=said, error=EndpointError)
     shared = build_services(replace(services.settings, shared=True))
-    refused("whoever runs", servers.add, shared, Visitor(), view, server=said)
-    refused("whoever runs", servers.remove, shared, Visitor(), view, name="near")
-    assert "Remove near (m at 127.0.0.1)?" in servers.ask_remove(services, Visitor(), view, name="near")[view.ask]
-    assert servers.there(services, Visitor(), view)[view.name].choices == ["near"]
-    assert "removed" in servers.remove(services, Visitor(), view, name="near")[view.said]["value"]
-    assert servers.there(services, Visitor(), view)[view.there]["visible"] is False
+    refused("whoever runs", servers.add, Visit(shared), view, server=said)
+    refused("whoever runs", servers.remove, Visit(shared), view, name="near")
+    assert "Remove near (m at 127.0.0.1)?" in servers.ask_remove(Visit(services), view, name="near")[view.ask]
+    assert servers.there(Visit(services), view)[view.name].choices == ["near"]
+    assert "removed" in servers.remove(Visit(services), view, name="near")[view.said]["value"]
+    assert servers.there(Visit(services), view)[view.there]["visible"] is False
     assert shared.endpoints.usable() == []

@@ -16,7 +16,7 @@ from playground.errors import InputError, NotFoundError, RunFailedError
 from playground.models.exporting import Exporter, Pusher
 from playground.settings import PROJECT_ROOT
 from playground.ui.adapters import push
-from playground.ui.wiring import Visitor
+from playground.ui.wiring import Visit
 from tests.refused import refused
 
 
@@ -111,11 +111,11 @@ def test_the_page_empties_the_token_at_once_and_says_where_it_is(services):
     services.pusher = Pusher(services.adapters, Remembers().send)
     view = SimpleNamespace(token="token", send="send", result="result")
     asked = {"repo": "ada/reports", "token": TOKEN, "private": True}
-    first, last = push(services, Visitor("local", "tab"), view, chosen="hospital_reports", **asked)
+    first, last = push(Visit(services), view, chosen="hospital_reports", **asked)
     assert first["token"] == ""
     assert "https://hub.example/ada/reports" in last["result"]["value"]
     assert TOKEN not in str(first) + str(last)
-    (none,) = push(services, Visitor("local", "tab"), view, chosen="", **asked)
+    (none,) = push(Visit(services), view, chosen="", **asked)
     assert "Choose an adapter" in none["result"]["value"]
 
 

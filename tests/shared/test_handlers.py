@@ -19,7 +19,7 @@ from playground.ui.page import Memo, WholePage
 from playground.ui.rows import Source
 from playground.ui.side import Log
 from playground.ui.verdict_form import Kept
-from playground.ui.wiring import Visitor
+from playground.ui.wiring import Visit
 from tests.shared.conftest import ANNA, BEN, SECRET, filled
 
 VERDICT = "20261124-101500-v1a2b"
@@ -80,7 +80,7 @@ def test_a_handler_called_by_another(attacked, whole, line):
     part = attrgetter(line["part"])(whole) if line["part"] else whole
     values = filled(line["values"], words(services, her, whole))
     try:
-        found = handler(services, Visitor(BEN, BEN), part, **dict(ChainMap(*values)))
+        found = handler(Visit(services, BEN, BEN), part, **dict(ChainMap(*values)))
         told = str([*found] if isinstance(found, Iterator) else found).replace("Path(", "")
     except PlaygroundError as error:  # what the page shows in place of an answer
         told = str(error)
@@ -94,23 +94,23 @@ def test_a_handler_called_by_another(attacked, whole, line):
 
 
 def test_what_may_be_chosen_names_nothing_of_hers(attacked):
-    services, ben = attacked[0], Visitor(BEN, BEN)
-    choices = side.labels(services, ben), side.model_choices(services, side.usable(services, ben))
-    assert SECRET not in str([*choices, side.greyed_html(services.adapters.list(BEN))])
+    ben = Visit(attacked[0], BEN, BEN)
+    choices = side.labels(ben), side.model_choices(ben.services, side.usable(ben))
+    assert SECRET not in str([*choices, side.greyed_html(ben.services.adapters.list(BEN))])
 
 
 def test_delete_my_data_says_what_is_kept_asks_and_tells(services, hers):
-    anna, notice = Visitor(ANNA, ANNA), sidebar.notice(services.settings)
+    anna, notice = Visit(services, ANNA, ANNA), sidebar.notice(services.settings)
     assert all(words in notice for words in ("24 hours", "1.0 GB"))
     with gr.Blocks():
         view = sidebar.StorageView(services)
-    asked = sidebar.ask(services, anna, view, picked=sidebar.EVERYTHING)
+    asked = sidebar.ask(anna, view, picked=sidebar.EVERYTHING)
     assert asked[view.asked] == sidebar.EVERYTHING
     assert "1 adapter, 1 run, 1 checkpoint folder and 1 upload" in asked[view.words]
     assert asked[view.yes] == "Yes, delete it all"
     assert len(services.storage.items(ANNA)) == 4, "nothing went before Yes"
-    removed = sidebar.remove(services, anna, view, asked=sidebar.EVERYTHING)
+    removed = sidebar.remove(anna, view, asked=sidebar.EVERYTHING)
     assert "Removed: 1 adapter, 1 run, 1 checkpoint folder and 1 upload" in str(removed[view.message])
     assert services.storage.items(ANNA) == []
-    again = sidebar.remove(services, anna, view, asked=sidebar.EVERYTHING)
+    again = sidebar.remove(anna, view, asked=sidebar.EVERYTHING)
     assert "nothing to remove" in str(again[view.message])

@@ -13,7 +13,7 @@ from playground.services import build_services
 from playground.settings import Settings
 from playground.training.run_files import keep_checkpoint, mark_complete
 from playground.ui import sidebar
-from playground.ui.wiring import Visitor, visitor
+from playground.ui.wiring import Visit, visit_of
 from playground.verdict.race_store import RUNNING, Entry, Race, RaceRequest
 from playground.workspace.visitors import COOKIE, HOST_COOKIE, Home, cookie_name, handed_over, owner_of
 from tests.shared.conftest import ANNA, BEN, SECRET, adapter_of, ended_run, incoming, refused
@@ -166,7 +166,7 @@ def test_the_picker_of_bases_tells_nothing_of_a_machine(services, alone, tmp_pat
     named = [*map(str, (tmp_path / "there", tmp_path / "not there"))]
     named += ["/etc", "~", "smollm2-135m", "some/other", "..", "x y"]
     view = SimpleNamespace(found="found", choose="choose", spec="spec")
-    shown = partial(sidebar.inspect, services, Visitor(BEN, BEN), view)
+    shown = partial(sidebar.inspect, Visit(services, BEN, BEN), view)
     for ask in (services.bases.inspect, services.bases.choose, lambda spec: shown(spec=spec)):
         assert len({refused("whoever runs this app chooses it", ask, spec) for spec in named}) == 1
     (services.settings.bases_dir / "hub--secret--model").mkdir()
@@ -185,20 +185,20 @@ def test_over_https_only_the_cookie_of_this_very_host_counts(services):
     mine, planted = "a" * 32, "b" * 32
     assert HOST_COOKIE == "__Host-prompt_or_tune"
     both = asked({COOKIE: planted, HOST_COOKIE: mine}, "https")
-    assert visitor(services, both).owner == owner_of(mine, "")
+    assert visit_of(services, both).owner == owner_of(mine, "")
     proxied = asked({COOKIE: planted}, "http", "another tab", x_forwarded_proto="https")
-    assert visitor(services, proxied).owner == owner_of("", "another tab"), "what another host planted is no cookie"
-    assert visitor(services, asked({COOKIE: mine}, "http")).owner == owner_of(mine, "")
+    assert visit_of(services, proxied).owner == owner_of("", "another tab"), "what another host planted is no cookie"
+    assert visit_of(services, asked({COOKIE: mine}, "http")).owner == owner_of(mine, "")
     names = [cookie_name(*words) for words in (("https", ""), ("http", "https, http"), ("http", "http"))]
     assert names == [HOST_COOKIE, HOST_COOKIE, COOKIE]
 
 
 def test_the_cookie_is_who_one_is_and_local_is_nobodys(services):
     for tab in ("tab-1", "tab-2"):
-        assert visitor(services, asked({COOKIE: "a" * 32}, tab=tab)).owner == ANNA, "each tab of the same browser"
+        assert visit_of(services, asked({COOKIE: "a" * 32}, tab=tab)).owner == ANNA, "each tab of the same browser"
     for cookie, tab in (("", None), ("", "local"), ("local", None), ("x' OR 1=1", "local"), ("A" * 32, "t")):
-        assert visitor(services, asked({COOKIE: cookie}, tab=tab)).owner not in ("local", "", ANNA)
-    nobody = {visitor(services, asked({}, tab=None)).owner for _ in range(5)}
+        assert visit_of(services, asked({COOKIE: cookie}, tab=tab)).owner not in ("local", "", ANNA)
+    nobody = {visit_of(services, asked({}, tab=None)).owner for _ in range(5)}
     assert len(nobody) == 5, "without cookie and tab every call is a stranger"
     for cookies in ({COOKIE: "b" * 32}, {}):
-        refused("There is no such page", visitor, services, asked(cookies, tab="tab-1"), error=NotFoundError)
+        refused("There is no such page", visit_of, services, asked(cookies, tab="tab-1"), error=NotFoundError)

@@ -7,12 +7,11 @@ import pytest
 from playground.ui.page import WholePage
 from playground.ui.rows import Source
 from playground.ui.verdict_form import Kept
-from playground.ui.wiring import Visitor
+from playground.ui.wiring import Visit
 from tests.ui.fakes import FakeServices
 
 Call = Callable[..., Any]
 SET = "set:hospital_reports"
-STRANGER = Visitor("somebody", "tab-2")
 
 
 @pytest.fixture
@@ -21,16 +20,20 @@ def services(tmp_path):
 
 
 @pytest.fixture
-def me():
-    return Visitor("local", "tab-1")
+def me(services):
+    return Visit(services, session="tab-1")
+
+
+def stranger(services):
+    return Visit(services, "somebody", "tab-2")
 
 
 @pytest.fixture
-def call(services, me):
+def call(me):
     """Calls a handler as this visitor; of one that streams, all that it answers."""
 
     def called(handler: Call, tab: Any, /, **given: Any) -> Any:
-        answers = handler(services, me, tab, **given)
+        answers = handler(me, tab, **given)
         return answers if isinstance(answers, dict) or answers is None else list(answers)
 
     return called

@@ -225,13 +225,13 @@ def test_another_base_is_offered_as_a_model_of_a_side(services, me):
     services.bases.beside = (card("base:owner/large", name="owner/large", kind="base"),)
     assert ("owner/large · another base", "base:owner/large") in side.model_choices(services, ())
     setup = side.Setup("base:owner/large", "Be brief.")
-    assert side.name_of(setup, side.labels(services, me)) == "owner/large + prompt"
-    assert words.WHOLE_MODEL in side.switch_html(services, me, setup)
+    assert side.name_of(setup, side.labels(me)) == "owner/large + prompt"
+    assert words.WHOLE_MODEL in side.switch_html(me, setup)
 
 
 def test_a_side_that_learned_becomes_its_adapter_when_the_run_ends(services, me):
     def offered(chosen: str) -> list[tuple[str, str]]:
-        return side.with_chosen(services, me, side.model_choices(services, side.usable(services, me)), chosen)
+        return side.with_chosen(me, side.model_choices(services, side.usable(me)), chosen)
 
     services.adapters.learns = (card("live-r1"),)
     assert ("live-r1 · LoRA r8", "live-r1") in offered("live-r1")
@@ -244,8 +244,8 @@ def test_a_side_that_learned_becomes_its_adapter_when_the_run_ends(services, me)
         **{"model": "live-r1", "prompt": "", "shots": 0, "source": ""},
         **{"form": "regex", "form_text": r"\d+"},
     }
-    asked = side.read_setups(services, me, {"A": plain, "B": {**plain, "model": "gone"}})
+    asked = side.read_setups(me, {"A": plain, "B": {**plain, "model": "gone"}})
     assert (asked["A"].model, asked["B"].model) == ("hospital_reports", "gone")
     assert asked["A"].format == r"regex:\d+"
-    free = side.read_setups(services, me, {"A": {**plain, "form_text": ""}})["A"]
+    free = side.read_setups(me, {"A": {**plain, "form_text": ""}})["A"]
     assert (free.format, side.name_of(asked["A"], {}).endswith(" + form")) == ("", True)

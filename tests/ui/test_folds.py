@@ -30,7 +30,7 @@ from playground.verdict.search import PromptSearch, Rival
 from playground.verdict.service import VerdictView
 from tests.refused import refused
 from tests.services.conftest import SIDES, put_verdict
-from tests.ui.conftest import SET, STRANGER, says, where
+from tests.ui.conftest import SET, says, stranger, where
 from tests.ui.fakes import EVIL, row
 
 # The prompt bench
@@ -74,7 +74,7 @@ def test_versions_are_kept_listed_with_their_scores_and_removed(benched, call, p
     shown = bench.list_html([Version("v1", f"Be {EVIL}", 1.0, file.name, scores)], file.name)
     says(shown, "rouge_l 0.500 without shots, 99 tokens<br>12 of 24 with 4 shots, 310 tokens", "&lt;img")
     assert "3 of 3" not in shown
-    bench.remove(benched, STRANGER, prompts, picked="v1")
+    bench.remove(stranger(benched), prompts, picked="v1")
     benched.bench.forget.assert_called_once_with("v1", "somebody")
 
 
@@ -242,9 +242,9 @@ def test_what_cannot_be_done_is_said(polled, call, ballots, verdict):
     refused("no vote yet", call, blind.end, ballots, verdict=verdict)
     refused("is no vote", call, blind.pick, ballots, picked=EVIL, number=0, verdict=verdict)
     polled.voting = build_services(Settings(home=polled.settings.home, shared=True)).voting
-    says(blind.show(polled, STRANGER, ballots, verdict=verdict)[ballots.error], "There is no verdict")
+    says(blind.show(stranger(polled), ballots, verdict=verdict)[ballots.error], "There is no verdict")
     for handler in (partial(blind.pick, picked="undo", number=0), blind.end):
-        refused("There is no verdict", handler, polled, STRANGER, ballots, verdict=verdict)
+        refused("There is no verdict", handler, stranger(polled), ballots, verdict=verdict)
 
 
 def test_a_judge_is_chosen_watched_and_stopped(polled, call, ballots, verdict):
@@ -296,7 +296,7 @@ def test_replies_are_labelled_by_key_or_button_and_taken_back(polled, call, shee
     says(call(blind.show, sheets, verdict="")[sheets.error], "no verdict with replies to label yet")
     refused("is no label", call, blind.pick, sheets, picked=EVIL, number=0, verdict=verdict)
     polled.labelling = build_services(Settings(home=polled.settings.home, shared=True)).labelling
-    says(blind.show(polled, STRANGER, sheets, verdict=verdict)[sheets.error], "There is no verdict")
+    says(blind.show(stranger(polled), sheets, verdict=verdict)[sheets.error], "There is no verdict")
 
 
 def test_a_judge_beside_the_labels_says_how_far_it_goes(polled, call, sheets, verdict):

@@ -22,7 +22,7 @@ from playground.ui.wiring import Updates
 from playground.verdict.service import VerdictView
 from tests.evaluation.helpers import verdict as made_verdict
 from tests.refused import refused
-from tests.ui.conftest import SET, STRANGER, Call, says, where
+from tests.ui.conftest import SET, Call, says, stranger, where
 from tests.ui.fakes import EVIL
 
 SETTINGS: Any = {"limit": None, "repeats": 1, "draws": 1, "max_tokens": 96, "temperature": 0, "seed": 7}
@@ -366,21 +366,21 @@ def test_a_link_opens_only_ones_own(judged, call, tab):
     tabs: Any = gr.Tabs(render=False)
     mine = call(verdict_shown.opened, tab, tabs=tabs, asked=ID)
     assert (mine[tabs]["selected"], mine[tab.followed], mine[tab.fold]["open"]) == ("verdict", ID, False)
-    theirs = verdict_shown.opened(judged, STRANGER, tab, tabs=tabs, asked=ID)
+    theirs = verdict_shown.opened(stranger(judged), tab, tabs=tabs, asked=ID)
     assert theirs[tab.followed] == ""
     assert "no such verdict of yours" in theirs[tab.shown_error]["value"]
     assert theirs[tab.body]["visible"] is False
     assert tabs not in call(verdict_shown.opened, tab, tabs=tabs, asked="")
-    assert verdict_shown.shown(judged, STRANGER, tab, followed=ID, fault="")[tab.followed] == ""
+    assert verdict_shown.shown(stranger(judged), tab, followed=ID, fault="")[tab.followed] == ""
 
 
 def test_ids_of_another_do_nothing(judged, tab):
-    verdict_shown.remove(judged, STRANGER, tab, followed=ID, fault="")
+    verdict_shown.remove(stranger(judged), tab, followed=ID, fault="")
     for act in (
-        lambda: verdict_shown.export(judged, STRANGER, tab, how="html", followed=ID),
-        lambda: verdict_shown.stop(judged, STRANGER, tab, followed=ID),
-        lambda: verdict_shown.replay(judged, STRANGER, tab, picked="39|3", followed=ID),
-        lambda: verdict_shown.again(judged, STRANGER, tab, followed=ID, situation=SITUATION, fault=""),
+        lambda: verdict_shown.export(stranger(judged), tab, how="html", followed=ID),
+        lambda: verdict_shown.stop(stranger(judged), tab, followed=ID),
+        lambda: verdict_shown.replay(stranger(judged), tab, picked="39|3", followed=ID),
+        lambda: verdict_shown.again(stranger(judged), tab, followed=ID, situation=SITUATION, fault=""),
     ):
         refused("", act)
     assert (judged.verdicts.removed, judged.verdicts.stopped, judged.verdicts.judged) == ([], [], [])

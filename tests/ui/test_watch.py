@@ -17,7 +17,7 @@ from tests.ui.fakes import row, run_view
 
 
 @pytest.fixture
-def tick(services, me, whole):
+def tick(me, whole):
     """One tick; the memo is that of the tick before."""
     memo = Memo()
 
@@ -25,7 +25,7 @@ def tick(services, me, whole):
         nonlocal memo
         given: Any = dict.fromkeys(("followed", "chosen", "active", "judged", "fault", "tuned"), "") | {"laid": []}
         models = dict.fromkeys(words.LETTERS, "base")
-        drawn = page_.tick(services, me, whole, memo=memo, **{**given, "models": models, **changes})
+        drawn = page_.tick(me, whole, memo=memo, **{**given, "models": models, **changes})
         memo = drawn.pop(whole.memo)
         assert set(drawn) <= set(whole.outputs)
         return drawn

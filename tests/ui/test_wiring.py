@@ -16,7 +16,7 @@ from playground.services import build_services
 from playground.settings import Settings
 from playground.ui.page import build_page, launch_options
 from playground.ui.train import Offers
-from playground.ui.wiring import AS_HTML, PICKED, SETTABLE, Choices, Drawn, Initial, Page, Updates, Visitor, slot
+from playground.ui.wiring import AS_HTML, PICKED, SETTABLE, Choices, Drawn, Initial, Page, Updates, Visit, slot
 from playground.ui.wiring import listen as listen_
 from playground.ui.wiring import unasked as unasked_
 from tests.payloads import PAYLOADS
@@ -48,10 +48,10 @@ def listen(services, tab):
     return partial(listen_, services, tab, tab.go.click)
 
 
-def greet(services: Any, visitor: Visitor, tab: Tab, *, name: str, sides: tuple[float, ...], said: str = "") -> Updates:
+def greet(visit: Visit, tab: Tab, *, name: str, sides: tuple[float, ...], said: str = "") -> Updates:
     if not name:
         raise InputError(f"No name {EVIL}")
-    return {tab.said: f"{said}{name} {sides} {visitor.session}", tab.count: sum(sides)}
+    return {tab.said: f"{said}{name} {sides} {visit.session}", tab.count: sum(sides)}
 
 
 def test_a_handler_gets_its_values_by_name_and_answers_by_widget(services, tab, listen):
@@ -65,16 +65,16 @@ def test_a_handler_gets_its_values_by_name_and_answers_by_widget(services, tab, 
     assert both.fn(None, "Ann", 1, 2) == str({"name": "Ann", "sides": {"A": (1, 2)}})
     only = listen(partial(greet, said="Hello "), [tab.said, tab.count], sides=[])
     assert only.fn(None, "Ann") == ["Hello Ann () local", 0]
-    refused("nobody", listen, lambda services, visitor, tab, *, nobody: {}, tab.said, error=AttributeError)
+    refused("nobody", listen, lambda visit, tab, *, nobody: {}, tab.said, error=AttributeError)
     refused("greet writes", listen(greet, tab.said).fn, None, "Ann", 1, 2, error=TypeError)
 
 
 def test_a_failure_is_shown_in_its_place_and_cleared_afterwards(tab, listen):
-    def steps(services: Any, visitor: Visitor, tab: Tab, *, name: str) -> Iterator[Updates]:
+    def steps(visit: Visit, tab: Tab, *, name: str) -> Iterator[Updates]:
         yield {tab.count: 1}
         raise InputError(f"No name {EVIL}")
 
-    def count(services: Any, visitor: Visitor, tab: Tab, *, name: str) -> Updates:
+    def count(visit: Visit, tab: Tab, *, name: str) -> Updates:
         return {tab.count: 1 / len(name)}
 
     wired, cleared = listen(count, tab.count, failure=tab.said, restored={tab.other: "again"}), slot("")
@@ -88,7 +88,7 @@ def test_a_failure_is_shown_in_its_place_and_cleared_afterwards(tab, listen):
 
 
 def test_the_id_of_a_click_inside_html_comes_by_name_too(tab, listen):
-    def pick(services: Any, visitor: Visitor, tab: Tab, *, picked: str, name: str) -> Updates:
+    def pick(visit: Visit, tab: Tab, *, picked: str, name: str) -> Updates:
         return {tab.said: f"{picked} {name}"}
 
     for wired in (listen(pick, tab.said), listen(pick, tab.said, picked=PICKED)):
@@ -96,7 +96,7 @@ def test_the_id_of_a_click_inside_html_comes_by_name_too(tab, listen):
 
 
 def test_what_is_unasked_never_writes_a_widget_that_a_person_can_set(services, blocks, tab):
-    def draw(services: Any, visitor: Visitor, tab: Tab, *, updates: Any) -> Drawn:
+    def draw(visit: Visit, tab: Tab, *, updates: Any) -> Drawn:
         return dict(updates)
 
     unasked = partial(unasked_, services, tab)
@@ -239,7 +239,7 @@ def test_an_offer_holds_the_values_and_the_rest_is_sent_at_once():
         box, number, other, button = gr.Textbox(), gr.Number(), gr.Textbox(), gr.Button()
         offers = Offers([button.click], [box, number])
 
-        def answered(services: Any, visitor: Any, tab: Any) -> dict[Any, Any]:
+        def answered(visit: Any, tab: Any) -> dict[Any, Any]:
             return {box: gr.update(label="L", value="a"), number: 7, other: "written"}
 
         services: Any = SimpleNamespace(settings=SimpleNamespace(shared=False))
