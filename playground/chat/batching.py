@@ -333,7 +333,7 @@ class _Apart:
         if found.answer == state.text:
             return state
         written = state.completion_tokens
-        if not found.is_open and not self._tokens:
+        if found.thought and not found.is_open and not self._tokens:
             end = encode(self._tokenizer, self._tags.end)
             exact = len(end) == 1 and end[0] in state.tokens
             answer = len(encode(self._tokenizer, found.answer))

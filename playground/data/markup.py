@@ -103,6 +103,10 @@ FAMILIES = (
     *(Tags("[THINK]", "[/THINK]"), Tags("<|START_THINKING|>", "<|END_THINKING|>")),
 )
 """Those of Gemma 4, Magistral and Command A, by their tokens, where the template does not show them."""
+CHANNELS = Tags("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>")
+"""Those of gpt-oss, whose replies are messages on channels: what is on the channel ``final`` is the answer."""
+_HEADER = re.compile(r"(?:<\|start\|>assistant)?<\|channel\|>\s*(\w+)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>")
+_MARK, _CHANNEL = re.compile(r"<\|(?:end|return|call|start)\|>"), "<|channel|>"
 
 
 class Parted(NamedTuple):
@@ -120,9 +124,11 @@ def parted(text: str, tags: Tags = TAGS, *, opened: bool | None = False, done: b
     ends one. done: no more of it comes; before, the first characters of a tag are held back. A thought that does not
     end leaves an empty answer."""
     inside = text.lstrip()
+    if inside.startswith(_CHANNEL):
+        return _of_channels(inside, done)
     if inside.startswith(tags.begin):
         inside = inside[len(tags.begin) :]
-    elif not done and tags.begin.startswith(inside):
+    elif not done and (tags.begin.startswith(inside) or _CHANNEL.startswith(inside)):
         return Parted("", "", bool(opened))
     elif not (opened or (opened is None and tags.end in text)):
         return Parted("", text)
@@ -131,6 +137,14 @@ def parted(text: str, tags: Tags = TAGS, *, opened: bool | None = False, done: b
         return Parted(thought.strip(), answer.lstrip())
     held = max((n for n in range(1, len(tags.end)) if thought.endswith(tags.end[:n])), default=0)
     return Parted(thought[: len(thought) - held].strip(), "", True)
+
+
+def _of_channels(text: str, done: bool) -> Parted:
+    """A reply of gpt-oss, or what there is of it: what stands on any other channel than ``final`` is thought."""
+    _, *parts = _HEADER.split(text if done else re.sub(r"<(\|\w*\|?)?\Z", "", text))
+    said = [(name, _MARK.split(body)[0].strip()) for name, body in zip(parts[::2], parts[1::2], strict=True)]
+    thought, answer = ("\n".join(body for name, body in said if (name == "final") is so) for so in (False, True))
+    return Parted(thought.strip(), answer, "final" not in parts[::2])
 
 
 def joined(thought: str, answer: str, tags: Tags = TAGS) -> str:

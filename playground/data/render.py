@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from jinja2 import TemplateError
 
 from playground.data.example import HALF_CHARACTER, Example, Judged, Message, Passage, Preference, Row, variants
-from playground.data.markup import FAMILIES, TAGS, Tags, joined
+from playground.data.markup import CHANNELS, FAMILIES, TAGS, Tags, joined
 from playground.errors import InputError
 
 PLAIN_TEMPLATE = (
@@ -92,16 +92,17 @@ def _thinking(tokenizer: Any, template: Any) -> Thinking:
 
     switch = next((one for one in _SWITCHES if rendered(**{one: True}) != rendered(**{one: False})), "")
     prompt = rendered()
-    whole = rendered({"role": "assistant", "content": _ANSWER, "reasoning_content": _THOUGHT})
+    whole = rendered({"role": "assistant", "content": _ANSWER, **_aloud(_THOUGHT)})
     before, as_field, after = whole.partition(_THOUGHT)
     known = getattr(tokenizer, "added_tokens_encoder", ())
-    tags = next((one for one in FAMILIES if one.end in known), TAGS)
+    tags = next((one for one in FAMILIES if one.end in known), CHANNELS if "<|channel|>" in known else TAGS)
     if as_field and (end := after.partition(_ANSWER)[0].strip()):
         own = before[len(os.path.commonprefix([before, prompt])) :].strip() or before.strip().rpartition("\n")[2]  # noqa: RUF071 (text)
         tags = Tags(own, end) if len(encode(tokenizer, end)) == 1 else tags
-    special = {id for tag in tags for id in encode(tokenizer, tag)} & {*getattr(tokenizer, "all_special_ids", ())}
+    hidden = {id for id, token in getattr(tokenizer, "added_tokens_decoder", {}).items() if token.special}
+    special = {id for tag in tags for id in encode(tokenizer, tag)} & hidden
     opens = Thinking(tags=tags).opened(prompt)
-    by_itself = opens or bool(switch and prompt == rendered(**{switch: True}))
+    by_itself = opens or tags == CHANNELS or bool(switch and prompt == rendered(**{switch: True}))
     return Thinking(switch, by_itself, opens, bool(as_field), tags, frozenset(special))
 
 
@@ -264,7 +265,7 @@ def _template(tokenizer: Any, messages: Sequence[Message], *, prompt: bool, thin
     if messages and (thought := messages[-1].thought):
         family = thinking(tokenizer)
         whole = joined(thought, messages[-1].content, family.tags)
-        turns[-1] |= {"reasoning_content": thought} if family.as_field else {"content": whole}
+        turns[-1] |= _aloud(thought) if family.as_field else {"content": whole}
     try:
         return str(_applied(tokenizer, turns, prompt, **_switched(tokenizer, think)))
     except TemplateError as error:
@@ -292,6 +293,11 @@ def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:
     """As templates take them, without thoughts; ``asdict`` would take thirty times as long, a second for every 100,000
     rows."""
     return [{"role": turn.role, "content": turn.content} for turn in messages]
+
+
+def _aloud(thought: str) -> dict[str, str]:
+    """A turn's thought, as templates call it."""
+    return {"reasoning_content": thought, "thinking": thought}
 
 
 def _switched(tokenizer: Any, think: bool | None) -> dict[str, bool]:

@@ -67,7 +67,7 @@ class Answered:
     timed. stamp: what the reply can be replayed from. passages: what a side with documents was given to read. repeats:
     replies of sampled repeats, ``reply`` not among them. loss: mean nats a token of the reference, where it was
     measured. finish: ``stop``, or ``length`` where the token limit ended the reply; "" = not known. marks: judge ->
-    whether it calls the reply right."""
+    whether it calls the reply right. thought_tokens: of the completion's, those thought before the reply."""
 
     example: int
     side: str
@@ -84,6 +84,7 @@ class Answered:
     loss: float | None = None
     finish: str = ""
     marks: Mapping[str, bool] = field(default_factory=dict)
+    thought_tokens: int = 0
 
 
 @dataclass(frozen=True)

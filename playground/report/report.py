@@ -40,7 +40,7 @@ _TOKEN = re.compile(r"\s+|\w+|[^\w\s]")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """How a cell begins that a spreadsheet program would run (OWASP, CSV injection), full-width forms included."""
 _TEXTS = ("example", "side", "question", "reply", "reference")
-_NUMBERS = ("prompt_tokens", "completion_tokens", "seconds", "loss")
+_NUMBERS = ("prompt_tokens", "completion_tokens", "thought_tokens", "seconds", "loss")
 Piece = tuple[Literal["same", "del", "ins"], str]
 
 

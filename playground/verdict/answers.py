@@ -465,5 +465,6 @@ def _answered(item: Item, one: Written) -> Answered:
     prompt = item.prompt if one.stamp is None else one.stamp["prompt"]["text"]
     said = (prompt, one.state.text, item.example.completion)
     tokens = (one.state.prompt_tokens, one.state.completion_tokens)
-    question, finish = item.example.messages[-2].content, one.state.finish
-    return Answered(*item.key, question, *said, *tokens, None, one.stamp, item.passages, finish=finish)
+    question = item.example.messages[-2].content
+    found = Answered(*item.key, question, *said, *tokens, None, one.stamp, item.passages)
+    return replace(found, finish=one.state.finish, thought_tokens=one.state.thought_tokens)

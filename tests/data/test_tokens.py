@@ -15,7 +15,7 @@ from playground.data import render
 from playground.data.check import check_file
 from playground.data.editing import good_rows_jsonl
 from playground.data.example import Example, Judged, Message, Passage, Preference, answer_turn
-from playground.data.markup import parted
+from playground.data.markup import CHANNELS, parted
 from playground.data.token_counts import token_report
 from playground.errors import InputError
 from tests.data.conftest import Words, chat, jsonl, lengths, put, usable
@@ -128,12 +128,14 @@ FAMILIES = {
     "qwen3_6": ("<|im_end|>", "<|im_end|>", "<think>\n", TWO, "Hm.\n</think>\n\n"),
     "deepseek_r1_distill": ("<｜end▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<think>\n", TWO, "Hm.\n</think>\n\n"),
     "nemotron_3_nano": ("<|im_end|>", "<|im_end|>", "<think>\n", CLOSED, "Hm.\n</think>\n"),
+    "gptoss": ("<|endoftext|>", "<|return|>", "", "", f"{CHANNELS.begin}Hm.{CHANNELS.end}"),
     "gemma4_v5": ("<eos>", "<turn|>", "", "", "<|channel>thought\nHm.\n<channel|>"),
 }
 """Family -> its end token, what closes an answer, what a prompt ends with where thinking is on and where it is off, and
 what is learned of a thought before an answer."""
 SWITCHED = {"smollm3", "qwen3", "qwen3_6", "nemotron_3_nano", "gemma4_v5"}
 TAGS = ("<think>", "</think>", "<|channel>", "<channel|>")
+MARKS = ["<|start|>", "<|channel|>", "<|message|>", "<|end|>"]
 
 
 def of_family(tokenizer, family):
@@ -141,8 +143,9 @@ def of_family(tokenizer, family):
     mine = copy.deepcopy(tokenizer)
     mine.chat_template = OWN.get(family) or (shipped / f"{family}.jinja").read_text(encoding="utf-8")
     end, closing, *_ = FAMILIES[family]
-    mine.add_tokens(list(TAGS))
-    mine.add_special_tokens({"additional_special_tokens": [closing], "eos_token": end})
+    mine.add_tokens([] if family == "gptoss" else list(TAGS))
+    marks = MARKS * (family == "gptoss")
+    mine.add_special_tokens({"additional_special_tokens": [closing, *marks], "eos_token": end})
     return mine
 
 
@@ -151,7 +154,8 @@ def test_what_is_learned_is_what_is_asked_for_later(tokenizer, family):
     mine, (_, end, on, off, thought) = of_family(tokenizer, family), FAMILIES[family]
     asked = chat("Who?", "Doctor Sharma.", system="Be brief.")
     row = render.render_example(mine, asked, 2048)
-    assert row.completion_text == f"Doctor Sharma.{end}", "no empty thought"
+    said = "<|channel|>final<|message|>" * (family == "gptoss") + f"Doctor Sharma.{end}"
+    assert row.completion_text == said, "no empty thought"
     assert row.completion_ids[-1] in render.end_ids(mine)
     assert "Be brief." in row.prompt_text
     assert row.prompt_text == render.render_prompt(mine, asked.prompt, think=False)
@@ -186,6 +190,10 @@ def test_what_is_learned_is_what_is_asked_for_later(tokenizer, family):
         ("Hm.", None, ("", "Hm.")),
         ("Yes. <think>", False, ("", "Yes. <think>")),
         ("<", False, ("", "<")),
+        (f"{CHANNELS.begin}Hm. 1 < 2{CHANNELS.end}Yes. <|return|>", False, ("Hm. 1 < 2", "Yes.")),
+        ("<|channel|>final<|message|>Yes.", None, ("", "Yes.")),
+        (f"{CHANNELS.begin}Hm.", None, ("Hm.", "")),
+        (f"<|channel|>commentary to=f <|constrain|>json<|message|>{{}}{CHANNELS.end}1 < 2", False, ("{}", "1 < 2")),
     ],
 )
 def test_thought_and_answer_are_parted_as_they_grow(text, opened, parts):

@@ -13,6 +13,7 @@ from playground.chat.batching import Asked
 from playground.chat.compare import Side, parse_side
 from playground.chat.programs import read_saved
 from playground.data.example import Message
+from playground.data.markup import CHANNELS
 from playground.engine.request import Sampling
 from playground.errors import EndpointError, NotFoundError
 from playground.evaluation.comparison import Questions
@@ -122,6 +123,9 @@ def test_a_reply_that_breaks_off_is_begun_anew_and_an_unknown_setting_is_left_ou
     (heard,) = ask(Client(retries=0), endpoint)
     assert (heard.state.text, heard.state.thought, heard.state.thought_tokens) == ("Yes.", "Hmm.", 2)
     assert b"chat_template_kwargs" not in server.asked[-1][2]
+    server.say = lambda path, body: (200, reply(f"{CHANNELS.begin}Hm. Well.{CHANNELS.end}Yes, gladly.<|return|>"))
+    (heard,) = ask(Client(retries=0), endpoint)
+    assert (heard.state.text, heard.state.thought, heard.state.thought_tokens) == ("Yes, gladly.", "Hm. Well.", 1)
 
     def strict(path, body):
         if "max_tokens" in (said := json.loads(body)):
@@ -133,7 +137,7 @@ def test_a_reply_that_breaks_off_is_begun_anew_and_an_unknown_setting_is_left_ou
     for _ in range(2):
         (heard,) = ask(client, endpoint)
         assert (heard.state.text, "max_tokens" in heard.stamp["sampling"]) == ("9", False)
-    assert len(server.asked) == 3 + 3, "what it does not know is remembered"
+    assert len(server.asked) == 4 + 3, "what it does not know is remembered"
 
 
 SCHEMA = '{"type": "object"}'

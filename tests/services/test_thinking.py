@@ -108,6 +108,8 @@ def test_what_is_learned_without_thoughts_is_asked_without_and_with_them_with_th
     asked = VerdictRequest(aloud, sides, ("contains:gladly",), limit=2, max_tokens=6, forgetting=False)
     view = last(thinks.verdicts.run(asked))
     assert view.state == "DONE", view.error
+    thought = {row["side"]: row["thought_tokens"] for row in thinks.verdicts.rows(view.id)}
+    assert thought == {"Base": 6 * base.name.startswith("qwen3_6"), "Tuned": 0}
 
 
 def test_on_and_off_are_refused_where_the_template_has_no_switch(services):
