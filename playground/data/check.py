@@ -337,11 +337,11 @@ def validate(parts: Sequence[Part], progress: Progress, reading: Reading = AS_FO
     repeats = Repeats()
     last = done = 0
     for part in parts:
-        offset, start, shape = last, len(rows), part.shape
+        offset, start, shape, splits_up = last, len(rows), part.shape, bool(part.split or part.column)
         usage = Usage(part.records.columns, shape.mapping)
         for own, record in part.records.rows:
             last, done = own + offset, done + 1
-            if part.split or part.column:
+            if splits_up:
                 said = record.get(part.column) if isinstance(record, dict) else None
                 split = part.split or str(said or "train")
                 splits[split] = (splits.get(split) or 0) + 1
@@ -370,7 +370,7 @@ def validate(parts: Sequence[Part], progress: Progress, reading: Reading = AS_FO
             rows.append(row)
             repeats.add(row)
             usage.add(record, row, mender.before)
-            if any(not text.isascii() and _DAMAGED in text for text in texts_of(row)):
+            if not (text := "".join(texts_of(row))).isascii() and _DAMAGED in text:
                 reason = f"holds {_DAMAGED}: a character was lost when the file was saved"
                 warnings.append(RowWarning(last, reason, "damaged"))
         if shape.objective == "sft" and "messages" not in shape.mapping:

@@ -17,6 +17,7 @@ from playground.data.example import is_turn, is_turns, read_transcript
 from playground.data.markup import style_of
 
 
+@lru_cache(maxsize=4096, typed=True)
 def clean_name(name: object) -> str:
     """A column's name without invisible characters (byte-order mark, zero-width, control), outer spaces and quotes."""
     text = "" if name is None else str(name)

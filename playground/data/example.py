@@ -14,7 +14,7 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from playground.data.markup import joined, parted, read_markup, without_end
+from playground.data.markup import TAGS, joined, parted, read_markup, without_end
 
 HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")
 """A lone surrogate: JSON and Python hold it in a text, and no tokenizer or UTF-8 file does."""
@@ -38,6 +38,8 @@ class Message:
 
 def answer_turn(text: str, thought: str = "") -> Message:
     """The assistant's turn. A thought that its text begins with, between tags, is no part of what it says."""
+    if TAGS.begin not in text:
+        return Message("assistant", text, thought.strip())
     found = parted(text)
     own, said = ("", text) if found.is_open else (found.thought, found.answer)  # without an end it is no thought
     return Message("assistant", said, thought.strip() or own)
@@ -259,6 +261,7 @@ STRUCTURE = frozenset({*_WHO, "type", "content_type"})
 """Keys of a turn, or of a part of one, that say how it is read and are no text of their own."""
 MASKS = frozenset({"weight", "loss", "loss_weight", "loss_mask", "train", "training"})
 """Keys of a turn that say whether it is learned: OpenAI's ``weight``, axolotl's ``train`` and ``training``."""
+_IN_TURN = ["user", "assistant"]
 _OFF = frozenset({"0", "0.0", "false", "no"})
 _ROUNDS = (
     *(("user", "assistant"), ("human", "assistant"), ("input", "output"), ("prompt", "response")),
@@ -297,12 +300,13 @@ def is_turn(value: object) -> bool:
     return value.keys() == {"parts"}
 
 
+_WRITTEN_TURNS = re.compile(r"""\s*\[\s*\{\s*["'](role|from|content|value|author|speaker|parts|type)["']""")
+
+
 def is_turns(value: object) -> bool:
     """Whether a value looks like a list of turns, itself or as JSON in a cell."""
     if isinstance(value, str):
-        return (
-            re.match(r"""\s*\[\s*\{\s*["'](role|from|content|value|author|speaker|parts|type)["']""", value) is not None
-        )
+        return value.lstrip()[:1] == "[" and _WRITTEN_TURNS.match(value) is not None
     first = value[0] if isinstance(value, list) and value else None
     if not isinstance(first, dict):
         return False
@@ -369,6 +373,8 @@ def read_transcript(text: str) -> tuple[Message, ...]:
 def check_turns(turns: Sequence[Message]) -> None:
     """Raises Unusable for what a base's template may refuse: system only first, then user and assistant in turn."""
     rest = turns[1:] if turns and turns[0].role == "system" else turns
+    if rest and [turn.role for turn in rest] == _IN_TURN * (len(rest) // 2):
+        return
     if any(turn.role == "system" for turn in rest):
         raise Unusable("a system turn that is not the first", "Move the system turn to the start, and keep only one.")
     if not any(turn.role == "assistant" for turn in rest):
@@ -394,7 +400,10 @@ def _literal(cell: str) -> object:
 
 def _first(item: Mapping[str, Any], keys: Sequence[str]) -> Any:
     """The first of these that is there; a table of objects writes nulls for what another row has."""
-    return next((item[key] for key in keys if item.get(key) is not None), None)
+    for key in keys:
+        if (value := item.get(key)) is not None:
+            return value
+    return None
 
 
 def _round(item: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -428,7 +437,7 @@ def _turn(item: object, place: int, what: str) -> Message:
         raise Unusable(f"turn {place} of {what} is not an object", _TURN)
     if "data" in item and isinstance(item["data"], dict) and "content" in item["data"]:  # LangChain's, as it saves them
         item = {**item, "content": item["data"]["content"]}
-    name, content = _speaker(item), _first(item, _WHAT)
+    name, content = item.get("role") or _speaker(item), _first(item, _WHAT)
     if not name and (by := _said_by(item)):
         name, content = by, item[by]
     if not name:
@@ -440,7 +449,8 @@ def _turn(item: object, place: int, what: str) -> Message:
     turn = Message(role, without_end(turn_text(content, place)))
     if role == "assistant":
         turn = answer_turn(turn.content, thought if isinstance(thought := _first(item, _THOUGHT), str) else "")
-        turn = replace(turn, learned=not any(str(item.get(key)).strip().casefold() in _OFF for key in MASKS))
+        if not MASKS.isdisjoint(item):
+            turn = replace(turn, learned=not any(str(item.get(key)).strip().casefold() in _OFF for key in MASKS))
     if not turn.content.strip() and role != "system":
         if item.get("tool_calls") or item.get("function_call"):
             raise Unusable(f"turn {place} ({role}) calls a tool and says nothing", _NO_TOOLS)
@@ -451,6 +461,8 @@ def _turn(item: object, place: int, what: str) -> Message:
 
 def turn_text(content: object, place: int) -> str:
     """What is said in a turn: a text, OpenAI's or Gemini's list of parts. Raises Unusable for other than text."""
+    if isinstance(content, str):
+        return content if content.isascii() else plain_text(content, f"turn {place}")
     if isinstance(content, dict) and "parts" in content:
         content = content["parts"]
     if isinstance(content, dict) and content.get("content_type", "text") == "text" and "text" in content:

@@ -261,16 +261,17 @@ class Usage:
         self._seen: dict[Path, _Seen] = {}
         self._chats: set[str] = set()
         self._plain: Counter[str] = Counter()
+        self._known: set[str] = set()  # columns that are in no example, of which enough values are kept
 
     def add(self, record: Mapping[str, Any], row: Row, mended: Sequence[str] = ()) -> None:
         """mended: texts of it that repair changed or left out, and has said so."""
         whole = ""
-        others = ((name, value) for name, value in record.items() if name not in self._touched)
-        self._chats |= {name for name, value in others if isinstance(value, list) and is_turns(value)}
         for path, value, trusted in self._leaves(record):
             seen = self._seen.setdefault(path, _Seen([]))
             if len(seen.values) < _KEPT:
                 seen.values.append(value)
+            elif seen.lost and len(path) == 1:
+                self._known.add(path[0])
             if not (trusted or seen.lost):
                 whole = whole or "\n".join((*texts_of(row), *_thoughts(row), *mended))
                 seen.lost = not self._stands(path, value, whole)
@@ -278,7 +279,12 @@ class Usage:
     def _leaves(self, record: Mapping[str, Any]) -> Iterator[tuple[Path, Any, bool]]:
         """(path, a text, number or truth value that is no structure and no mask, whether it is taken as it is)."""
         for name, value in record.items():
-            if name in self._trusted and _is_plain(value):
+            if not isinstance(value, list | dict):
+                if name in self._known or (name in self._trusted and isinstance(value, str)):
+                    continue  # as it is in the examples, or not at all
+            elif isinstance(value, list) and name not in self._touched and is_turns(value):
+                self._chats.add(name)
+            elif name in self._trusted and _is_plain(value):
                 self._plain[name] += 1
                 if self._plain[name] > _KEPT:  # such turns are known by now, and there may be a hundred thousand
                     continue
@@ -329,10 +335,14 @@ def _thoughts(row: Row) -> list[str]:
 
 def _is_plain(value: Any) -> bool:
     """Whether these are turns of text alone."""
-    return isinstance(value, list) and all(
-        isinstance(turn, dict) and turn.keys() <= _PLAIN and isinstance(turn.get("content", turn.get("value")), str)
-        for turn in value
-    )
+    if not isinstance(value, list):
+        return False
+    for turn in value:
+        if not isinstance(turn, dict) or not _PLAIN.issuperset(turn):
+            return False
+        if not isinstance(turn.get("content", turn.get("value")), str):
+            return False
+    return True
 
 
 def _inside(path: Path, value: Any, depth: int) -> Iterator[tuple[Path, Any]]:

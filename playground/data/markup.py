@@ -57,7 +57,10 @@ def style_of(text: str) -> str:
 
 def read_markup(text: str) -> list[tuple[str, str]]:
     """(role, what is said) of every turn that a text marks, but an empty last one; [] where it marks none."""
-    return next((turns for style in _STYLES if style.sign in text and (turns := _turns(text, style))), [])
+    for style in _STYLES:
+        if style.sign in text and (turns := _turns(text, style)):
+            return turns
+    return []
 
 
 def _turns(text: str, style: _Style) -> list[tuple[str, str]]:

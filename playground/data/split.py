@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import marshal
 import math
 import random
 import re
@@ -451,6 +452,5 @@ def _first_places(digests: bytearray) -> dict[int, int]:
     return dict(zip(later.tolist(), firsts[later].tolist(), strict=True))
 
 
-def _digest(parts: Sequence[str]) -> bytes:
-    text = "".join(f"{len(part)}:{part}" for part in parts)
-    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
+def _digest(parts: list[str]) -> bytes:
+    return hashlib.blake2b(marshal.dumps(parts, 0), digest_size=16).digest()

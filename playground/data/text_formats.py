@@ -279,7 +279,7 @@ def _is_blank(cells: Sequence[object]) -> bool:
 
 
 _UNTICKED = ("", "FALSE", "False", "false")
-_NOTHING = (*_UNTICKED, None, False)
+_NOTHING = frozenset((*_UNTICKED, None, False))
 
 
 def _table_rows(columns: list[str], rows: Iterable[_Cells], fix: str) -> Iterator[Numbered]:
@@ -296,6 +296,8 @@ def _table_rows(columns: list[str], rows: Iterable[_Cells], fix: str) -> Iterato
             waiting = []
         if isinstance(cells, Unusable):
             yield number, cells
+        elif len(cells) == width and None not in cells:
+            yield number, dict(zip(columns, cells, strict=True))
         elif len(cells) > width and any(cell not in (None, "") for cell in cells[width:]):
             yield number, Unusable(f"{len(cells)} cells in a table of {width} columns", fix)
         else:
