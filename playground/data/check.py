@@ -38,7 +38,7 @@ from playground.data.example import (
     turn_text,
 )
 from playground.data.layouts import Usage, options_text, source_text
-from playground.data.markup import picture_in, read_markup, without_end
+from playground.data.markup import is_marked, picture_in, read_markup, without_end
 from playground.data.records import (
     AS_FOUND,
     KEEP_FEWER,
@@ -365,12 +365,13 @@ def validate(parts: Sequence[Part], progress: Progress, reading: Reading = AS_FO
                         mender.row(last, build)
                 bad.append(BadRow(last, error.reason, error.fix))
                 continue
-            if not reading.repair:
+            text = "".join(texts_of(row))
+            if not reading.repair and is_marked(text):
                 mender.look(row)
             rows.append(row)
             repeats.add(row)
             usage.add(record, row, mender.before)
-            if not (text := "".join(texts_of(row))).isascii() and _DAMAGED in text:
+            if not text.isascii() and _DAMAGED in text:
                 reason = f"holds {_DAMAGED}: a character was lost when the file was saved"
                 warnings.append(RowWarning(last, reason, "damaged"))
         if shape.objective == "sft" and "messages" not in shape.mapping:
@@ -464,6 +465,8 @@ def _example(record: Record, shape: Shape, row: int, mend: Mend) -> Example:
         turns = (*turns, *_answer(record, shape.mapping, "completion", "answer"))
     turns = mend(turns)
     check_turns(turns)
+    if turns[-1].learned and turns[-1].role == "assistant":
+        return Example(turns, row)
     last = max((place for place, turn in enumerate(turns) if turn.role == "assistant" and turn.learned), default=None)
     if last is None:
         fix = "Give one of them the weight 1 (loss or train: true), or remove the row."

@@ -30,7 +30,7 @@ _STYLES = (
         re.compile(rf"(?:\A|(?<=\n)|(?=### (?:Human|Assistant):))###[ \t]*({_WORDS})[ \t]*:?[ \t]*\n?", re.IGNORECASE),
     ),
 )
-SIGNS = tuple(style.sign for style in _STYLES)
+_SIGNS = tuple(style.sign for style in _STYLES)
 """One of these stands in every text that marks turns."""
 _BEGIN = re.compile(r"\A(?:\s|<\|begin_of_text\|>|<\|endoftext\|>|<bos>|<s>)+")
 _ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<|end|>", "<eos>", "</s>")
@@ -53,6 +53,11 @@ def without_end(text: str) -> str:
 def style_of(text: str) -> str:
     """What the marks in a text are, "" where they mark no turns."""
     return next((style.name for style in _STYLES if style.sign in text and _turns(text, style)), "")
+
+
+def is_marked(text: str) -> bool:
+    """Whether a sign of a template stands in a text."""
+    return any(map(text.__contains__, _SIGNS))
 
 
 def read_markup(text: str) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from playground.data.example import Example, Message, Repair, Row
-from playground.data.markup import SIGNS, read_markup
+from playground.data.markup import read_markup
 
 BLANK, DUPLICATE = "blank", "duplicate"
 _FILLED = ("prompt", "input", "completion", "messages", "chosen", "rejected", "text")
@@ -26,7 +26,7 @@ def mended(turns: Turns) -> tuple[Turns, list[str]]:
     kinds: dict[str, None] = {}
     apart: list[Message] = []
     for place, turn in enumerate(turns):
-        marked = read_markup(turn.content) if any(sign in turn.content for sign in SIGNS) else []
+        marked = read_markup(turn.content)
         if marked and marked[-1][0] == turn.role and (len(marked) == 1 or place == 0):  # 1
             kinds["markup"] = None
             apart += [Message(role, said) for role, said in marked[:-1]]
@@ -86,8 +86,7 @@ class Mender:
 
     def look(self, row: Row) -> None:
         """At a row that can be used as it is, but may hold a template's marks."""
-        turns = row.messages if isinstance(row, Example) else row.prompt
-        if any(sign in turn.content for turn in turns for sign in SIGNS) and "markup" in mended(turns)[1]:
+        if "markup" in mended(row.messages if isinstance(row, Example) else row.prompt)[1]:
             self.add("markup", row.row)
 
     def found(self) -> tuple[Repair, ...]:
