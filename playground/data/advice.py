@@ -321,7 +321,7 @@ def as_json(
         "splits": dict(checked.splits),
         "repairs": [_repair(one) for one in checked.repairs],
         "repairable": [_repair(one) for one in checked.repairable],
-        "unused_columns": [{"column": one.column, "warning": one.warning} for one in checked.unused],
+        "unused_columns": [asdict(one) for one in checked.unused],
         "mapping": dict(checked.mapping),
         "confidence": round(checked.confidence, 3),
         "why": checked.why,
@@ -369,7 +369,10 @@ def as_text(checked: Checked, tokens: TokenReport | None = None, advice: Sequenc
             lines.append(f"Padding: {random}, {padding.by_length:.0%} with rows of like length together.")
     sections = {
         "Repaired:" if checked.repairs else "Repair (--repair) would mend:": repair_words(checked),
-        "Not in the examples:": [f"{one.column}. {one.warning}".removesuffix(" ") for one in checked.unused],
+        "Not in the examples:": [
+            f"{one.column}. {one.warning}{f' --map {one.role}={one.column} takes it in.' * bool(one.role)}".rstrip()
+            for one in checked.unused
+        ],
         "Bad rows (not trained on):": [f"row {checked.place(row.row)}: {row.reason}. {row.fix}" for row in bad],
         "Warnings (kept):": [f"row {checked.place(row.row)}: {row.reason}" for row in warnings],
         "Advice:": [item.text for item in advice],

@@ -27,7 +27,20 @@ from playground.data.column_profile import (
     truth,
     written,
 )
-from playground.data.example import MASKS, STRUCTURE, Example, Row, Unused, is_turn, is_turns, plain_text, texts_of
+from playground.data.example import (
+    MASKS,
+    STRUCTURE,
+    Example,
+    Row,
+    Unusable,
+    Unused,
+    is_turn,
+    is_turns,
+    plain_text,
+    read_turns,
+    texts_of,
+    turn_text,
+)
 from playground.data.markup import without_end
 
 _NESTED = ("instances", "paragraphs", "qas")
@@ -203,6 +216,7 @@ def options_text(record: Mapping[str, Any], column: str, answer: object = "") ->
 Path = tuple[str, ...]  # a column, then what leads on inside its value: ``[]``, ``.key``
 
 _TELLING = 12  # characters from which on a text that also stands in the example is no chance
+_WHOLE = 5  # lists and objects of a column that are looked at whole
 _KEPT = 50  # values of a path that are looked at for what they are
 _PLAIN = STRUCTURE | MASKS | {"content", "value"}
 """Keys of a turn that has nothing which could be lost, where its content is a text."""
@@ -221,10 +235,11 @@ _KINDS = {
 }
 """Role in the table of names -> what a column of such a name is."""
 _ROLES = {
+    "histories": "history",
     "reasonings": "thought",
     "systems": "system",
     "contexts": "input",
-    "options": "input",
+    "options": "options",
     "inputs": "input",
     "asks_for_input": "input",
 }
@@ -255,11 +270,12 @@ class Usage:
             self._touched |= {*options}
         self._trusted = {column for role, column in mapping.items() if role in _TRUSTED}
         self._label = mapping.get("label")
-        able = {"system", "input"} if "prompt" in mapping else {"system"} if "text" not in mapping else set[str]()
+        able = {"input", "history", "options"} if "prompt" in mapping else set[str]()
         able |= {"thought"} if "completion" in mapping else set()
-        self._free = able - mapping.keys()
+        able |= {"system"} if "text" not in mapping else set()
+        self._free, self._chat = able - mapping.keys(), "messages" in mapping
         self._seen: dict[Path, _Seen] = {}
-        self._chats: set[str] = set()
+        self._whole: dict[str, list[Any]] = {}  # lists and objects of columns that no role has, the first few
         self._plain: Counter[str] = Counter()
         self._known: set[str] = set()  # columns that are in no example, of which enough values are kept
 
@@ -282,8 +298,9 @@ class Usage:
             if not isinstance(value, list | dict):
                 if name in self._known or (name in self._trusted and isinstance(value, str)):
                     continue  # as it is in the examples, or not at all
-            elif isinstance(value, list) and name not in self._touched and is_turns(value):
-                self._chats.add(name)
+            elif name not in self._touched:
+                if value and len(held := self._whole.setdefault(name, [])) < _WHOLE:
+                    held.append(value)
             elif name in self._trusted and _is_plain(value):
                 self._plain[name] += 1
                 if self._plain[name] > _KEPT:  # such turns are known by now, and there may be a hundred thousand
@@ -320,13 +337,29 @@ class Usage:
             return Unused(name, "It is read, but not all that it holds reaches the examples.")
         column = profile(name, values)
         kind, why = _kind(column, values, beside)
-        if kind is None and name in self._chats:
+        if kind is None and any(map(is_turns, self._whole.get(name, ()))):
             kind, why = "histories", _LOOKS
         if kind is None:
             return Unused(name)
-        able = name in self._columns and column.kind in ("text", "number") and not _is_option(name, beside)
-        role = _ROLES.get(kind, "")
-        return Unused(name, f"{why} {_KINDS[kind]}; no example holds it.", role if able and role in self._free else "")
+        role = self._role(_ROLES.get(kind, ""), name, values) if name in self._columns else ""
+        return Unused(name, f"{why} {_KINDS[kind]}; no example holds it.", role if role in self._free else "")
+
+    def _role(self, role: str, name: str, values: list[Any]) -> str:
+        """The role that can take a column in as it is, "" for none. values: some of what stands in it."""
+        whole = self._whole.get(name, [])
+        if role == "options" and not whole:
+            return role if name == next(iter(option_columns(self._columns)), "") else ""
+        if role == "input" and self._chat:  # a chat reads it first
+            role = "system"
+        try:
+            for value in whole or values:
+                if role == "history":
+                    read_turns(value, name)
+                elif role == "system" and whole:
+                    turn_text(value, 1)
+        except Unusable:
+            return ""
+        return "" if role == "thought" and whole else role
 
 
 def _thoughts(row: Row) -> list[str]:

@@ -71,9 +71,8 @@ class ExamplesCard:
                 with fold("Columns") as self.columns:
                     self.columns_note, self.unused = gr.HTML(""), gr.HTML("")
                     with acts():
-                        self.take_in = [
-                            small("Take in", visible=False) for _ in range(3)
-                        ]  # system prompt, input, thought
+                        taken = ("system", "input", "thought", "history", "options")  # one button a role
+                        self.take_in = [small("Take in", visible=False) for _ in taken]
                     with gr.Row():
                         kinds = {"encoding": "Encoding", "sheet": "Sheet", "split": "Split to read"}
                         look = {"visible": False, "min_width": 140}

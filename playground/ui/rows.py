@@ -143,8 +143,12 @@ def show_unused(tab: Card, unused: Sequence[Unused], source: Source) -> Drawn:
     """What of the file no example holds, and a button for each part that a free role can take in."""
     drawn: Drawn = {tab.unused: _unused(unused), **dict.fromkeys(tab.take_in, AWAY)}
     for (role, column), button in zip(source.offers, tab.take_in, strict=False):
-        drawn[button] = gr.update(value=f"Take in {column[:40]} ({role_word(role).lower()})", visible=True)
+        drawn[button] = gr.update(value=f"Take in {column[:40]} {_TAKEN[role]}", visible=True)
     return drawn
+
+
+_TAKEN = {"system": "as the system prompt", "input": "into the prompt", "thought": "as the thought"}
+_TAKEN |= {"history": "as earlier turns", "options": "as options"}
 
 
 def offers(unused: Sequence[Unused]) -> tuple[tuple[str, str], ...]:

@@ -59,9 +59,12 @@ def test_json_is_the_contract_s_and_text_says_the_same(tmp_path):
 
 TURNS = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "name": "n", "cot": "because"}]
 UNUSED = (  # what a row holds beside a prompt and an answer, in place of them -> what is named, warned of, offered
-    ({"history": [["q1", "a1"]], "score": 3}, {"history": "earlier turns", "score": ""}, {}),
+    ({"history": [["q1", "a1"]], "score": 3}, {"history": "earlier turns", "score": ""}, {"history": "history"}),
     ({"gesprächsverlauf": "q1 a1", "lang": "de"}, {"gesprächsverlauf": "earlier turns", "lang": ""}, {}),
-    ({"kept": TURNS}, {"kept": "earlier turns"}, {}),
+    ({"kept": TURNS}, {"kept": "earlier turns"}, {"kept": "history"}),
+    ({"docs": [{"title": "t", "text": "x"}]}, {"docs": "the answer is taken from"}, {"docs": "input"}),
+    ({"choices": ["red", "blue"]}, {"choices": "options"}, {"choices": "options"}),
+    ({"option_a": "1", "option_b": "2"}, {"option_a": "options", "option_b": "options"}, {"option_a": "options"}),
     (
         {"retrievedDocuments": "a passage"},
         {"retrievedDocuments": "the answer is taken from"},
@@ -83,6 +86,10 @@ def test_what_no_example_holds_is_named(tmp_path, row, named, offered):
     assert all(says in found[column] and bool(says) == bool(found[column]) for column, says in named.items())
     assert {one.column: one.role for one in checked.unused if one.role} == offered
     assert all(column in as_text(checked) for column in named)
+    for column, role in offered.items():  # what is offered can be taken in
+        assert f"--map {role}={column} takes it in" in as_text(checked)
+        again = check_file(tmp_path / "rows.jsonl", checked.mapping | {role: column})
+        assert (again.good, column in {one.column for one in again.unused}) == (2, False)
 
 
 def test_keys_inside_turns_and_a_prompt_for_the_system_that_the_chat_overrides_are_named(tmp_path):
