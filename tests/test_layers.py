@@ -53,6 +53,23 @@ def goes_up(mine, other):
     return LAYERS.index(mine) > LAYERS.index(other) or (mine, other) in SIDE_BY_SIDE
 
 
+POSIX = {"resource", "fcntl", "grp", "posix", "pty", "pwd", "spwd", "syslog", "termios", "tty"}
+
+
+def test_nothing_needs_posix_to_be_imported():
+    at_once = {
+        (path, name.name)
+        for path, tree in trees().items()
+        for node in tree.body
+        if isinstance(node, ast.Import)
+        for name in node.names
+    }
+    at_once |= {
+        (path, node.module) for path, tree in trees().items() for node in tree.body if isinstance(node, ast.ImportFrom)
+    }
+    assert [one for one in at_once if one[1] in POSIX] == []
+
+
 def test_imports_go_down_only():
     ours = [(path, name.split(".")) for path in trees() for name in sorted(imports(path))]
     pairs = [(path, parts[1]) for path, parts in ours if parts[0] == "playground" and len(parts) > 1]

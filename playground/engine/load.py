@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from playground.errors import BaseUnavailableError
-from playground.gpu.device import computes_bf16, without_device
+from playground.gpu.device import accelerator, computes_bf16
 from playground.library.files import digest
 
 
@@ -32,12 +32,11 @@ class Loaded:
 
 
 def pick_device() -> tuple[torch.device, torch.dtype]:
-    """CUDA in bf16, Apple's GPU in fp16, else the CPU in fp32 (bf16 there can be a hundred times slower)."""
-    if torch.cuda.is_available() and not without_device():
-        return torch.device("cuda"), torch.bfloat16 if computes_bf16() else torch.float16
-    if torch.backends.mps.is_available():
-        return torch.device("mps"), torch.float16
-    return torch.device("cpu"), torch.float32
+    """A GPU in bf16 where it computes in it, else in fp16; the CPU in fp32 (bf16 there can be a hundred times
+    slower)."""
+    kind = accelerator()
+    half = torch.bfloat16 if kind == "xpu" or (kind == "cuda" and computes_bf16()) else torch.float16
+    return torch.device(kind), torch.float32 if kind == "cpu" else half
 
 
 def load(folder: Path, *, dtype: torch.dtype | None = None, quantised: bool = False) -> Loaded:

@@ -12,7 +12,9 @@ import gc
 import importlib.util
 import multiprocessing
 import os
+import platform
 import re
+import sys
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,7 +28,9 @@ _NO_DEVICE = 100
 
 
 class Device:
-    """name for a person; total and free memory in bytes at this moment."""
+    """name for a person; total and free memory in bytes at this moment. kind: torch's name of what computes."""
+
+    kind = "cpu"
 
     @property
     def name(self) -> str:
@@ -45,7 +49,9 @@ class Device:
 
 
 class CudaDevice(Device):
-    """The first CUDA device, as torch tells, whose context takes some of its memory."""
+    """The first CUDA device, as torch tells, whose context takes some of its memory; AMD's are some to torch (ROCm)."""
+
+    kind = "cuda"
 
     @property
     def name(self) -> str:
@@ -70,16 +76,17 @@ class NvidiaDevice(CudaDevice):
 
     def __init__(self) -> None:
         """Raises NoCuda where torch has no device to use; OSError, ImportError where the driver cannot be asked."""
-        if not torch_cuda():
+        kind, major = torch_built_for()
+        if kind != "cuda":
             raise NoCuda("torch was built without CUDA")
         try:
-            cuda = ctypes.CDLL("libcuda.so.1")
+            cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
         except OSError as error:
             raise NoCuda(str(error)) from error
         _call(cuda.cuInit, 0)
         version, device, number = ctypes.c_int(), ctypes.c_int(), (ctypes.c_ubyte * 16)()
         _call(cuda.cuDriverGetVersion, ctypes.byref(version))
-        if version.value // 1000 < torch_cuda():
+        if version.value // 1000 < major:
             raise OSError("the driver is older than what torch was built for")
         _call(cuda.cuDeviceGet, ctypes.byref(device), 0)
         _call(cuda.cuDeviceGetUuid_v2, number, device)  # the management library orders devices otherwise
@@ -105,14 +112,34 @@ class NvidiaDevice(CudaDevice):
         return int(now.total), int(now.free)
 
 
-def torch_cuda() -> int:
-    """CUDA's major version that the installed torch was built for; 0 = none. Read from its files, not imported."""
+class IntelDevice(Device):
+    """The first XPU of Intel's, as torch tells."""
+
+    kind = "xpu"
+
+    @property
+    def name(self) -> str:
+        import torch
+
+        return str(torch.xpu.get_device_name(0))
+
+    def memory(self) -> tuple[int, int]:
+        import torch
+
+        free, total = torch.xpu.mem_get_info()
+        return int(total), int(free)
+
+
+def torch_built_for() -> tuple[str, int]:
+    """What the installed torch computes on beside processors, cuda, hip (ROCm), xpu, mps, or "", and the major version
+    of that. Read from its files, not imported."""
     found, text = importlib.util.find_spec("torch"), ""
     if found is not None and found.origin is not None:
         with contextlib.suppress(OSError):
             text = Path(found.origin).with_name("version.py").read_text()
-    said = re.search(r"^cuda\b[^=\n]*=\s*['\"](\d+)", text, re.MULTILINE)
-    return int(said[1]) if said else 0
+    if said := re.search(r"^(cuda|hip|xpu)\b[^=\n]*=\s*['\"](\d+)", text, re.MULTILINE):
+        return said[1], int(said[2])
+    return "mps" if found is not None and (sys.platform, platform.machine()) == ("darwin", "arm64") else "", 0
 
 
 def _call(function: Any, *values: Any) -> None:
@@ -137,9 +164,40 @@ class CpuDevice(Device):
         return min(int(here.total), limit), max(0, min(int(here.available), limit - max(0, used - cache)))
 
 
+class AppleDevice(Device):
+    """Apple's GPU, whose memory is the machine's."""
+
+    kind = "mps"
+
+    @property
+    def name(self) -> str:
+        return "Apple GPU"
+
+    def memory(self) -> tuple[int, int]:
+        return CpuDevice().memory()
+
+
+GPUS = (CudaDevice, IntelDevice, AppleDevice)
+
+
 def has_cuda() -> bool:
-    """Whether an NVIDIA driver is loaded; told without importing torch."""
-    return os.path.exists("/proc/driver/nvidia/version") or os.path.exists("/dev/nvidiactl")
+    """Whether an NVIDIA driver may be there, also Windows' own, which WSL hands on; told without importing torch."""
+    traces = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg")
+    return sys.platform == "win32" or any(os.path.exists(one) for one in traces)
+
+
+def accelerator() -> str:
+    """What torch computes on in this process: a kind of ``Device``. Engine and workers ask this; the session manager's
+    ``find_device`` gives the same without importing torch. Of kinds that no device here has, and on ZeroGPU in the app
+    itself, the processor."""
+    import torch
+
+    if without_device():
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return found.type if found is not None and found.type in ("xpu", "mps") else "cpu"
 
 
 def computes_bf16() -> bool:
@@ -150,17 +208,23 @@ def computes_bf16() -> bool:
 
 
 def find_device(card: Callable[[], CudaDevice] = NvidiaDevice, there: Callable[[], bool] = has_cuda) -> Device:
-    """The device this process computes on. torch is asked only where the driver does not answer."""
-    if not there() or without_device():
+    """The device this process computes on. torch is asked only where the driver does not answer, and where it was
+    built for a card of another maker."""
+    if without_device():
         return CpuDevice()
-    try:
-        return card()
-    except NoCuda:
-        return CpuDevice()
-    except (OSError, AttributeError, ImportError):  # one of its libraries is not there, or has no such function
-        import torch
+    if there():
+        try:
+            return card()
+        except NoCuda:
+            pass
+        except (OSError, AttributeError, ImportError):  # one of its libraries is not there, or has no such function
+            return _as_torch_tells()
+    return _as_torch_tells() if torch_built_for()[0] in ("hip", "xpu", "mps") else CpuDevice()
 
-        return CudaDevice() if torch.cuda.is_available() else CpuDevice()
+
+def _as_torch_tells() -> Device:
+    kind = accelerator()
+    return next((one() for one in GPUS if one.kind == kind), CpuDevice())
 
 
 def default_budget(device: Device) -> int:

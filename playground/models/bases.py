@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from playground.errors import BaseUnavailableError, InputError, NotFoundError, PlaygroundError
-from playground.gpu.device import CudaDevice, Device
+from playground.gpu.device import GPUS, CudaDevice, Device
 from playground.gpu.manager import DeviceManager, Lanes, retried, use_share
 from playground.jobs import Job, Jobs
 from playground.library import bases
@@ -103,7 +103,7 @@ def loaded_bytes(folder: Path, file_bytes: int, device: Device) -> int:
     except PlaygroundError:
         return file_bytes
     packed = file_bytes if shapes.config.get("quantization_config") else 0
-    return weights_in(own_weights(shapes)) * (2 if isinstance(device, CudaDevice) else 4) + packed
+    return weights_in(own_weights(shapes)) * (2 if isinstance(device, GPUS) else 4) + packed
 
 
 def kv_bytes_per_token(folder: Path, weight_bytes: int) -> int:

@@ -237,7 +237,7 @@ def ending_of(
     lines = [line for line in log.splitlines() if line.strip()]
     fatal = "Fatal Python error: "
     # The line that names the fault, or the last one; whoever is killed has none.
-    if lines and exit_code != -signal.SIGKILL:
+    if lines and exit_code != -int(getattr(signal, "SIGKILL", 9)):
         how.append(next((line for line in lines if line.startswith(fatal)), lines[-1]).removeprefix(fatal)[:200])
     why = f" ({'; '.join(how)})" if how else ""
     return Ending("FAILED", f"The training process was killed or died{why}.", died=True)

@@ -14,7 +14,6 @@ What PEFT leaves open for methods with virtual tokens (0.21):
 from __future__ import annotations
 
 import contextlib
-import resource
 import sys
 import warnings
 from collections.abc import Iterator
@@ -22,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import peft
+import psutil
 import torch
 from safetensors.torch import load_file, save_file
 
 from playground.data.render import load_tokenizer
 from playground.engine.load import forbid_repacking, nf4
-from playground.gpu.device import computes_bf16
+from playground.gpu.device import accelerator, computes_bf16, find_device
 from playground.methods import register_with_peft
 from playground.methods.full import moving
 from playground.methods.method import NO_OPTIONS, Method, Options
@@ -187,15 +187,16 @@ def trainable(model: Any) -> Any:
 
 
 def training_dtype(*, moves: bool = False) -> torch.dtype:
-    """bf16 where CUDA computes in it; fp32 on a CPU, where bf16 can be a hundred times slower, and for weights that
+    """bf16 where a GPU computes in it; fp32 on a CPU, where bf16 can be a hundred times slower, and for weights that
     move: most of an optimiser's steps are smaller than the distance between two numbers of bf16."""
-    half = not moves and torch.cuda.is_available() and computes_bf16()
+    kind = accelerator()
+    half = not moves and (kind == "xpu" or (kind == "cuda" and computes_bf16()))
     return torch.bfloat16 if half else torch.float32
 
 
 def optimiser_name(method: Method) -> str:
     """transformers' name of the optimiser; on CUDA QLoRA's moments are in 8 bits and in pages."""
-    return "paged_adamw_8bit" if method.quantised and torch.cuda.is_available() else "adamw_torch"
+    return "paged_adamw_8bit" if method.quantised and accelerator() == "cuda" else "adamw_torch"
 
 
 def load_for_training(
@@ -218,7 +219,7 @@ def load_for_training(
     settings = LOCAL | {"dtype": training_dtype(moves=method.whole)}
     if method.quantised:
         settings["quantization_config"] = nf4(training_dtype(), ["score"] if scorer else None)
-        settings["device_map"] = {"": 0 if torch.cuda.is_available() else "cpu"}
+        settings["device_map"] = {"": accelerator()}
     if scorer:  # the score is read off the last token that is no padding
         settings |= {"num_labels": 1, "pad_token_id": int(load_tokenizer(folder).pad_token_id)}
     kind = AutoModelForSequenceClassification if scorer else AutoModelForCausalLM
@@ -324,29 +325,44 @@ def weights_of(model: Any) -> tuple[int, int]:
 
 
 def limit_memory(limit_bytes: int) -> None:
-    """Let the system, or CUDA, refuse what goes past a run's own limit: that one run fails and nothing else does.
-    Call it when the libraries are loaded: they reserve a lot that they never use, and that must not count. Raises
-    MemoryError when they alone are past the limit."""
+    """Let the system, or the GPU's allocator, refuse what goes past a run's own limit: that one run fails and nothing
+    else does; Windows has no such limit. Call it when the libraries are loaded: they reserve a lot that they never
+    use, and that must not count. Raises MemoryError when they alone are past the limit."""
     if not limit_bytes:
         return
-    if torch.cuda.is_available():
-        torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / torch.cuda.mem_get_info()[1]))
+    if (kind := accelerator()) != "cpu":
+        share = min(1.0, limit_bytes / find_device().total_bytes)
+        torch.get_device_module(kind).set_per_process_memory_fraction(share)
         return
-    there, reserved = own_bytes("VmRSS") or 0, own_bytes("VmData") or 0
+    there, reserved = held_bytes(), own_bytes("VmData") or 0
     if there >= limit_bytes:
         raise MemoryError(f"{there} bytes are in use before training begins; the limit is {limit_bytes}")
     room = reserved + limit_bytes - there
-    resource.setrlimit(resource.RLIMIT_DATA, (room, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+    with contextlib.suppress(ImportError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (room, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 
 def peak_memory_bytes() -> int:
-    """This process's peak so far: on CUDA what its allocator held, elsewhere the resident set."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_reserved())
+    """This process's peak so far: on CUDA and XPU what the allocator held, elsewhere the resident set."""
+    if accelerator() in ("cuda", "xpu"):
+        return int(torch.accelerator.max_memory_reserved())
     if (held := own_bytes("VmHWM")) is not None:  # ru_maxrss would begin at what the process that started this one held
         return held
+    try:
+        import resource
+    except ImportError:  # Windows
+        return int(psutil.Process().memory_info().peak_wset)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def held_bytes() -> int:
+    """What this process holds now: of a GPU with a memory of its own, else of the machine's."""
+    if accelerator() in ("cuda", "xpu"):
+        return int(torch.accelerator.memory_reserved())
+    return int(psutil.Process().memory_info().rss)
 
 
 def own_bytes(name: str) -> int | None:

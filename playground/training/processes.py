@@ -116,9 +116,16 @@ def exit_code(pid: int | None) -> int | None:
 
 
 def stop(pid: int, *, hard: bool) -> None:
-    """SIGTERM, or SIGKILL, to the worker's whole process group."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL if hard else signal.SIGTERM)
+    """SIGTERM, or SIGKILL, to the worker's whole process group; where there are no groups (Windows) both end it and
+    its children at once."""
+    with contextlib.suppress(ProcessLookupError, PermissionError, psutil.Error):
+        if hasattr(os, "killpg"):
+            os.killpg(pid, signal.SIGKILL if hard else signal.SIGTERM)
+            return
+        process = psutil.Process(pid)
+        for one in (*process.children(recursive=True), process):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
 
 
 def attempt_log(run_dir: Path) -> str:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import is_torch_tf32_available
@@ -21,6 +20,7 @@ from playground.data.render import Rendered, pack, render_example
 from playground.data.retrieval import add_passages, read_documents
 from playground.data.split import MOST_HASHED, MOST_VALIDATION, hashes_of, part, split
 from playground.errors import InputError, RunFailedError
+from playground.gpu.device import accelerator
 from playground.library.card import read_run, united
 from playground.methods import get_method
 from playground.training.model import optimiser_name, peak_memory_bytes
@@ -201,8 +201,8 @@ def arguments_of(spec: RunSpec, rows: int, run_dir: Path) -> dict[str, Any]:
         "report_to": "none",
         "disable_tqdm": True,
         "remove_unused_columns": False,
-        "use_cpu": not torch.cuda.is_available(),
-        "dataloader_pin_memory": torch.cuda.is_available(),
+        "use_cpu": accelerator() == "cpu",
+        "dataloader_pin_memory": accelerator() == "cuda",
         "bf16": False,
         "tf32": True if method.whole and is_torch_tf32_available() else None,  # a whole model is in fp32
         "optim": optimiser_name(method),

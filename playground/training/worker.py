@@ -15,10 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from playground.db import DatabaseError, enter_run, works_on
 from playground.errors import CancelledError, RunFailedError
+from playground.gpu.device import accelerator
 from playground.gpu.manager import Lanes, use_share
 from playground.library.files import write_json
 from playground.training import processes
@@ -179,9 +178,9 @@ def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float, la
 
 
 def share_cores(model: Any, lanes: Lanes) -> None:
-    """Before every forward pass enter the ``train`` lane and use the threads that it may use then; nothing on CUDA.
+    """Before every forward pass enter the ``train`` lane and use the threads that it may use then; nothing on a GPU.
     Every forward pass begins with the input embeddings: a step's, an evaluation's, and each token's of a sample."""
-    if torch.cuda.is_available():
+    if accelerator() != "cpu":
         return
 
     def share(module: Any, given: Any) -> None:

@@ -14,7 +14,7 @@ from playground.cli.common import Progress
 from playground.cli.device import status
 from playground.db import RunStore
 from playground.errors import RunFailedError
-from playground.gpu.device import CpuDevice, CudaDevice, NoCuda, find_device, torch_cuda
+from playground.gpu.device import CpuDevice, CudaDevice, NoCuda, find_device, torch_built_for
 from playground.runs.progress import RunView
 from playground.settings import PROJECT_ROOT, Settings
 from playground.training.processes import started_s
@@ -74,7 +74,7 @@ def test_where_torch_will_find_no_card_there_is_none_and_what_it_was_built_for_i
 
     assert isinstance(find_device(refuses, lambda: True), CpuDevice)
     assert isinstance(find_device(CudaDevice, lambda: False), CpuDevice)
-    assert torch_cuda() == int((torch.version.cuda or "0").partition(".")[0])
+    assert torch_built_for()[0] == next((kind for kind in ("cuda", "hip", "xpu") if getattr(torch.version, kind)), "")
 
 
 WAITS = RunView("r1", "mine", "QUEUED", "lora", 0, 9, None, None, None, 1.0)

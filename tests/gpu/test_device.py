@@ -4,17 +4,20 @@ out between chat and a run: who computes is seen by every process of a home, and
 import ctypes
 import importlib.util
 import os
+import platform
 import subprocess
 import sys
 from subprocess import PIPE
 from types import SimpleNamespace
 
 import pytest
-import torch  # before anything is replaced  # noqa: F401
+import torch  # before anything is replaced
 
+from playground.engine.load import pick_device
 from playground.gpu.device import CpuDevice, NvidiaDevice, find_device, usable_cores
 from playground.gpu.manager import LINGER_S, LOOK_S, Lanes
 from playground.settings import PROJECT_ROOT
+from playground.training.model import training_dtype
 from tests.refused import refused
 
 NUMBER, SAME = bytes(range(16)), "00010203-0405-0607-0809-0a0b0c0d0e0f"
@@ -80,6 +83,64 @@ def test_where_the_driver_cannot_be_asked_torch_is(installed, cuda, management, 
     installed(cuda, management)
     refused(error, NvidiaDevice, error=(OSError, ImportError))
     assert isinstance(find_device(there=lambda: True), CpuDevice), "this torch has no card either"
+
+
+@pytest.mark.parametrize(
+    ("built", "system", "kind", "name"),
+    [
+        ("hip: str | None = '7.1.0'", "linux", "cuda", "MI300X"),
+        ("xpu: str | None = '20250301'", "linux", "xpu", "Arc B580"),
+        ("", "darwin", "mps", "Apple GPU"),
+        ("", "linux", "cpu", "CPU"),
+    ],
+)
+def test_engine_worker_and_session_manager_have_one_answer_for_every_maker_s_card(
+    installed, monkeypatch, tmp_path, built, system, kind, name
+):
+    """torch's own answers stand in for cards that are not here."""
+    installed(None, None)
+    (tmp_path / "version.py").write_text(f"cuda: str | None = None\n{built}\n")
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: kind == "cuda")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device(kind))
+    for module in (torch.cuda, torch.xpu):
+        monkeypatch.setattr(module, "get_device_name", lambda place: name)
+        monkeypatch.setattr(module, "mem_get_info", lambda: (90, 100))
+    found = find_device(there=lambda: False)
+    assert (found.kind, found.name.partition(",")[0]) == (kind, name)
+    assert kind in ("cpu", "mps") or (found.total_bytes, found.free_bytes) == (100, 90)
+    assert pick_device()[0].type == kind
+    assert (pick_device()[1] == torch.float32) == (kind == "cpu")
+    assert training_dtype() == (torch.bfloat16 if kind in ("cuda", "xpu") else torch.float32)
+
+
+WITHOUT_POSIX = """
+import os, psutil, subprocess, sys
+import playground.training.model  # and what others import
+for name in [name for name in sys.modules if name.startswith(("playground.training", "playground.gpu"))]:
+    del sys.modules[name]
+sys.modules["resource"] = None
+del os.killpg, os.getuid, os.fork, os.sched_getaffinity
+from playground.gpu.device import usable_cores
+from playground.training.model import held_bytes, limit_memory, peak_memory_bytes
+from playground.training.processes import is_alive, stop
+
+forks = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'print(1, flush=True); input()'])"
+child = subprocess.Popen([sys.executable, "-c", forks], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+assert child.stdout.readline() == b"1\\n" and is_alive(child.pid, None)
+below = psutil.Process(child.pid).children()[0]
+stop(child.pid, hard=True)
+child.wait(20), below.wait(20)
+assert not is_alive(child.pid, None) and not is_alive(below.pid, None)
+limit_memory(1 << 50)
+assert usable_cores() > 0 and held_bytes() > 0 and peak_memory_bytes() > 0
+"""
+
+
+def test_without_posix_a_worker_ends_with_its_children_and_memory_is_measured():
+    subprocess.run([sys.executable, "-c", WITHOUT_POSIX], cwd=PROJECT_ROOT, timeout=120, check=True)
 
 
 HOLDER = """

@@ -25,7 +25,7 @@ from playground.data.render import Packed, Rendered, end_ids
 from playground.gpu.device import find_device
 from playground.methods.method import Method
 from playground.training.fused import fits, packed_loss
-from playground.training.model import evaluating, load_for_training, own_bytes
+from playground.training.model import evaluating, held_bytes, load_for_training
 from playground.training.spec import RunSpec
 
 Collator = Callable[[Sequence[Any]], dict[str, Any]]
@@ -356,8 +356,7 @@ def exceeds(estimated_bytes: int, limit_bytes: int, free_bytes: int) -> bool:
 def save_memory(model: Any, spec: RunSpec) -> bool:
     """Switch on activation checkpointing where the run would not fit otherwise: a third slower. Returns whether it is
     on. Keys and values that stand in a cache before the text cannot be recomputed; such a model stays as it is."""
-    held = torch.cuda.memory_reserved() if torch.cuda.is_available() else own_bytes("VmRSS") or 0
-    if not exceeds(spec.estimated_memory_bytes, spec.limit_memory_bytes, find_device().free_bytes + held):
+    if not exceeds(spec.estimated_memory_bytes, spec.limit_memory_bytes, find_device().free_bytes + held_bytes()):
         return False
     if getattr(model, "in_cache", False):
         return False

@@ -28,6 +28,7 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from playground.errors import InputError, RunFailedError
 from playground.evaluation.checks import parse_check
+from playground.gpu.device import accelerator
 from playground.methods import register_with_peft
 from playground.methods.method import Method
 from playground.training import objectives
@@ -292,7 +293,7 @@ def scored_by(base: Path, folder: Path, tokenizer: Any) -> Reward:
     except (OSError, ValueError, RuntimeError) as error:
         words = f"The reward model {folder.name} cannot be loaded: {str(error)[:200]}. Train it again."
         raise InputError(words) from error
-    model.eval().requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
+    model.eval().requires_grad_(False).to(accelerator())
 
     def worth(prompts: Sequence[list[int]], replies: Sequence[list[int]], texts: Sequence[str]) -> list[float]:
         rows = [[*prompt, *reply] for prompt, reply in zip(prompts, replies, strict=True)]
