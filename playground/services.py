@@ -34,8 +34,7 @@ from playground.verdict.search import PromptSearch
 from playground.verdict.service import VerdictService
 from playground.verdict.votes import Voting
 from playground.workspace.examples import DataService
-from playground.workspace.quota import Quota
-from playground.workspace.visitors import Sessions
+from playground.workspace.visitors import Quota, Sessions
 
 KEEP_ALIVE_S = 1800.0
 """A model that nobody asked for so long gives its memory back; the next question brings it in again."""

@@ -24,8 +24,7 @@ from playground.settings import Settings
 from playground.training.spec import RunSpec
 from playground.verdict.bench import PromptBook
 from playground.verdict.service import VerdictService
-from playground.workspace.quota import Quota, bytes_in, disk_free
-from playground.workspace.visitors import LOCAL, Sessions, remove_incoming
+from playground.workspace.visitors import LOCAL, Quota, Sessions, bytes_in, disk_free, remove_incoming
 
 KINDS = ("base", "adapter", "run", "checkpoints", "verdict", "prompts", "upload", "passing")
 BASE, ADAPTER, RUN, CHECKPOINTS, VERDICT, PROMPTS, UPLOAD, PASSING = KINDS

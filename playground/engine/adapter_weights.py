@@ -32,7 +32,7 @@ from playground.errors import AdapterError
 from playground.library.files import check_magnitudes
 from playground.methods import method_for
 from playground.methods.bottleneck_method import ACTIVATIONS as NAMES
-from playground.methods.weights import BottleneckWeights, FileAdapter, FileModule
+from playground.methods.method import BottleneckWeights, FileAdapter, FileModule
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {name: getattr(functional, name) for name in NAMES}
 

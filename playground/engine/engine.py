@@ -33,7 +33,7 @@ from playground.engine.request import GONE, AdapterFile, Row, RowState, Score, S
 from playground.errors import AdapterError, BaseUnavailableError, InputError
 from playground.library.bases import cannot_run
 from playground.library.safety import check_vocabulary
-from playground.methods.weights import VirtualTokens
+from playground.methods.method import VirtualTokens
 
 PROBES = ("Hello.", "Write one sentence about rain.", "1, 2, 3,")
 EFFECT_MIN = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}

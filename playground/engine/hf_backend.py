@@ -26,7 +26,7 @@ from playground.engine.load import Loaded
 from playground.engine.request import PLACES, ROWS_MAX, Row, RowState, Score, Text, parts
 from playground.engine.sequence import Generation, LossSum
 from playground.errors import AdapterError, BaseUnavailableError
-from playground.methods.weights import VirtualTokens
+from playground.methods.method import VirtualTokens
 
 if TYPE_CHECKING:
     from playground.engine.engine import WorkerThread

@@ -24,7 +24,7 @@ from playground.engine.request import PLACES, Score, Text, parts
 from playground.engine.scheduler import PREFILL_CHUNK, Scheduler
 from playground.engine.sequence import LossSum
 from playground.errors import AdapterError
-from playground.methods.weights import VirtualTokens
+from playground.methods.method import VirtualTokens
 
 if TYPE_CHECKING:
     from playground.engine.engine import WorkerThread

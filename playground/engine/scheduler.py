@@ -19,10 +19,9 @@ import torch
 
 from playground.data.render import encode
 from playground.engine.constraint import Constraint
-from playground.engine.cuda_graph import CapturedDecode
 from playground.engine.llama_layout import BASE, PackedAdapter
 from playground.engine.llama_memory import PREFIX_MIN, PrefixCache, common_prefix
-from playground.engine.llama_model import LlamaModel, Segment
+from playground.engine.llama_model import CapturedDecode, LlamaModel, Segment
 from playground.engine.request import GONE, ROWS_MAX, Row, RowState
 from playground.engine.sequence import Generation, Handle
 from playground.errors import AdapterError, BaseUnavailableError

@@ -8,9 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from playground.errors import AdapterError, InputError
 from playground.methods.config_rules import Rule, modules, one_of, whole
-from playground.methods.method import BEGIN, PLACEMENTS, Method, Options, Shape, Shapes, linears_ending
+from playground.methods.method import (
+    BEGIN,
+    PLACEMENTS,
+    BottleneckWeights,
+    FileAdapter,
+    FileModule,
+    Method,
+    Options,
+    Shape,
+    Shapes,
+    linears_ending,
+)
 from playground.methods.shapes import BaseLayout, depth_fault, ends_of, linear_fault
-from playground.methods.weights import BottleneckWeights, FileAdapter, FileModule
 
 if TYPE_CHECKING:
     import torch

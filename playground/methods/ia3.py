@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from playground.errors import InputError
 from playground.methods.config_rules import Rule, modules, switch
-from playground.methods.method import BEGIN, Method, Options, Shapes, linears_ending
+from playground.methods.method import BEGIN, FileAdapter, FileModule, Method, Options, Shapes, linears_ending
 from playground.methods.shapes import BaseLayout, depth_fault, ends_of, linear_fault
-from playground.methods.weights import FileAdapter, FileModule
 
 if TYPE_CHECKING:
     import torch

@@ -11,9 +11,18 @@ from typing import TYPE_CHECKING, Any
 from playground.errors import AdapterError
 from playground.methods import config_rules as rules
 from playground.methods.config_rules import RANK_LIMIT, Rule
-from playground.methods.method import BEGIN, Linear, Method, Options, Shapes, linears, linears_ending
+from playground.methods.method import (
+    BEGIN,
+    FileAdapter,
+    FileModule,
+    Linear,
+    Method,
+    Options,
+    Shapes,
+    linears,
+    linears_ending,
+)
 from playground.methods.shapes import BaseLayout, depth_fault, linear_fault
-from playground.methods.weights import FileAdapter, FileModule
 
 if TYPE_CHECKING:
     import torch

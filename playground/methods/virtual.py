@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from playground.errors import AdapterError
 from playground.methods.config_rules import Rule, nothing, number, one_of, switch, whole
-from playground.methods.method import NO_OPTIONS, Method, Options, Shapes
+from playground.methods.method import NO_OPTIONS, FileAdapter, Method, Options, Shapes, VirtualTokens
 from playground.methods.shapes import BaseLayout, hidden_size, key_value_size, layer_count, other_width
-from playground.methods.weights import FileAdapter, VirtualTokens
 
 if TYPE_CHECKING:
     import torch

@@ -27,8 +27,7 @@ from playground.models.catalogue import LOADED_FACTOR
 from playground.settings import Settings
 from playground.training.run_files import marked_step, newest_complete, step_of
 from playground.training.spec import RunSpec
-from playground.workspace.quota import Quota
-from playground.workspace.visitors import handed_over
+from playground.workspace.visitors import Quota, handed_over
 
 if TYPE_CHECKING:
     from playground.engine.engine import Engine

@@ -25,7 +25,7 @@ from playground.models.adapters import AdapterService
 from playground.models.bases import BaseService
 from playground.settings import PROJECT_ROOT, Settings
 from playground.training.processes import worker_environment
-from playground.workspace.quota import Quota
+from playground.workspace.visitors import Quota
 
 MEMORY_FACTOR = 3.2  # the base, its merged copy and what is being written, in sizes of the base on disk
 PROCESS_BYTES, DISK_FACTOR = 700_000_000, 2.2

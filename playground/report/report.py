@@ -74,7 +74,7 @@ _TEMPLATES.globals["link"] = link
 
 
 def render(name: str, context: Context) -> Markup:
-    """The template of that name, or the one that sections without their own share, as HTML with every value escaped."""
+    """The template of that name, or ``section.html`` with what is short, as HTML with every value escaped."""
     return Markup(_TEMPLATES.select_template([f"{name}.html", "section.html"]).render(context, section=name))
 
 

@@ -44,7 +44,7 @@ from playground.training.spec import (
     settings_of,
 )
 from playground.workspace.examples import DataService
-from playground.workspace.quota import Quota
+from playground.workspace.visitors import Quota
 
 DISK_FACTOR = 4
 """What a run writes, in sizes of its result: the adapter, and checkpoints that hold two moments a weight beside it."""

@@ -30,8 +30,7 @@ from playground.training.failure import DISK, disk_words, reason_of
 from playground.training.run_files import marked_step
 from playground.training.spec import RunSpec
 from playground.workspace.examples import DataService
-from playground.workspace.quota import Quota
-from playground.workspace.visitors import Home, HomeTaken
+from playground.workspace.visitors import Home, HomeTaken, Quota
 
 __all__ = ["Plan", "Preset", "TrainRequest", "TrainingService"]
 

@@ -25,8 +25,15 @@ from starlette.websockets import WebSocketClose
 from playground.server.access import BODY_S, TooLargeError, TooSlowError, foreign, path_in, read_bytes
 from playground.settings import Settings
 from playground.storage import INCOMING_S, TICK_S
-from playground.workspace.quota import FREE_MIN_BYTES, disk_free
-from playground.workspace.visitors import COOKIE, HOST_COOKIE, cookie_name, is_token, new_token
+from playground.workspace.visitors import (
+    COOKIE,
+    FREE_MIN_BYTES,
+    HOST_COOKIE,
+    cookie_name,
+    disk_free,
+    is_token,
+    new_token,
+)
 
 OWN = "own"
 UPLOAD = "/gradio_api/upload"

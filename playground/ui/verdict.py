@@ -19,8 +19,8 @@ from playground.services import Services
 from playground.ui import bench, blind, html, verdict_form, verdict_shown, words
 from playground.ui.bench import BenchView
 from playground.ui.blind import LabelView, VoteView
-from playground.ui.recorded import RecordedView
 from playground.ui.runs import PICK_JS
+from playground.ui.side import RecordedView
 from playground.ui.verdict_form import Kept
 from playground.ui.verdict_shown import FORMATS
 from playground.ui.wiring import PICKED, CheckboxGroup, Dropdown, Event, Events, Radio, hidden_slot, listen, unasked

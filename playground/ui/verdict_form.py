@@ -24,12 +24,12 @@ from playground.models.adapters import AdapterRow
 from playground.models.bases import PREFIX as BASE_PREFIX
 from playground.models.endpoints import PREFIX
 from playground.services import Services
-from playground.ui import html, recorded, side, words
+from playground.ui import html, side, words
 from playground.ui.asking import CheckValues, Comparison, Setups
 from playground.ui.form import lines_of
 from playground.ui.html import card, plural
-from playground.ui.recorded import RecordedValues
 from playground.ui.rows import Source
+from playground.ui.side import RecordedValues
 from playground.ui.sidebar import ready, require
 from playground.ui.wiring import AWAY, Drawn, Initial, Updates, Visit, slot
 from playground.verdict.request import VerdictRequest
@@ -232,7 +232,7 @@ def line_up(
     file = _file_of(visit.services, source, uploaded, kept)
     form = _share_form(visit, file)
     made = visit.services.verdicts.line_up(shots, adapter, line["prompt"] or "", docs, visit.owner, form)
-    today = recorded.side_of(kept.replies, file, line["recorded"])
+    today = side.recorded_side(kept.replies, file, line["recorded"])
     made = (*made, *([today] if today is not None else []))
     carried = {f"{CARRIED}{place}": one for place, one in enumerate(kept.carried)}
     taken = {one.label for one in carried.values()}
@@ -301,7 +301,7 @@ def joined(visit: Visit, tab: VerdictTab, *, where: ExampleValues, line: LineUpV
     """What the recorded replies hold for the rows that are judged by, or what is wrong with them."""
     try:
         found, kept = examples(visit, where), where["kept"]
-        one = recorded.side_of(kept.replies, found.file, line["recorded"])
+        one = side.recorded_side(kept.replies, found.file, line["recorded"])
         if one is None:
             return {tab.recorded.said: slot("")}
         asked = VerdictRequest(found.file, (one,), rows=found.rows, mapping=found.mapping, owner=visit.owner)
@@ -319,7 +319,7 @@ def source_chosen(visit: Visit, tab: VerdictTab, *, where: ExampleValues, prompt
         return {tab.facts: slot(""), tab.error: slot(card(error))}
     updates: Updates = {tab.facts: slot(html.note(found.about))}
     used = set(visit.services.data.check(found.file, found.mapping, visit.owner).mapping.values())
-    updates |= recorded.columns(visit, tab.recorded, found.file, used)
+    updates |= side.recorded_columns(visit, tab.recorded, found.file, used)
     shipped = shipped_set(visit.services, where["source"])
     right = visit.services.data.right_of(found.file) or (suggested(found.answers).spec,)
     updates[tab.right] = Initial(value="\n".join(right))

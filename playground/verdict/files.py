@@ -27,7 +27,7 @@ from playground.evaluation.verdict import VOLUME, Answered
 from playground.evaluation.votes import WINNERS, Vote
 from playground.library.files import write_json, write_text
 from playground.training import processes
-from playground.workspace.quota import bytes_in
+from playground.workspace.visitors import bytes_in
 
 ID = re.compile(r"\d{8}-\d{6}-v[0-9a-f]{4}")
 SCHEMA = 1

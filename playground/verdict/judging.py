@@ -16,8 +16,7 @@ from playground.verdict.files import JUDGE, Cast, Label, Place
 from playground.verdict.judges import Judge, Judges, Trust, in_batches
 from playground.verdict.labels import Labelling
 from playground.verdict.votes import Poll, Voting
-from playground.workspace.quota import Quota
-from playground.workspace.visitors import LOCAL
+from playground.workspace.visitors import LOCAL, Quota
 
 MOST = 60  # comparisons that a judge is asked at one go, each in both orders: first those that the person voted on
 VOTES, LABELS = "judging", "marking"

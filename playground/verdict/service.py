@@ -36,8 +36,7 @@ from playground.verdict.measuring import Measuring, Work
 from playground.verdict.request import Kept, RecordMaker, SoFar, VerdictRequest, file_sha256, request_from
 from playground.verdict.search import Searching
 from playground.workspace.examples import DataService
-from playground.workspace.quota import Quota
-from playground.workspace.visitors import LOCAL
+from playground.workspace.visitors import LOCAL, Quota
 
 __all__ = ["VerdictRequest", "VerdictService", "VerdictView"]
 

@@ -27,8 +27,7 @@ from playground.data.text_formats import pasted_kind
 from playground.data.token_counts import TokenReport, token_report
 from playground.errors import InputError, NotFoundError
 from playground.settings import Settings
-from playground.workspace.quota import Quota
-from playground.workspace.visitors import LOCAL, handed_over
+from playground.workspace.visitors import LOCAL, Quota, handed_over
 
 T = TypeVar("T")
 

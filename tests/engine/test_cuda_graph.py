@@ -6,8 +6,7 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 
-from playground.engine.cuda_graph import CapturedDecode, cuda_capture
-from playground.engine.llama_model import Segment
+from playground.engine.llama_model import CapturedDecode, Segment, cuda_capture
 from tests.engine.models import Again, engine_with, llama, save_adapters
 
 

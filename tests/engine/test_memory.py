@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from playground.engine.cuda_graph import CapturedDecode
 from playground.engine.engine import Engine, WorkerThread
 from playground.engine.llama_memory import PREFIX_BYTES, AdapterSlots, KVCache, PrefixCache
+from playground.engine.llama_model import CapturedDecode
 from playground.engine.request import ROWS_MAX, AdapterFile, Row, Sampling, ScoreRow
 from playground.engine.scheduler import Scheduler
 from playground.errors import BaseUnavailableError

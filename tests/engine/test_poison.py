@@ -8,11 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 from playground.engine.adapter_weights import ModuleWeights
-from playground.engine.cuda_graph import CapturedDecode
 from playground.engine.engine import Engine
 from playground.engine.llama_layout import LinearGroup, pack
 from playground.engine.llama_memory import AdapterSlots
-from playground.engine.llama_model import Segment
+from playground.engine.llama_model import CapturedDecode, Segment
 from playground.engine.request import Row, Sampling
 from playground.errors import AdapterError
 from playground.library.adapters import AdapterLibrary

@@ -10,8 +10,7 @@ from playground.db import RunStore
 from playground.errors import BusyError, DiskFullError, NotFoundError, PlaygroundError
 from playground.services import build_services
 from playground.settings import Settings
-from playground.workspace.quota import bytes_in
-from playground.workspace.visitors import OWNER, TABS_MAX, Sessions, Visit, new_token, owner_of
+from playground.workspace.visitors import OWNER, TABS_MAX, Sessions, Visit, bytes_in, new_token, owner_of
 from tests.refused import refused
 from tests.services.conftest import Clock, add, full_disk
 from tests.shared.conftest import alone, ended_run, hers, incoming, lora, prepared, services, shared_settings

@@ -13,8 +13,7 @@ from playground.runs.progress import ending_of
 from playground.runs.service import TrainingService
 from playground.runs.supervisor import ENTER_S, KILL_AFTER_S, RunQueue
 from playground.settings import Settings
-from playground.workspace.quota import Quota
-from playground.workspace.visitors import Home, HomeTaken
+from playground.workspace.visitors import Home, HomeTaken, Quota
 from tests.refused import refused
 from tests.services.conftest import FixedDevice, Workers, add, put_checkpoint
 

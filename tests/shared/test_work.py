@@ -22,7 +22,7 @@ from playground.verdict import service as verdict_service
 from playground.verdict.answers import Answering
 from playground.verdict.race import RaceRequest
 from playground.verdict.request import VerdictRequest
-from playground.workspace import quota
+from playground.workspace import visitors
 from playground.workspace.visitors import LOCAL
 from tests.api.conftest import wait_until
 from tests.services.conftest import last, verdicts_by
@@ -259,7 +259,7 @@ def test_adapters_count_with_those_that_runs_will_make(services, lora):
 
 
 def test_a_full_disk_takes_no_upload(services, monkeypatch):
-    monkeypatch.setattr(quota, "disk_free", lambda home: 1000)
+    monkeypatch.setattr(visitors, "disk_free", lambda home: 1000)
     refused("nearly full", upload, services, ANNA)
 
 
