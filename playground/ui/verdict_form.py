@@ -32,6 +32,7 @@ from playground.ui.rows import Source
 from playground.ui.side import RecordedValues
 from playground.ui.sidebar import ready, require
 from playground.ui.wiring import AWAY, Drawn, Initial, Updates, Visit, slot
+from playground.verdict.answers import Size
 from playground.verdict.request import VerdictRequest
 from playground.workspace.examples import ShippedSet
 
@@ -353,13 +354,13 @@ def lined_up(
     return _offer(tab, sides, [key for key in sides if key in chosen or key in fresh])
 
 
-def blocked(services: Services, source: str | None, count: int, sides: Sequence[str]) -> str:
+def blocked(services: Services, source: str | None, size: Size, sides: Sequence[str]) -> str:
     """What stands in the way of measuring, in a few words; "" where nothing does."""
     now = ready(services)
     if not now.yes:
         return now.words if len(now.words) <= words.SHORT else words.BASE_MISSING
-    if not source or not count:
-        return words.VERDICT_EXAMPLES
+    if not source or not size.rows:
+        return words.VERDICT_SEEN if size.seen else words.VERDICT_EXAMPLES
     return "" if sides else words.VERDICT_SIDES
 
 
@@ -368,24 +369,25 @@ def refresh(
     tab: VerdictTab,
     *,
     where: ExampleValues,
-    sides: Sequence[str],
+    line: LineUpValues,
     settings: SettingValues,
     terms: TermValues,
 ) -> Drawn:
     """The main button says what it does or what is missing; the fold's label, what is set in it; and below what is
     right, which rows pass by it and what so many rows can show."""
-    try:
-        found = examples(visit, where)
-    except PlaygroundError:  # shown where the examples are chosen
-        found = None
-    count = found.count if found is not None else 0
+    found, size, chosen, said = None, Size(0, 0, 0), line["chosen"] or (), words.MEASURE
     limit, again = int(settings["limit"] or 0), int(settings["repeats"] or 1)
-    count = min(count, limit) if limit else count
-    why = blocked(visit.services, where["source"], count, sides)
-    draws = int(settings["draws"] or 1)
-    asked = len(sides or ()) + (draws - 1) * (SHOTS in (sides or ()))
-    asked -= RECORDED in (sides or ())
-    replies = count * asked * (1 + again if again > 1 else 1)
+    draws, unseen = int(settings["draws"] or 1), bool(settings.get("unseen"))
+    with contextlib.suppress(PlaygroundError):  # shown where the examples are chosen, or when they are measured
+        found = examples(visit, where)
+        size = Size(min(found.count, limit or found.count), 0, 0)
+        if picked := _picked(visit, where, line, draws, found):
+            asked = VerdictRequest(
+                found.file, picked, rows=found.rows, limit=limit or None, repeats=again, unseen=unseen
+            )
+            size = visit.services.verdicts.size(replace(asked, mapping=found.mapping, owner=visit.owner))
+            said += f" ({size.replies:,} replies)"
+    why = blocked(visit.services, where["source"], size, chosen)
     how = f"temperature {settings['temperature']:g}" if settings["temperature"] else "greedy"
     parts = [
         f"Everything else: {how}",
@@ -396,11 +398,12 @@ def refresh(
         f"{again} repeats" if again > 1 else "",
         f"{draws} draws of the shots" if draws > 1 else "",
         f"{limit} rows" if limit else "",
+        f"{plural(size.seen, 'row')} left out that a tuned side may know" if size.seen else "",
     ]
     return {
-        tab.measure: gr.update(value=why or f"{words.MEASURE} ({replies:,} replies)", interactive=not why),
+        tab.measure: gr.update(value=why or said, interactive=not why),
         tab.more: gr.update(label=", ".join(part for part in parts if part)),
-        tab.stated: slot(_stated(visit, found, count, len(set(sides or ())), terms) if found else ""),
+        tab.stated: slot(_stated(visit, found, size.rows, len(set(chosen)), terms) if found else ""),
     }
 
 
@@ -440,6 +443,19 @@ def questions(situation: SituationValues) -> tuple[Questions, Prices]:
     return asked, prices_from_json(situation["prices"]) if (situation["prices"] or "").strip() else Prices()
 
 
+def _picked(
+    visit: Visit, where: ExampleValues, line: LineUpValues, draws: float | None, found: Judged
+) -> tuple[Side, ...]:
+    """The sides that are chosen. Raises InputError for one that is gone."""
+    sides = line_up(visit, line, where["kept"], where["source"], where["uploaded"], found.shots)
+    chosen = [str(key) for key in line["chosen"] or ()]
+    if any(key.startswith(("tuned", CARRIED, PREFIX, BASE_PREFIX, RECORDED)) and key not in sides for key in chosen):
+        raise InputError(words.VERDICT_GONE)
+    if SHOTS in sides:
+        sides[SHOTS] = replace(sides[SHOTS], draws=1 if draws is None else int(draws))
+    return tuple(sides[key] for key in chosen if key in sides)
+
+
 def start(
     visit: Visit,
     tab: VerdictTab,
@@ -459,13 +475,7 @@ def start(
     asked, prices = questions(situation)
     stated = terms_of(terms)
     found = examples(visit, where)
-    sides = line_up(visit, line, where["kept"], where["source"], where["uploaded"], found.shots)
-    chosen = [str(key) for key in line["chosen"] or ()]
-    if any(key.startswith(("tuned", CARRIED, PREFIX, BASE_PREFIX, RECORDED)) and key not in sides for key in chosen):
-        raise InputError(words.VERDICT_GONE)
-    if SHOTS in sides:
-        sides[SHOTS] = replace(sides[SHOTS], draws=1 if settings["draws"] is None else int(settings["draws"]))
-    picked = tuple(sides[key] for key in chosen if key in sides)
+    picked = _picked(visit, where, line, settings["draws"], found)
     if not picked:
         raise InputError(words.VERDICT_SIDES)
     request = VerdictRequest(

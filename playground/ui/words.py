@@ -65,6 +65,7 @@ VERDICT_TEXT = (
 )
 VERDICT_EMPTY = "No verdict yet: pick the sides and a held-out set, and measure."
 VERDICT_EXAMPLES = "Choose examples to judge by first"
+VERDICT_SEEN = "No row left that no tuned side may know"
 VERDICT_SIDES = "Choose at least one side"
 VERDICT_GONE = "A side that is chosen is not here any more. Choose its adapter and the sides again."
 MEASURE = "Measure"

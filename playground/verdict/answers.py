@@ -98,6 +98,14 @@ class Progress:
     known: Mapping[Key, object] = field(default_factory=dict)
 
 
+class Size(NamedTuple):
+    """rows: that are judged by. seen: left out, since a tuned side may know them. replies: that are asked."""
+
+    rows: int
+    seen: int
+    replies: int
+
+
 class Answering:
     """Runs what a verdict asks. Closing a phase frees the device; it raises PlaygroundError where every side fails."""
 
@@ -109,8 +117,7 @@ class Answering:
 
     def examples(self, request: VerdictRequest) -> list[Example]:
         """The rows to judge by. Raises InputError when there are none."""
-        there = self._data.check(request.file, request.mapping, request.owner).examples
-        rows, seen = rows_judged(request, there, self.cards(request) if request.unseen else ())
+        there, rows, seen = self._judged(request)
         if not there:
             needed = "A verdict needs rows with a request and an answer."
             raise InputError(f"The answers are none: this file holds raw text. {needed}")
@@ -118,6 +125,17 @@ class Answering:
             why = f": {seen} were left out, which a tuned side may have been trained on" * bool(seen)
             raise InputError(f"No row is left to judge by{why}. Choose another part, or a file with more rows.")
         return rows
+
+    def _judged(self, request: VerdictRequest) -> tuple[tuple[Example, ...], list[Example], int]:
+        """(all rows of the file, those to judge by, how many were left out)."""
+        there = self._data.check(request.file, request.mapping, request.owner).examples
+        return there, *rows_judged(request, there, self.cards(request) if request.unseen else ())
+
+    def size(self, request: VerdictRequest) -> Size:
+        """How much it is. Raises InputError, NotFoundError."""
+        _, rows, seen = self._judged(request)
+        asked = sum(side.replies is None for side in request.sides)
+        return Size(len(rows), seen, len(rows) * asked * request.replies_each)
 
     def cards(self, request: VerdictRequest) -> list[AdapterCard | None]:
         """Whose weights answer, by side. Raises NotFoundError, and InputError for what cannot answer."""

@@ -27,7 +27,7 @@ from playground.models.bases import BaseService
 from playground.models.endpoints import PREFIX
 from playground.settings import Settings
 from playground.training import processes
-from playground.verdict.answers import Answering
+from playground.verdict.answers import Answering, Size
 from playground.verdict.bench import tried_for
 from playground.verdict.files import DONE, FAILED, LIVE, MEASURING, STOPPED, VERDICT, State, VerdictFiles, row_of
 from playground.verdict.judges import Judges, Trust
@@ -222,6 +222,10 @@ class VerdictService:
         """What a person agrees to before it is measured: rows that go to other machines, in words; "" = none. Raises
         InputError, NotFoundError."""
         return self._answering.leaving(request, self._before(request).answers)
+
+    def size(self, request: VerdictRequest) -> Size:
+        """How many rows and replies it takes. Raises InputError, NotFoundError."""
+        return self._answering.size(request)
 
     def recorded(self, request: VerdictRequest) -> list[str]:
         """What is there of each recorded side's replies to the rows that are judged by, in words. Raises InputError,

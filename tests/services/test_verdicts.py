@@ -377,7 +377,9 @@ def test_rows_that_a_side_may_know_are_counted_by_how_it_may_know_them(services,
     said = {one["name"]: one["sentence"] for one in found["guards"]}
     assert "50% of these rows: 2 the same row, 3 the same prompt, 0 nearly the same prompt" in said["leakage"]
     assert "Unknown was trained on is unknown" in said["unknown-training"]
-    view = last(services.verdicts.run(replace(asked, unseen=True, limit=4)))
+    left = replace(asked, unseen=True, limit=4)
+    assert services.verdicts.size(left) == (4, 5, 4 * 2), "as many as are measured"
+    view = last(services.verdicts.run(left))
     assert {row["example"] for row in services.verdicts.rows(view.id)} == {3, 4, 8, 9}
     said = {one["name"]: one["sentence"] for one in view.record["guards"]}
     assert said["seen-rows"].startswith("5 rows were left out")

@@ -27,6 +27,7 @@ from playground.models.endpoints import Endpoints
 from playground.runs.progress import RunView
 from playground.runs.service import Plan, Preset
 from playground.settings import Settings
+from playground.verdict.answers import Size
 from playground.verdict.service import VerdictRequest, VerdictView
 from playground.workspace.examples import ShippedSet
 from playground.workspace.visitors import Sessions
@@ -245,6 +246,13 @@ class FakeVerdicts:
     leaving, recorded = always("6 rows leave for elsewhere."), always(["today: Replies to 6 of 6 rows."])
 
     start, stop = noted("started", "v1"), noted("stopped")
+
+    seen = 0
+
+    def size(self, request: VerdictRequest) -> Size:
+        rows = len(request.rows or (1, 2)) - self.seen
+        asked = sum(side.replies is None for side in request.sides)
+        return Size(rows, self.seen, rows * asked * request.replies_each)
 
     def extension(self, id: str, rows: int | None = None, owner: str = "local") -> Any:
         return f"the next {rows} rows of {id}"

@@ -113,7 +113,7 @@ def test_replies_of_the_model_of_today_are_a_side_from_a_file_or_a_column(servic
 @pytest.fixture
 def button(services, call, tab):
     def pressed(*sides: str, source: str = SET, **more: Any) -> tuple[str, bool]:
-        said = {"where": where(source), "sides": sides, "settings": SETTINGS | more, "terms": TERMS}
+        said = {"where": where(source), "line": line(chosen=sides), "settings": SETTINGS | more, "terms": TERMS}
         drawn = call(verdict_form.refresh, tab, **said)
         return drawn[tab.measure]["value"], drawn[tab.measure]["interactive"]
 
@@ -135,6 +135,10 @@ def test_the_page_opens_with_a_shipped_set_its_prompt_check_and_adapter(services
     assert first[tab.sides].value == keys, "all of them are chosen at first"
     assert button(*keys) == ("Measure (10 replies)", True)
     assert button(*keys, draws=5) == ("Measure (18 replies)", True), "each draw of the shots asks every row"
+    services.verdicts.seen = 1
+    assert button(*keys) == ("Measure (5 replies)", True), "what a tuned side may know is left out"
+    services.verdicts.seen = 2
+    assert button(*keys) == (words.VERDICT_SEEN, False)
 
 
 def test_the_button_names_what_is_missing(services, button, start):
@@ -170,7 +174,11 @@ def test_what_is_right_is_stated_first_with_rows_as_it_marks_them(services, call
 
     def stated(**terms: Any) -> str:
         said = {**TERMS, **terms}
-        given: Any = {"where": where(UPLOAD, uploaded=uploaded), "sides": ["base", "tuned"], "settings": SETTINGS}
+        given: Any = {
+            "where": where(UPLOAD, uploaded=uploaded),
+            "line": line(chosen=["base", "tuned"]),
+            "settings": SETTINGS,
+        }
         return str(call(verdict_form.refresh, tab, **given, terms=said)[tab.stated]["value"])
 
     page = stated()
