@@ -9,6 +9,7 @@ import platform
 import time
 from argparse import Namespace
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,9 @@ def adapters(settings: Settings, options: Namespace) -> Outcome:
     service, found = services.adapters, dict[str, Any]()
     match options.action:
         case "import":
-            card = service.import_file(Path(options.path))
+            progress = Progress()
+            card = service.import_named(options.path, partial(_fetched, progress, options.path))
+            progress.end()
             found = {"notes": list(card.notes)}
             said = "\n".join([f"Imported as {card.id}.", *(f"{note[0].upper()}{note[1:]}." for note in card.notes)])
         case "export":
@@ -196,6 +199,11 @@ def adapters(settings: Settings, options: Namespace) -> Outcome:
             said = "\n".join(map(_row, cards)) or "No adapters yet: train one or import a PEFT folder."
             return {"adapters": [_json(card) for card in cards]}, said, 0
     return {"adapters": [_json(card)], **found}, said, 0
+
+
+def _fetched(progress: Progress, name: str, phase: str, done: int, total: int) -> None:
+    so_far = f", {done / 1e6:.1f} of {total / 1e6:.1f} MB" if total else ""
+    progress.say(f"{phase.capitalize()} {name}{so_far}")
 
 
 def _exported(services: Services, options: Namespace) -> Path:

@@ -13,15 +13,18 @@ import shutil
 import tempfile
 import time
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from playground.errors import AdapterError, InputError, NotFoundError
+from filelock import FileLock, Timeout
+
+from playground.errors import AdapterError, BusyError, InputError, NotFoundError
 from playground.library import card as cards
 from playground.library.archive import COMPARED, KEPT, copy_known, listed, pack, unpack
+from playground.library.bases import HUB_ID, Progress
 from playground.library.card import CONFIG, NOTES, OFF, RECORD, WEIGHTS, read_run, weight_files
 from playground.library.files import (
     copy_file,
@@ -226,18 +229,50 @@ class AdapterLibrary:
         self.release_id(id)
         return replace(card, id=id, path=target)
 
+    def import_hub(
+        self, spec: str, base: BaseLayout | None, owner: str, admit: Admit, progress: Progress
+    ) -> AdapterCard:
+        """The same for ``owner/name[@revision]`` of the hub. What has arrived of it stays for a day where this fails or
+        ``progress`` raises, and the next try goes on from there. Raises BaseUnavailableError too."""
+        from playground.library.fetching import fetch_adapter
+
+        if not (HUB_ID.fullmatch(spec) and ".." not in spec):
+            said = f"{plain_text(spec, 80)!r} is no id of the hub, which are such as owner/name or owner/name@revision."
+            raise InputError(said)
+        self._staging.mkdir(parents=True, exist_ok=True)
+        staging = self._staging / f"hub--{re.sub(r'[/@]', '--', spec)}"
+        try:
+            with FileLock(f"{staging}.lock", timeout=0):
+                staging.mkdir(exist_ok=True)
+                said = fetch_adapter(spec, staging, progress)
+                name = spec.partition("@")[0].partition("/")[2]
+                try:
+                    return self.import_path(staging, base, owner, admit, name=name, notes=(said,))
+                finally:
+                    shutil.rmtree(staging, ignore_errors=True)
+        except Timeout:
+            raise BusyError(f"{spec} is being fetched already. Wait for it.") from None
+
     def import_path(
-        self, path: Path, base: BaseLayout | None, owner: str = "local", admit: Admit = lambda size: None
+        self,
+        path: Path,
+        base: BaseLayout | None,
+        owner: str = "local",
+        admit: Admit = lambda size: None,
+        *,
+        name: str = "",
+        notes: Sequence[str] = (),
     ) -> AdapterCard:
         """Take in an adapter from a folder or a zip. Only its known files are copied, and checked as copied. base: what
-        it must fit; None = not known yet. admit: hears how many bytes are to stay, and may raise. The card's ``notes``
-        say what was changed and what was left. Raises AdapterError; nothing is left behind then."""
+        it must fit; None = not known yet. admit: hears how many bytes are to stay, and may raise. name: "" = the
+        folder's. The card's ``notes`` say what was changed and what was left, after those given. Raises AdapterError;
+        nothing is left behind then."""
         path = Path(path).expanduser().resolve()
         if not path.exists() or path.suffix in (".safetensors", ".json"):
             wrong = "is a single file" if path.exists() else "does not exist"
             raise AdapterError(f"{path} {wrong}. Name the folder that holds {CONFIG} and {WEIGHTS}, or a zip of it.")
         unreadable = _said_plainly(f"{path} cannot be read", "Check that it may be read, and the disk's space.")
-        name = (path.name if path.is_dir() else path.stem) or "adapter"
+        name = name or (path.name if path.is_dir() else path.stem) or "adapter"
         with self._temporary() as work, unreadable:
             source = Path(work, re.sub(r"[^\w-]+", "_", name)[:60])  # errors say it
             if path.is_dir():
@@ -247,7 +282,7 @@ class AdapterLibrary:
                 cards.refuse_names([path.name])
                 left = unpack(path, source)
             admit(sum(file.stat().st_size for file in source.iterdir() if file.name not in COMPARED))
-            notes = [*keep_config(source, base), *([f"left where it was: {listed(left)}"] if left else [])]
+            notes = [*notes, *keep_config(source, base), *([f"left where it was: {listed(left)}"] if left else [])]
             check_folder(source, base)
             if base is not None and (place := base.folder) is not None:
                 check_vocabulary(source, lambda: vocabulary_of(place))

@@ -33,7 +33,7 @@ _LIMITS[RECORD] = RECORD_LIMIT_BYTES
 _DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error)
 
 
-def _place_of(files: Collection[str]) -> str:
+def place_of(files: Collection[str]) -> str:
     """The least deep folder among paths with / that holds an adapter, with its /, "" = the top. Raises AdapterError
     where several lie equally deep."""
     whole = {file.removesuffix(CONFIG) for file in files if file.rpartition("/")[2] == CONFIG}
@@ -46,13 +46,13 @@ def _place_of(files: Collection[str]) -> str:
     return found[0] if found else ""
 
 
-def _left_of(files: Iterable[str], place: str) -> list[str]:
+def left_of(files: Iterable[str], place: str) -> list[str]:
     """What is left of ``files`` when an adapter is taken from ``place``: names in that folder, folders with a /."""
     beside = {name + slash for name, slash, _ in (file.removeprefix(place).partition("/") for file in files)}
     return sorted(beside - {*KEPT, *([] if WEIGHTS in beside else [OF_MLX])})
 
 
-def _check_size(name: str, size: int) -> None:
+def check_size(name: str, size: int) -> None:
     if size > (limit := _LIMITS.get(name, JSON_LIMIT_BYTES)):
         raise AdapterError(f"{name} has {size} bytes; at most {limit} are taken. Make it smaller.")
 
@@ -67,15 +67,15 @@ def copy_known(folder: Path, target: Path) -> list[str]:
     """Copy an adapter's known files out of ``folder``, or the one below that holds them; the names of the rest. A link
     is followed only to a plain file inside the named folder or the ``blobs`` of its hub cache. Raises AdapterError."""
     files = sorted(entry.name for entry in os.scandir(folder) if entry.name in (CONFIG, WEIGHTS, OF_MLX))
-    source = folder / _place_of(files or _below(folder))
+    source = folder / place_of(files or _below(folder))
     for name in KNOWN:
         if os.path.lexists(source / name) and (file := _real(source / name, folder)) is not None:
-            _check_size(name, file.stat().st_size)
+            check_size(name, file.stat().st_size)
             copy_file(file, target / name)
     beside = [f"{entry.name}/" if os.path.isdir(entry.path) else entry.name for entry in os.scandir(source)]
     if not is_plain_file(target / CONFIG) or not any(is_plain_file(target / name) for name in (WEIGHTS, OF_MLX)):
         raise AdapterError(what_lacks(source.name, beside))
-    return _left_of(beside, "")
+    return left_of(beside, "")
 
 
 def _real(path: Path, named: Path) -> Path | None:
@@ -179,11 +179,11 @@ def _plan(archive: zipfile.ZipFile, zip_path: Path) -> tuple[list[tuple[zipfile.
             found[path] = info
     if not found:
         raise AdapterError(f"{zip_path.name} is empty. Pack the adapter's folder into it.")
-    place = _place_of(found)
+    place = place_of(found)
     plan = [(found[place + name], name) for name in KNOWN if place + name in found]
     for info, name in plan:
         _check_entry(info, zip_path, name)
-        _check_size(name, info.file_size)
+        check_size(name, info.file_size)
     names = {name for _, name in plan}
     if CONFIG not in names or not names & {WEIGHTS, OF_MLX}:
         raise AdapterError(what_lacks(zip_path.name, [name.removeprefix(place) for name in found]))
@@ -193,7 +193,7 @@ def _plan(archive: zipfile.ZipFile, zip_path: Path) -> tuple[list[tuple[zipfile.
         said = f"{zip_path.name} would unpack from {packed} to {total} bytes; at most {SIZE_LIMIT_BYTES}, and"
         mend = "If it is sound, unpack it yourself and import the folder."
         raise AdapterError(f"{said} {RATIO_LIMIT} times its own size, are taken. {mend}")
-    return plan, _left_of(found, place)
+    return plan, left_of(found, place)
 
 
 def _path(info: zipfile.ZipInfo, zip_path: Path) -> str:

@@ -1,5 +1,5 @@
-"""A base from the Hugging Face hub, and whether a folder can be one. The small files come first and are judged, then
-the weights; a download that was stopped goes on where it ended. Nothing of a model is ever run here."""
+"""A base or an adapter from the Hugging Face hub, and whether a folder can be a base. The small files come first and
+are judged, then the weights; a download that was stopped goes on where it ended. Nothing of a model is run here."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
 from playground.errors import AdapterError, BaseUnavailableError, InputError
+from playground.library.archive import KNOWN, check_size, left_of, listed, place_of
 from playground.library.bases import BODY_ONLY, BaseShapes
+from playground.library.card import CONFIG
 from playground.library.files import is_pointer, read_json, sha256_of
+from playground.library.safety import what_lacks
 from playground.methods.shapes import EMBEDDINGS, layer_of
 from playground.plain import plain_number, plain_text
 from playground.settings import DEFAULT_BASE
@@ -34,6 +38,7 @@ TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 CHUNK_BYTES, TIMEOUT_S = 1 << 20, 30.0
 Progress = Callable[[str, int, int], None]
 """As in ``library.bases``."""
+T = TypeVar("T")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
@@ -57,23 +62,33 @@ def _unusable(folder: Path, whole: bool, version: tuple[tuple[str, int, int], ..
         return "has a damaged config.json, or none. Fetch it again."
     if why := _no_writer(config):
         return f"{why}. Choose another base."
-    try:
-        from transformers import AutoConfig
+    sizes, why = _tried(lambda: _sizes(folder))
+    if sizes is None:
+        return f"has a config.json that cannot be used ({why}). Fetch it again."
+    rows, layers = sizes
+    return _tokenizer_fault(folder, rows) or (_weights_fault(folder, rows, layers) if whole else "")
 
-        text: Any = AutoConfig.from_pretrained(folder, **_LOCAL).get_text_config()
-        rows, layers = plain_number(text.vocab_size), plain_number(text.num_hidden_layers)
-    except Exception as error:  # whatever its class makes of what it is told
-        return f"has a config.json that cannot be used ({_reason(error)}). Fetch it again."
-    why = _tokenizer_fault(folder, int(rows or 0))
-    return why or (_weights_fault(folder, int(rows or 0), int(layers or 0)) if whole else "")
+
+def _sizes(folder: Path) -> tuple[int, int]:
+    """(tokens that there are embeddings for, decoder layers); 0 where a config does not say."""
+    from transformers import AutoConfig
+
+    text: Any = AutoConfig.from_pretrained(folder, **_LOCAL).get_text_config()
+    found = (plain_number(getattr(text, name, None)) for name in ("vocab_size", "num_hidden_layers"))
+    rows, layers = (int(number or 0) for number in found)
+    return rows, layers
 
 
 _LOCAL: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 
 
-def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return plain_text(f"{type(error).__name__}: {' '.join(lines[:2])}" if lines else type(error).__name__, 160)
+def _tried(read: Callable[[], T]) -> tuple[T | None, str]:
+    """What a library reads, or None and in a few words why it cannot."""
+    try:
+        return read(), ""
+    except Exception as error:  # of whatever class reads what a stranger wrote
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return None, plain_text(f"{type(error).__name__}: {' '.join(lines[:2])}", 160)
 
 
 def _no_writer(config: Mapping[str, Any]) -> str:
@@ -98,12 +113,11 @@ def _tokenizer_fault(folder: Path, rows: int) -> str:
 
     if not any((folder / name).is_file() for name in TOKENIZERS):
         return f"has no tokenizer ({', '.join(TOKENIZERS[:2])}). Save it there with save_pretrained."
-    try:
-        tokenizer = load_tokenizer(folder)
-        added = tokenizer.get_added_vocab()
-        words = max((number for word, number in tokenizer.get_vocab().items() if word not in added), default=-1)
-    except Exception as error:  # of whatever class reads it
-        return f"has a damaged tokenizer.json, or a tokenizer that cannot be read ({_reason(error)}). Fetch it again."
+    tokenizer, why = _tried(lambda: load_tokenizer(folder))
+    if tokenizer is None:
+        return f"has a damaged tokenizer.json, or a tokenizer that cannot be read ({why}). Fetch it again."
+    added = tokenizer.get_added_vocab()
+    words = max((number for word, number in tokenizer.get_vocab().items() if word not in added), default=-1)
     try:
         asked = render_prompt(tokenizer, [Message("user", "Hello")])
     except InputError as error:
@@ -151,9 +165,15 @@ def has_template(folder: Path) -> bool:
 
 @dataclass(frozen=True)
 class _File:
-    name: str
+    """path: in the repository. Here it lies in the top folder, by its ``name``."""
+
+    path: str
     bytes: int
     sha256: str
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
 
     @property
     def is_heavy(self) -> bool:
@@ -161,8 +181,43 @@ class _File:
 
 
 def fetch(spec: str, staging: Path, progress: Progress) -> None:
-    """Bring ``owner/name[@revision]`` into ``staging``, which keeps what has arrived when this fails or ``progress``
-    raises. Raises BaseUnavailableError."""
+    """Bring the base ``owner/name[@revision]`` into ``staging``, which keeps what has arrived when this fails or
+    ``progress`` raises. Raises BaseUnavailableError."""
+    instead = f"or use {DEFAULT_BASE}, or name a local folder: one that was copied from a machine with a network."
+    _fetch(spec, staging, progress, _of_base, instead, lambda: unusable(staging, whole=False))
+
+
+def fetch_adapter(spec: str, staging: Path, progress: Progress) -> str:
+    """The same for an adapter's known files, which lie in the repository's top folder or one below; what was fetched
+    and what was left, in words. Raises AdapterError for a repository that holds no adapter, or several."""
+    left: list[str] = []
+
+    def of_adapter(there: Sequence[_File], spec: str) -> list[_File]:
+        paths = {one.path: one for one in there}
+        place = place_of(paths)
+        found = [paths[place + name] for name in KNOWN if place + name in paths]
+        if not {CONFIG} <= {one.name for one in found} or not any(one.is_heavy for one in found):
+            raise AdapterError(what_lacks(spec, [path.removeprefix(place) for path in paths]))
+        for one in found:
+            check_size(one.name, one.bytes)
+        left.extend(left_of(paths, place))
+        return found
+
+    commit = _fetch(spec, staging, progress, of_adapter, "or import a local folder, or a zip of one.")
+    rest = f"; left there: {listed(left)}" if left else ""
+    return f"fetched from the hub, {spec.partition('@')[0]} at {plain_text(commit, 12)}{rest}"
+
+
+def _fetch(
+    spec: str,
+    staging: Path,
+    progress: Progress,
+    choose: Callable[[Sequence[_File], str], list[_File]],
+    instead: str,
+    judge: Callable[[], str] = lambda: "",
+) -> str:
+    """The commit that the chosen files of a repository came from. judge: what speaks against the small files, before
+    the weights are fetched."""
     import httpx
     from huggingface_hub import get_token
 
@@ -177,7 +232,7 @@ def fetch(spec: str, staging: Path, progress: Progress) -> None:
             answer = client.get(f"{hub}/api/models/{repo}/revision/{revision or 'main'}", params={"blobs": "true"})
             _refuse(answer, spec, bool(token))
             about = answer.json()
-            files, commit = _files(about, spec), str(about.get("sha") or revision or "main")
+            files, commit = choose(_there(about), spec), str(about.get("sha") or revision or "main")
             _begin(staging, commit)
             there = sum(_arrived(staging, one) for one in files)
             if (missing := sum(one.bytes for one in files) - there) > (free := shutil.disk_usage(staging).free):
@@ -185,17 +240,16 @@ def fetch(spec: str, staging: Path, progress: Progress) -> None:
                 raise BaseUnavailableError(f"{said} Free some (Device panel, Storage).")
             of = sum(one.bytes for one in files)
             for one in sorted(files, key=lambda one: (one.is_heavy, one.name)):
-                if one.is_heavy and (why := unusable(staging, whole=False)):
+                if one.is_heavy and (why := judge()):
                     shutil.rmtree(staging, ignore_errors=True)
                     raise BaseUnavailableError(f"{spec} {why}")
                 before = sum(_arrived(staging, each) for each in files if each != one)
-                url = f"{hub}/{repo}/resolve/{commit}/{one.name}"
+                url = f"{hub}/{repo}/resolve/{commit}/{quote(one.path)}"
                 _download(client, url, staging, one, partial(_tell, progress, before, of))
     except (httpx.HTTPError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         kept = " What has arrived is kept: choose it again, and it goes on." if _has_begun(staging) else ""
         said = f"{spec} could not be fetched from the Hugging Face hub: {reason}{kept} Check the name and the network,"
-        instead = f"or use {DEFAULT_BASE}, or name a local folder: one that was copied from a machine with a network."
         raise BaseUnavailableError(f"{said} {instead}") from error
     progress("checking", 0, 0)
     for one in files:
@@ -203,6 +257,7 @@ def fetch(spec: str, staging: Path, progress: Progress) -> None:
             (staging / one.name).unlink()
             raise BaseUnavailableError(f"{one.name} of {spec} arrived damaged. Choose it again: it is fetched anew.")
     (staging / REVISION).unlink(missing_ok=True)
+    return commit
 
 
 def _refuse(answer: httpx.Response, spec: str, token: bool) -> None:
@@ -218,15 +273,21 @@ def _refuse(answer: httpx.Response, spec: str, token: bool) -> None:
     answer.raise_for_status()
 
 
-def _files(about: Mapping[str, Any], spec: str) -> list[_File]:
-    """What is fetched of a repository: the files in its top folder that a base is made of."""
+def _there(about: Mapping[str, Any]) -> list[_File]:
+    """The files of a repository whose paths are plain."""
     found = []
     for one in about.get("siblings") or []:
-        name, lfs = str(one.get("rfilename")), one.get("lfs") or {}
-        wanted = any(fnmatch(name, pattern) for pattern in FILES) and not fnmatch(name, SECOND_COPY)
-        if wanted and _NAME.fullmatch(name):
+        path, lfs = str(one.get("rfilename")), one.get("lfs") or {}
+        if all(map(_NAME.fullmatch, path.split("/"))):
             size = plain_number(one.get("size")) or plain_number(lfs.get("size")) or 0
-            found.append(_File(name, int(size), plain_text(lfs.get("sha256"), 64)))
+            found.append(_File(path, int(size), plain_text(lfs.get("sha256"), 64)))
+    return found
+
+
+def _of_base(there: Sequence[_File], spec: str) -> list[_File]:
+    """The files in the top folder that a base is made of."""
+    found = [one for one in there if "/" not in one.path and not fnmatch(one.path, SECOND_COPY)]
+    found = [one for one in found if any(fnmatch(one.path, pattern) for pattern in FILES)]
     if not any(one.is_heavy for one in found):
         said = f"{spec} has no .safetensors weights; other formats can run code and are not loaded."
         raise BaseUnavailableError(f"{said} Choose another base.")

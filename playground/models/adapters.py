@@ -7,6 +7,7 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from playground.errors import AdapterError, BaseUnavailableError, BusyError, Inp
 from playground.gpu.manager import DeviceManager, retried
 from playground.gpu.policy import Wanted
 from playground.library.adapters import NAME_LIMIT, AdapterCard, AdapterLibrary, read_card
+from playground.library.bases import HUB_ID, Progress, no_progress
 from playground.library.card import CONFIG, OFF, WEIGHTS
 from playground.library.exporting import blend
 from playground.library.fetching import unusable
@@ -342,6 +344,19 @@ class AdapterService:
         return self.library.import_path(
             path, self._bases.shapes(), owner, admit=lambda size: self._quota.check_adapter(owner, size)
         )
+
+    def import_hub(self, spec: str, owner: str = "local", progress: Progress = no_progress) -> AdapterCard:
+        """``owner/name[@revision]`` of the hub, as ``import_file``; by whoever runs the app alone. Raises InputError,
+        BaseUnavailableError (offline, gated, not there), BusyError."""
+        if self._settings.is_visitor(owner):
+            raise InputError("Adapters of the hub are not fetched here. Upload the folder's files, or a zip of them.")
+        admit = partial(self._quota.check_adapter, owner)
+        return self.library.import_hub(spec.strip(), self._bases.shapes(), owner, admit, progress)
+
+    def import_named(self, name: str, progress: Progress = no_progress) -> AdapterCard:
+        """What a command names: a folder or zip of this machine, else an adapter of the hub."""
+        here = Path(name).expanduser().exists() or not HUB_ID.fullmatch(name) or Path(name).suffix.lower() == ".zip"
+        return self.import_file(Path(name)) if here else self.import_hub(name, progress=progress)
 
     def import_uploads(self, paths: Sequence[Path], owner: str = "local") -> AdapterCard:
         """What a browser sent: a zip, or a PEFT folder's files. Raises NotFoundError for a path not uploaded."""

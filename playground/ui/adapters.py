@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -15,6 +16,8 @@ from markupsafe import Markup
 from playground.chat.compare import Side
 from playground.engine.request import Sampling
 from playground.errors import InputError
+from playground.jobs import Job
+from playground.library.adapters import AdapterCard
 from playground.methods import all_methods
 from playground.models.adapters import AdapterRow
 from playground.services import Services
@@ -44,6 +47,7 @@ FORMATS = [
     ("Merged model, for anything that reads safetensors", "merged"),
     ("GGUF file, for llama.cpp and its kin", "gguf"),
 ]
+STOPPED = "Stopped. What has arrived is kept for a day: fetch it again, and it goes on from there."
 _listed, switched_html = html.piece("chat", "adapters"), html.piece("chat", "switched")
 
 
@@ -61,7 +65,7 @@ class PushView:
 class AdaptersTab:
     """Every widget of the tab. blend: what a blend is made of."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, shared: bool) -> None:
         self.chosen, self.active, self.made, self.log = gr.State(""), gr.State(""), gr.State(""), gr.State(Log())
         with gr.Row(elem_classes="two"):
             with gr.Column(scale=7, min_width=320):
@@ -72,6 +76,7 @@ class AdaptersTab:
                 with gr.Row(elem_classes="acts"):
                     label = "Import a PEFT folder's files, or its zip"
                     self.upload = gr.UploadButton(label, size="sm", file_count="multiple")
+                self._build_hub(shared=shared)
                 self._build_blend()
                 self.push = PushView()
             with gr.Column(scale=5, min_width=300, elem_classes="card rail one-pane"):
@@ -97,6 +102,15 @@ class AdaptersTab:
             self.asked = gr.HTML("")
             with gr.Row(elem_classes="acts"):
                 self.yes, self.no = small("Yes, delete", variant="stop"), small("Keep")
+
+    def _build_hub(self, *, shared: bool) -> None:
+        label = "Or name an adapter of the hub"
+        with gr.Column(elem_classes="folds", visible=not shared), gr.Accordion(label, open=False):
+            hint = "owner/name, or owner/name@revision"
+            self.hub_id = gr.Textbox(label="Adapter", max_lines=1, max_length=200, placeholder=hint)
+            with gr.Row(elem_classes="acts"):
+                self.fetch = gr.Button("Fetch and import it", size="sm", elem_classes="fit")
+                self.stop_fetch = gr.Button("Stop", size="sm", variant="stop", visible=False)
 
     def _build_blend(self) -> None:
         label = "Blend several into one"
@@ -140,6 +154,9 @@ def wire(services: Services, tab: AdaptersTab) -> None:
     removed = [tab.chosen, tab.active, tab.listing, tab.actions, *tab.folds]
     then_turned(on(tab.yes.click, remove, removed, restored={tab.delete_row: AWAY}))
     on(tab.upload.upload, import_file, tab.listing, uploaded=tab.upload)
+    busy: Updates = {tab.stop_fetch: AWAY, tab.fetch: gr.update(interactive=True)}
+    fetching = on([tab.fetch.click, tab.hub_id.submit], fetch, tab.listing, restored=busy)
+    on(tab.stop_fetch.click, fetch_stopped, list(busy), cancels=[fetching])
     appear(tab.export.click, tab.export_row)
     for button, row in (tab.keep_name, tab.rename_row), (tab.no, tab.delete_row), (tab.leave_export, tab.export_row):
         appear(button.click, row, visible=False)
@@ -232,9 +249,42 @@ def remove(visit: Visit, tab: AdaptersTab, *, chosen: str, active: str) -> Updat
 
 def import_file(visit: Visit, tab: AdaptersTab, *, uploaded: list[str] | None, chosen: str, active: str) -> Updates:
     imported = visit.services.adapters.import_uploads([Path(file) for file in uploaded or []], visit.owner)
-    done = html.good(f"{imported.name} is imported: {method_label(imported)}, {size(imported.bytes)}.")
-    text = Markup().join([done, *(html.note(html.sentence(note)) for note in imported.notes)])
-    return {**show(visit, tab, chosen=chosen, active=active), tab.message: slot(text)}
+    return {**show(visit, tab, chosen=chosen, active=active), tab.message: slot(_imported(imported))}
+
+
+def _imported(card: AdapterCard) -> Markup:
+    done = html.good(f"{card.name} is imported: {method_label(card)}, {size(card.bytes)}.")
+    return Markup().join([done, *(html.note(html.sentence(note)) for note in card.notes)])
+
+
+def fetch(visit: Visit, tab: AdaptersTab, *, hub_id: str, chosen: str, active: str) -> Stream:
+    """An adapter of the hub; closing it stops the fetching, and what has arrived is kept for a day."""
+    name, found = (hub_id or "").strip(), list[AdapterCard]()
+
+    def work(job: Job) -> None:
+        def tell(phase: str, done: int, of: int) -> None:
+            job.check(STOPPED)
+            job.report(phase, done, of)
+
+        found.append(visit.services.adapters.import_hub(name, visit.owner, tell))
+
+    job = visit.services.jobs.start(f"import {name}", work, "The import", busy=f"{name} is being fetched already.")
+    busy: Updates = {tab.stop_fetch: gr.update(visible=True), tab.fetch: gr.update(interactive=False)}
+    with closing(job.follow()) as following:
+        for now in following:
+            said = f"Fetching {name}, {size(now.done)} of {size(now.of)}" if now.of else f"Asking the hub for {name}"
+            rest = f", {html.about(job.seconds_left)} left" if now.of and job.seconds_left else ""
+            bar = html.progress(now.done / now.of if now.of else 0.0, said)
+            yield {tab.message: slot(bar + html.note(said + rest)), **busy}
+    if job.error:
+        raise InputError(job.error)
+    listed = show(visit, tab, chosen=chosen, active=active)
+    done: Updates = {tab.stop_fetch: AWAY, tab.fetch: gr.update(interactive=True)}
+    yield listed | done | {tab.message: slot(_imported(found[0]))}
+
+
+def fetch_stopped(visit: Visit, tab: AdaptersTab) -> Updates:
+    return {tab.stop_fetch: AWAY, tab.fetch: gr.update(interactive=True), tab.message: slot(html.note(STOPPED))}
 
 
 def export(visit: Visit, tab: AdaptersTab, *, chosen: str, format: str) -> Stream:

@@ -42,7 +42,7 @@ class WholePage:
             with gr.Tab("Train", id="train"):
                 self.training = train.TrainTab(services)
             with gr.Tab("Adapters", id="adapters"):
-                self.library = adapters.AdaptersTab()
+                self.library = adapters.AdaptersTab(shared=services.settings.shared)
             with gr.Tab("Compare", id="compare"):
                 self.compare = compare.CompareTab()
             with gr.Tab("Verdict", id="verdict"):

@@ -185,14 +185,15 @@ def hub_with(folder, sha256=""):
 
     def say(path, start):
         if path.startswith("/api/models/"):
-            about = [{"rfilename": one.name, "size": one.stat().st_size} for one in folder.iterdir()]
+            there = [one for one in folder.rglob("*") if one.is_file()]
+            about = [{"rfilename": str(one.relative_to(folder)), "size": one.stat().st_size} for one in there]
             about += [
                 {"rfilename": name, "size": 9} for name in ("pytorch_model.bin", "x/a.json", "consolidated.safetensors")
             ]
             lfs = {"lfs": {"sha256": sha256}} if sha256 else {}
-            about = [one | (lfs if one["rfilename"] == "model.safetensors" else {}) for one in about]
+            about = [one | (lfs if one["rfilename"].endswith("model.safetensors") else {}) for one in about]
             return 200, {"sha": "abc", "siblings": about}
-        name = path.rpartition("/")[2]
+        name = path.partition("/resolve/abc/")[2]
         data = (folder / name).read_bytes()[start:]
         return (206 if start else 200), data[:50_000] if name.endswith(".safetensors") else data
 
@@ -250,6 +251,51 @@ def test_what_the_hub_has_and_cannot_be_a_base_is_said_in_a_sentence(hub, tmp_pa
         unavailable(words, resolve, "owner/gate", settings)
     server.say = lambda path, body: (500, {})
     unavailable("could not be fetched from the Hugging Face hub.*or name a local folder", resolve, "owner/x", settings)
+
+
+def test_an_adapter_comes_from_the_hub_by_its_id_only_what_is_needed_and_goes_on_where_it_stopped(
+    hub, services, make_lora, tmp_path
+):
+    repository = tmp_path / "repository"
+    folder = shutil.copytree(make_lora(3, rank=32), repository / "final")
+    for name in ("final/optimizer.pt", "final/train.py", "checkpoint-5/optimizer.pt"):
+        (repository / name).parent.mkdir(exist_ok=True)
+        (repository / name).write_bytes(b"x" * 99)
+    weights, token = folder / "adapter_model.safetensors", "Bearer hf_mine"
+    server = hub(repository, sha256_of([weights]))
+
+    def stop_late(phase, done, total):
+        if done > weights.stat().st_size / 2:
+            raise CancelledError("Stopped.")
+
+    refused("Stopped", services.adapters.import_hub, "owner/name", "local", stop_late, error=CancelledError)
+    assert services.adapters.library.damaged() == []
+    before = len(server.asked)
+    card = services.adapters.import_named("owner/name")
+    asked = [path.partition("/resolve/abc/")[2] for path, key, _ in server.asked[before:] if key == token]
+    assert asked.count("final/adapter_model.safetensors") <= weights.stat().st_size / 2 / 50_000 + 1
+    assert (card.name, asked.count("final/adapter_config.json")) == ("name", 0), "it was there already"
+    assert not [path for path, _, _ in server.asked if path.endswith((".pt", ".py"))], "nothing else is fetched"
+    others = "checkpoint-5/, consolidated.safetensors, optimizer.pt, pytorch_model.bin, train.py, x/"
+    assert card.notes == (f"fetched from the hub, owner/name at abc; left there: {others}",)
+    assert services.adapters.library.get(card.id).sha256 == sha256_of([weights])
+    (repository / "checkpoint-5" / "adapter_config.json").write_text("{}")
+    weights.unlink()
+    fetch = services.adapters.import_hub
+    refused("There are 2 adapters in it: checkpoint-5, final", fetch, "owner/name")
+    shutil.rmtree(repository / "checkpoint-5")
+    refused("adapter_model.safetensors is missing; there is: README.md", fetch, "owner/name")
+    server.say = lambda path, body: (500, {})
+    unavailable("could not be fetched from the Hugging Face hub.*or import a local folder", fetch, "owner/x")
+    for wrong in ("owner", "a/b/c", "../x", "http://x/y"):
+        refused("no id of the hub", fetch, wrong)
+    refused("single file|does not exist", services.adapters.import_named, str(tmp_path / "nowhere"))
+    shared = build_services(replace(services.settings, shared=True, home=tmp_path / "shared"))
+    refused("not fetched here. Upload", shared.adapters.import_hub, "owner/name", "ann")
+
+
+def test_offline_an_adapter_of_the_hub_is_refused_in_one_sentence(services):
+    unavailable("HF_HUB_OFFLINE is set.*import a local folder", services.adapters.import_named, "owner/name")
 
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n"

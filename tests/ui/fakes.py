@@ -19,6 +19,7 @@ from playground.data.render import Token, TokenPreview
 from playground.data.split import Parts, split
 from playground.data.token_counts import TokenReport
 from playground.errors import AdapterError, InputError, NotFoundError
+from playground.jobs import Jobs
 from playground.library.adapters import AdapterCard
 from playground.methods import all_methods
 from playground.models.adapters import AdapterRow, Switch
@@ -305,7 +306,7 @@ class FakeReplay:
 
 class FakeServices:
     def __init__(self, folder: Path, *, shared: bool = False) -> None:
-        self.settings = Settings(home=folder, shared=shared)
+        self.settings, self.jobs = Settings(home=folder, shared=shared), Jobs()
         self.bases, self.data, self.training = FakeBases(), FakeData(folder), FakeTraining()
         self.adapters, self.compare = FakeAdapters(), FakeCompare()
         self.demo = SimpleNamespace(state=lambda owner: DemoState())

@@ -1,5 +1,6 @@
 """The Adapters tab's handlers: the list, the chat beside it, the blend."""
 
+from threading import Event
 from typing import Any
 from unittest.mock import Mock
 
@@ -8,6 +9,7 @@ import pytest
 from playground.errors import AdapterError
 from playground.ui import adapters
 from playground.ui.side import Log
+from playground.ui.wiring import Visit
 from tests.refused import refused
 from tests.ui.conftest import says
 from tests.ui.fakes import EVIL, card, row
@@ -45,6 +47,27 @@ def test_an_import_says_what_is_noted_of_it(services, call, tab):
     message = call(adapters.import_file, tab, uploaded=["a.zip"], chosen="", active="")[tab.message]
     says(message, "mine is imported: LoRA r8, 9.8 MB.", "<p", "Renamed &lt;img", "Second.")
     assert "&lt;p" not in message["value"]
+
+
+def test_an_adapter_of_the_hub_is_fetched_with_its_progress_and_a_fault_is_told(services, call, tab):
+    given: Any = {"hub_id": " owner/name ", "chosen": "", "active": ""}
+    seen = Event()
+
+    def fetched(name: str, owner: str, tell: Any) -> Any:
+        tell("fetching", 1_000_000, 4_000_000)
+        assert seen.wait(20)
+        return card("mine", notes=(f"fetched from the hub, {name}",))
+
+    services.adapters.import_hub = fetched
+    drawn = []
+    for one in adapters.fetch(Visit(services, session="tab-1"), tab, **given):
+        drawn.append(one)
+        seen.set()
+    says(drawn[0][tab.message], "Fetching owner/name, 1.0 MB of 4.0 MB")
+    assert [one[tab.stop_fetch]["visible"] for one in (drawn[0], drawn[-1])] == [True, False]
+    says(drawn[-1][tab.message], "mine is imported", "Fetched from the hub, owner/name.")
+    services.adapters.import_hub = Mock(side_effect=AdapterError(f"No adapter {EVIL}"))
+    refused("No adapter", call, adapters.fetch, tab, **given)
 
 
 def test_deleting_asks_first_and_a_refusal_is_said(call, tab):
