@@ -319,7 +319,8 @@ def check_file(
     if not checked.good:
         error = no_usable_rows(paths[0].name if len(paths) == 1 else "The files", checked.rows, checked.bad)
         able = {row for one in checked.repairable if not one.leaves_out for row in one.rows}
-        raise InputError(f"{error} Repair (--repair) makes {len(able)} of them usable.") if able else error
+        mends = f" Repair makes {len(able)} of them usable (on the command line: --repair)." if able else ""
+        raise InputError(f"{error}{mends}")
     whole.at(1)
     return checked
 

@@ -66,7 +66,9 @@ class ExamplesCard:
                     self.fetch = small("Read its first rows")
                     self.stop_fetch = small("Stop", variant="stop", visible=False)
                 self.fetched = hidden_slot()
-            self.error, self.facts, self.advice = hidden_slot(), hidden_slot(), hidden_slot()
+            self.error, self.facts, self.repairs, self.advice = (hidden_slot() for _ in range(4))
+            with acts():
+                self.repair = small("Repair", visible=False)
             with gr.Column(elem_classes="folds"):
                 with fold("Columns") as self.columns:
                     self.columns_note, self.unused = gr.HTML(""), gr.HTML("")
@@ -112,6 +114,7 @@ class ExamplesCard:
                         self.edit_place = gr.HTML("")
                     self.edit_error = hidden_slot()
         self.drawn = [self.source, self.error, self.heading, self.facts, self.advice, self.columns, self.columns_note]
+        self.drawn += [self.repairs, self.repair]
         self.drawn += [self.bad, self.bad_rows, self.kinds, self.take_bad, self.lengths, self.lengths_shown]
         self.drawn += [
             self.unused,
@@ -126,7 +129,7 @@ class ExamplesCard:
         ]
         self.read: list[Block] = [*self.drawn, self.uploaded, self.file, self.read_as, *self.roles, self.held_by]
         self.read += [*self.reading.values(), self.bad_file, self.good_file, self.stop_fetch, self.fetched]
-        clicked = [self.paste, self.fetch, self.edit_save, *self.take_in, *self.sets.values()]
+        clicked = [self.paste, self.fetch, self.edit_save, self.repair, *self.take_in, *self.sets.values()]
         chosen = [self.read_as, *self.roles, *self.reading.values()]
         self.openings = [self.file.upload, *(one.click for one in clicked), *(one.input for one in chosen)]
 
@@ -153,6 +156,7 @@ def wire(
     opens([role.input for role in tab.roles], remap)
     opens(tab.read_as.input, read_as)
     opens([one.input for one in tab.reading.values()], read_otherwise, reading=tab.reading)
+    opens(tab.repair.click, repair)
     for place, button in enumerate(tab.take_in):
         opens(button.click, partial(take_in, place=place))
     opens(tab.edit_save.click, save_edit, failure=tab.edit_error)
@@ -230,6 +234,12 @@ def take_in(visit: Visit, tab: ExamplesCard, *, place: int, source: Source, max_
         yield from read(visit, tab, source=opened, max_tokens=max_tokens)
 
 
+def repair(visit: Visit, tab: ExamplesCard, *, source: Source, max_tokens: float) -> Stream:
+    """Have the rows mended, or as they are in the file again."""
+    opened = replace(source.read_as_well(repair="" if source.repaired else "rows"), index=0)
+    yield from read(visit, tab, source=opened, max_tokens=max_tokens)
+
+
 def read_as(visit: Visit, tab: ExamplesCard, *, read_as: str | None, source: Source, max_tokens: float) -> Stream:
     if not read_as or source.path is None:
         return
@@ -244,8 +254,7 @@ def read_otherwise(
     visit: Visit, tab: ExamplesCard, *, reading: Mapping[str, str | None], source: Source, max_tokens: float
 ) -> Stream:
     """Another encoding, sheet or split: the file is read again, and its columns are guessed anew."""
-    chosen = {name: value for name, value in reading.items() if value}
-    opened = replace(source, mapping=None, reading=chosen, index=0)
+    opened = replace(source.read_as_well(**reading), mapping=None, index=0)
     yield from read(visit, tab, source=opened, max_tokens=max_tokens)
 
 
@@ -353,6 +362,7 @@ def _found(
         tab.edit_place: "",
         tab.edit_error: slot(""),
     }
+    drawn |= rows.show_repairs(tab, checked, source)
     drawn |= columns | report | rows.show_lengths(tab, tokens) | rows.show_unused(tab, checked.unused, source)
     drawn |= rows.preview(visit, tab, source=source, max_tokens=max_tokens)
     return drawn, {**mapped, **emptied}
@@ -360,13 +370,14 @@ def _found(
 
 def _unreadable(visit: Visit, tab: ExamplesCard, source: Source, error: PlaygroundError) -> tuple[Drawn, Updates]:
     """What is wrong; and where only the columns' meaning is, the columns to choose from and the rows to mend."""
-    assert source.path is not None
+    path, data = source.path, visit.services.data
+    assert path is not None
     there: tuple[str, ...] = ()
     found: tuple[Records, ...] = ()
     for reading in (source.reading, {}) if isinstance(error, InputError) else ():
         with suppress(PlaygroundError):
-            found = found or visit.services.data.records(source.path, visit.owner, reading)
-            there = there or visit.services.data.columns(source.path, visit.owner, reading)
+            found = found or data.records(path, visit.owner, reading)
+            there = there or data.columns(path, visit.owner, reading)
     source = replace(source, good=0, roles=source.roles or rows.roles_of(rows.reading({})), offers=())
     first = found[0] if found else None
     shown = there if len(there) > 1 or (first and len(first.sheets) > 1) else ()
@@ -380,6 +391,11 @@ def _unreadable(visit: Visit, tab: ExamplesCard, source: Source, error: Playgrou
         tab.edit_place: "",
         tab.edit_error: slot(""),
     }
+    able = None
+    if isinstance(error, InputError) and not source.repaired:
+        with suppress(PlaygroundError):
+            able = data.check(path, source.read_as_well(repair="rows").asked, visit.owner)
+    drawn |= rows.show_repairs(tab, able, source)
     drawn |= dict.fromkeys((tab.facts, tab.advice, tab.bad, tab.lengths, tab.preview), AWAY)
     return drawn | columns | rows.show_unused(tab, (), source), mapped
 

@@ -13,9 +13,9 @@ import gradio as gr
 import pandas as pd
 from markupsafe import Markup
 
-from playground.data.advice import bad_rows, kept_warnings
+from playground.data.advice import bad_rows, kept_warnings, repair_words
 from playground.data.example import Checked, Unused
-from playground.data.records import Records
+from playground.data.records import Records, beside
 from playground.data.render import TokenPreview
 from playground.data.split import BY_CHANCE, SplitBy
 from playground.data.token_counts import TokenReport
@@ -24,7 +24,7 @@ from playground.report import charts
 from playground.ui import html, words
 from playground.ui.html import plural
 from playground.ui.sidebar import ready
-from playground.ui.wiring import AWAY, Choices, Drawn, Updates, Visit
+from playground.ui.wiring import AWAY, Choices, Drawn, Updates, Visit, slot
 
 if TYPE_CHECKING:
     from playground.ui.examples import ExamplesCard as Card
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Source:
     """The file (or folder of files) that is open, and how its rows are read. mapping: role -> column, where given or
-    corrected. reading: encoding, sheet and split, where chosen. roles: those that can be mapped by hand. good: rows
-    that can be used. index: of the previewed row, from 0. leave_out: kinds of warnings whose rows are not trained on.
-    turns: which answers of a chat are learned. chats: some row has several answers. page: of the rows to edit, from 0.
-    kind: ``sft``, ``text``, ``preference``, ... by: columns that its parts follow. offers: (role, column) of what a
+    corrected. reading: encoding, sheet, split and repair, where chosen. roles: those that can be mapped by hand. good:
+    rows that can be used. index: of the previewed row, from 0. leave_out: kinds of warnings whose rows are not trained
+    on. turns: which answers of a chat are learned. chats: some row has several answers. page: of the rows to edit, from
+    0. kind: ``sft``, ``text``, ``preference``, ... by: columns that its parts follow. offers: (role, column) of what a
     click takes into the examples."""
 
     path: Path | None = None
@@ -59,6 +59,16 @@ class Source:
     def asked(self) -> dict[str, str] | None:
         """How its rows are read, in one mapping."""
         return {**(self.mapping or {}), **self.reading} or None
+
+    def read_as_well(self, **reading: str | None) -> Source:
+        """The same, read in another way, too. reading: as in ``Reading``; nothing takes one back."""
+        both = {**self.reading, **reading}
+        return replace(self, reading={name: value for name, value in both.items() if value})
+
+    @property
+    def repaired(self) -> bool:
+        """Whether its rows are mended."""
+        return bool(self.reading.get("repair"))
 
 
 def check(
@@ -234,6 +244,19 @@ KINDS = {
 }
 
 
+def show_repairs(tab: Card, checked: Checked | None, source: Source) -> Drawn:
+    """What was mended, or could be, and the button that does it or undoes it. checked: None = nothing could be read."""
+    lines = repair_words(checked) if checked else []
+    label = "Back to the rows as they are in the file" if source.repaired else "Repair these rows"
+    return {
+        tab.repairs: slot(_repairs(lines, source.repaired)),
+        tab.repair: gr.update(value=label, visible=bool(lines) or source.repaired),
+    }
+
+
+_repairs = html.piece("train", "repairs")
+
+
 def show_report(
     tab: Card, checked: Checked, tokens: TokenReport | None, left_out: Sequence[str]
 ) -> tuple[Drawn, Updates]:
@@ -372,4 +395,4 @@ def edited(visit: Visit, source: Source, frame: pd.DataFrame) -> Source | None:
         return None
     kept = visit.services.data.edited(source.path, changes, visit.owner, source.reading)
     title = source.title if source.title.endswith(", edited") else f"{source.title}, edited"
-    return replace(source, path=kept, title=title, page=0, reading={})
+    return replace(source, path=kept, title=title, page=0, reading=beside(source.reading) or {})

@@ -146,7 +146,7 @@ def test_turns_that_no_template_takes_are_mended_where_that_is_asked_for(tmp_pat
         assert list(repaired.examples[1].messages) == turns
         assert all(f"Repaired:\n  1 row: {one.what} (row 2)" in as_text(repaired) for one in repaired.repairs[:1])
         if before is not MARKED:
-            says = "none of the 1 rows can be used.*Repair \\(--repair\\) makes 1 of them usable"
+            says = "none of the 1 rows can be used.*Repair makes 1 of them usable"
             refused(says, check_file, jsonl(tmp_path, mine))
 
 

@@ -100,6 +100,18 @@ def test_a_wrong_file_gets_a_sentence_and_the_app_goes_on(page, tmp_path):
     upload(page, tmp_path / "columns.csv")
     alert = page.locator("[role=alert]:visible")
     sees(alert, "columns")
+    roles = ("user", "assistant", "user")
+    chats = ([{"role": role, "content": f"{role} says {n}"} for role in roles] for n in range(9))
+    unfold(page, "Or paste rows")
+    page.get_by_placeholder("Cells copied").fill("\n".join(json.dumps({"messages": turns}) for turns in chats))
+    press(page, "Read what I pasted")
+    sees(alert, "the last turn is not the assistant's")
+    press(page, "Repair these rows")
+    sees(page, "9 can be used", "your file is as it was", "9 rows: what stands after the last answer")
+    assert alert.count() == 0
+    press(page, "Back to the rows as they are in the file")
+    sees(alert, "the last turn is not the assistant's")
+    page.get_by_role("button", name="Repair these rows").wait_for()
     press(page, "Brand voice")
     sees(page, "256 rows")
     assert alert.count() == 0

@@ -9,7 +9,7 @@ import gradio as gr
 import pandas as pd
 import pytest
 
-from playground.data.example import RowWarning, Unused
+from playground.data.example import Repair, RowWarning, Unused
 from playground.errors import InputError
 from playground.models.bases import BaseState
 from playground.report import charts
@@ -173,6 +173,28 @@ def test_encoding_sheet_and_split_are_said_and_another_one_reads_the_file_anew(s
     assert not any(read(ROWS)[one]["visible"] for one in tab.reading.values())
     services.data.checked = InputError("This sheet holds no examples.")
     assert read(ROWS)[tab.reading["sheet"]]["choices"] == [("May", "May"), ("June", "June")]
+
+
+def test_repair_is_offered_done_and_undone(services, call, tab, read):
+    whole, able = services.data.checked, (Repair("end", (1, 2)), Repair("duplicate", (4,)))
+    assert not read(ROWS)[tab.repair]["visible"]
+    services.data.checked = replace(whole, repairable=able)
+    shown = read(ROWS)
+    says(
+        shown[tab.repairs], "Repair can mend rows", "2 rows: what stands after the last answer", "rows 1 and 2", "row 4"
+    )
+    services.data.checked = replace(whole, repairs=able)
+    mended = call(examples.repair, tab, source=shown[tab.source], max_tokens=2048)[-1]
+    assert services.data.mappings[-2] == {**whole.mapping, "repair": "rows"}
+    says(mended[tab.repairs], "Repaired", "your file is as it was", "rows 1 and 2")
+    assert (mended[tab.repair]["visible"], mended[tab.source].repaired) == (True, True)
+    other = {"reading": {"split": "train"}, "source": mended[tab.source], "max_tokens": 2048}
+    kept = call(examples.read_otherwise, tab, **other)[-1]
+    assert kept[tab.source].reading == {"split": "train", "repair": "rows"}
+    undone = call(examples.repair, tab, source=mended[tab.source], max_tokens=2048)[-1]
+    assert services.data.mappings[-2] == whole.mapping
+    assert not undone[tab.source].repaired
+    assert set(undone) <= set(tab.read)
 
 
 def test_an_edited_cell_becomes_a_copy_of_the_file(services, call, tab):
