@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from playground.data.advice import bad_rows
-from playground.data.check import read_files
 from playground.data.example import Checked, Example, Message, Passage, Preference, Row
+from playground.data.files import read_files
 from playground.data.records import AS_FOUND, Reading
 from playground.data.token_counts import TokenReport
 

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from playground.data.check import EXTENSIONS
+from playground.data.files import TAKEN
 from playground.data.records import KEEP_FEWER, OnProgress, Progress
 from playground.errors import InputError, is_unreachable
 
@@ -97,7 +97,7 @@ def parse_dataset(text: str) -> DatasetId | None:
     if link := _LINK.fullmatch(text):  # 3
         found = (link["name"], link["config"], link["split"], link["at"] or link["tree"])
     elif match := _HUB.fullmatch(text):  # 4
-        files_end = (*EXTENSIONS, ".xls", ".ods", ".doc")
+        files_end = (*TAKEN, ".xls", ".ods", ".doc")
         found = (match["name"], match["config"], match["split"], match["revision"])
         if match["name"].lower().endswith(files_end):
             return None

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from playground.data.check import prompt_of, read_records
+from playground.data.check import prompt_of
 from playground.data.columns import detect
 from playground.data.example import Example, Message, Unusable, is_turn, plain_text, turn_text
+from playground.data.files import read_records
 from playground.data.markup import parted
 from playground.data.records import Records
 from playground.errors import InputError

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from playground.data.check import no_usable_rows
 from playground.data.example import BadRow, Checked, Example, Passage, Row, RowWarning, variants
+from playground.data.files import no_usable_rows
 from playground.data.records import OnProgress, Progress
 from playground.data.render import LAST, encode, learned_answer, render_example, render_many
 from playground.errors import InputError

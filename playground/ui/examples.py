@@ -19,7 +19,7 @@ from gradio.blocks import Block
 from gradio.events import Dependency
 
 from playground.data.advice import bad_rows
-from playground.data.check import EXTENSIONS
+from playground.data.files import TAKEN
 from playground.data.hub import FIRST, MOST
 from playground.data.records import Records
 from playground.errors import CancelledError, InputError, PlaygroundError
@@ -44,11 +44,11 @@ class ExamplesCard:
         with gr.Column(elem_classes="card"):
             self.heading = gr.HTML(_heading(done=False))
             look: dict[str, Any] = {"show_label": False, "height": 104, "elem_classes": "drop"}
-            types: dict[str, Any] = {"file_count": "multiple", "file_types": list(EXTENSIONS)}
+            types: dict[str, Any] = {"file_count": "multiple", "file_types": list(TAKEN)}
             self.file = gr.File(label="Files of examples", **look, **types)
             if services.settings.shared:
                 gr.HTML(html.note(sidebar.notice(services.settings)))
-            gr.HTML(html.note(f"Takes {', '.join(EXTENSIONS)}, one or several. Or start with one of ours:"))
+            gr.HTML(html.note(f"Takes {', '.join(TAKEN)}, one or several. Or start with one of ours:"))
             with acts():
                 self.sets = {one.id: small(one.title) for one in services.data.sets()}
             with gr.Column(elem_classes="folds"), gr.Accordion("Or paste rows", open=False):

@@ -10,7 +10,7 @@ import gradio as gr
 from gradio.blocks import Block
 from gradio.events import Dependency
 
-from playground.data.check import EXTENSIONS
+from playground.data.files import TAKEN
 from playground.evaluation.checks import kinds
 from playground.evaluation.cost import NOTE, Prices, prices_to_json
 from playground.evaluation.criterion import kinds as criteria
@@ -107,7 +107,7 @@ class VerdictTab:
         hint = "Best are rows that no side was trained on; the others are counted and said."
         self.source = Dropdown([], label="Examples to judge by", info=hint, **choice)
         gr.HTML(html.note("Or drop a file; every row of it is judged by:"))
-        self.drop = _file("Or drop a file: every row of it is judged by", list(EXTENSIONS))
+        self.drop = _file("Or drop a file: every row of it is judged by", list(TAKEN))
         self.facts = hidden_slot()
         self.adapter = Dropdown([("No adapter", "")], value="", label="Adapter", **choice)
         look: dict[str, Any] = {"elem_classes": "side-list", "interactive": False}

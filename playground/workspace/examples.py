@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from playground.data.advice import Advice, advise
-from playground.data.check import MEBI, check_file, gather, read_files, read_records
+from playground.data.check import check_file
 from playground.data.editing import Table, bad_rows_csv, edited_lines, good_rows_jsonl, table_of
 from playground.data.example import Checked, Example, Message, Passage, Preference, Row, variants
+from playground.data.files import MEBI, opened, read_files, read_records
 from playground.data.hub import FIRST, parse_dataset, write_dataset
 from playground.data.records import OnProgress, Records, reading_of
 from playground.data.render import ALL, LAST, TokenPreview, learned_turns, preview_tokens
@@ -174,7 +175,12 @@ class DataService:
         path, limit = self._readable(Path(path), owner), self._settings.upload_limit_bytes
         reading, _ = reading_of(mapping)
         key = ("records", *_identity(path), reading)
-        return self._cached(key, lambda: tuple(read_records(one, limit, reading=reading) for one in gather(path)))
+
+        def read() -> tuple[Records, ...]:
+            with opened(path, limit) as paths:
+                return tuple(read_records(one, limit, reading=reading) for one in paths)
+
+        return self._cached(key, read)
 
     def columns(self, path: Path, owner: str = "", mapping: Mapping[str, str] | None = None) -> tuple[str, ...]:
         """Every column's name. Raises what ``check`` does."""

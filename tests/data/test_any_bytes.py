@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from playground.data.advice import as_json, as_text
-from playground.data.check import EXTENSIONS, TEXT_READERS, check_file
+from playground.data.check import check_file
 from playground.data.example import texts_of
+from playground.data.files import TAKEN, TEXT_READERS
 from playground.errors import InputError
 from tests.data.conftest import book, parquet
 
@@ -62,7 +63,7 @@ def holds(name, content):
 
 
 @settings(max_examples=40, **QUICK)
-@given(st.binary(max_size=300), st.sampled_from(EXTENSIONS), st.integers(0, 40))
+@given(st.binary(max_size=300), st.sampled_from(TAKEN), st.integers(0, 40))
 def test_any_bytes(content, kind, cut):
     holds(f"any{kind}", content)
     if kind in TEXT_READERS:

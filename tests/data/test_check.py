@@ -6,6 +6,7 @@ import json
 import os
 import re
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import pyarrow.parquet
 import pytest
 
 from playground.data.advice import as_json, as_text
-from playground.data.check import check_file, read_records
+from playground.data.check import check_file
 from playground.data.example import Checked, FilePart, Message, Passage, RowWarning
+from playground.data.files import read_records
 from playground.data.replies import join, read_replies
 from playground.data.split import split
 from playground.data.token_counts import token_report
@@ -231,6 +233,13 @@ def folder(root, **parts):
     return root
 
 
+def zipped(root, files):
+    with zipfile.ZipFile(root / "rows.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return root / "rows.zip"
+
+
 SPLITS = {  # what holds splits -> their rows, and those of its own for validation and test
     "object": lambda root: put(root, "a.json", json.dumps({"train": named("t", 20), "test": named("e", 4)})),
     "columns": lambda root: put(
@@ -239,6 +248,17 @@ SPLITS = {  # what holds splits -> their rows, and those of its own for validati
         json.dumps({"train": {"q": ["one"] * 20, "a": ["1"] * 20}, "test": {"q": [*"wxyz"], "a": [*"wxyz"]}}),
     ),
     "folder": lambda root: folder(root / "", test=named("e", 4), **{"train-00000-of-00001": named("t", 20)}),
+    "zip": lambda root: zipped(
+        root,
+        {
+            "set/data/train.jsonl": lines(*named("t", 20)),
+            "set/data/test.jsonl": lines(*named("e", 4)),
+            **dict.fromkeys(("set/README.md", "set/dataset_infos.json", "__MACOSX/set/._a.jsonl", "set/a.py"), "{}"),
+        },
+    ),
+    "folders in a zip": lambda root: zipped(
+        root, {"train/0.jsonl": lines(*named("t", 20)), "test/0.jsonl": lines(*named("e", 4))}
+    ),
     "column": lambda root: put(
         root,
         "c.csv",
@@ -261,6 +281,24 @@ def test_a_file_s_own_splits_are_offered_and_its_test_rows_are_the_test_part(tmp
     alone = check_file(path, {"split": "TEST"})
     assert (alone.good, alone.held, [rows for rows in alone.splits.values() if rows]) == (4, {}, [4])
     refused("has no split 'dev'. It has:", check_file, path, {"split": "dev"})
+
+
+def test_a_zip_that_is_none_holds_too_much_or_no_rows_is_refused(tmp_path):
+    whole = zipped(tmp_path, {"a/rows.jsonl": lines(*named("t", 20))}).read_bytes()
+    assert check_file(tmp_path / "rows.zip").good == 20
+    locked = bytearray(whole)
+    for sign, at in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        locked[locked.find(sign) + at] |= 1
+    for content in (whole[:-30], whole[:40] + b"x" * 20 + whole[60:], b"PK", bytes(locked), b"{}" * 20):
+        refused("is no zip archive, is damaged, or has a password", check_file, put(tmp_path, "b.zip", content))
+    refused("holds no file of rows", check_file, zipped(tmp_path, {"README.md": "x", "a.exe": "x", ".b.csv": "x"}))
+    refused("unpacks to more than", check_file, zipped(tmp_path, {"a.csv": "a" * 2000}), limit_bytes=1000)
+    refused("two files of one name", check_file, zipped(tmp_path, {"a?.csv": "a", "a*.csv": "a"}))
+    refused(
+        "at most 1,000 are read", check_file, zipped(tmp_path, dict.fromkeys(map("{}.csv".format, range(1001)), ""))
+    )
+    refused("holds no file of rows", check_file, zipped(tmp_path, {"../../evil.csv": "prompt,completion\na,b"}))
+    assert check_file(zipped(tmp_path, {"/c:/evil.csv": "prompt,completion\na,b"})).columns == ("prompt", "completion")
 
 
 def test_lists_of_other_names_are_chosen_from_and_a_column_of_other_values_splits_nothing(tmp_path):

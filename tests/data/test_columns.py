@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from playground.data.check import Part, validate
+from playground.data.check import validate
 from playground.data.columns import Shape, detect
 from playground.data.example import Judged, Passage, Preference
+from playground.data.files import Part
 from playground.data.records import Progress, Records
 from tests.data.conftest import OBJECTIVES, cases
 from tests.refused import refused

@@ -7,9 +7,10 @@ from dataclasses import asdict
 
 import pytest
 
-from playground.data.check import MEBI, check_file
+from playground.data.check import check_file
 from playground.data.editing import BOM, bad_rows_csv, edited_lines, good_rows_jsonl, table_of
 from playground.data.example import BadRow, Checked, Example, FilePart, Judged, Message, Passage, Preference
+from playground.data.files import MEBI
 from playground.data.text_formats import pasted_kind
 from playground.data.token_counts import token_report
 from tests.data.conftest import Words, jsonl, pair, put, usable

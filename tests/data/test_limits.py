@@ -11,7 +11,7 @@ from gzip import compress as gz
 import pyarrow
 import pytest
 
-from playground.data.check import MEBI
+from playground.data.files import MEBI
 from playground.data.records import Limits
 from playground.settings import PROJECT_ROOT
 from tests.data.conftest import book, parquet, pdf, put, word
@@ -24,7 +24,7 @@ BOUND = 1 << 30
 READER = r"""
 import json, os, re, sys
 from pathlib import Path
-from playground.data.check import read_records
+from playground.data.files import read_records
 from playground.errors import InputError
 for path in sys.argv[2:]:
     if os.fork() == 0:  # a process each: what one has taken is not counted for the next

@@ -7,8 +7,8 @@ import time
 import openpyxl
 import pytest
 
-from playground.data.check import MEBI, read_records
 from playground.data.example import Unusable
+from playground.data.files import MEBI, read_records
 from playground.data.records import Reading
 from playground.errors import InputError
 from tests.data.conftest import book, cases, parquet, put
