@@ -69,3 +69,10 @@ def is_unreachable(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return error is not None
+
+
+def hub_errors() -> type[Exception]:
+    """What the HTTP library of ``huggingface_hub`` raises, whichever it is (httpx or httpx2)."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return next(kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError")

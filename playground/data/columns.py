@@ -44,7 +44,7 @@ def guess_roles(columns: list[Column], given: Mapping[str, str]) -> Guess:
     prompt, completion, confidence, why = pair  # 4
     rest = _without(columns, prompt, completion)
     options = _options(columns, prompt, completion)
-    extra = named(rest, "inputs") if rank(prompt, "asks_for_input") is not None else None
+    extra = _input(rest, prompt)
     if extra is None and rank(prompt, "texts") is None:
         extra = named(_without(rest, options), "sources", "text", "texts", "other")
     label = _label(rest) or (_verdict(rest) if _is_prodigy(columns) else None)
@@ -58,6 +58,11 @@ def guess_roles(columns: list[Column], given: Mapping[str, str]) -> Guess:
 def _label(columns: list[Column]) -> str | None:
     """The column that says whether an answer is good; one that never changes says nothing."""
     return named([column for column in columns if not column.constant], "labels", "flag")
+
+
+def _input(columns: list[Column], prompt: str) -> str | None:
+    """What an instruction is about."""
+    return named(columns, "inputs") if rank(prompt, "asks_for_input") is not None else None
 
 
 def _past(columns: list[Column]) -> str | None:
@@ -129,7 +134,9 @@ def _better(
     chosen: str, rejected: str, rest: list[Column], confidence: float, why: str, label: str | None = None
 ) -> Guess:
     prompt = _asked(rest)
-    beside = {"history": _past(_without(rest, prompt)) if prompt else None, "system": _system(rest)}
+    beside = {"system": _system(rest)}
+    if prompt:
+        beside |= {"history": _past(_without(rest, prompt)), "input": _input(_without(rest, prompt), prompt)}
     return Guess(_roles(chosen=chosen, rejected=rejected, label=label, prompt=prompt, **beside), confidence, why)
 
 
@@ -307,6 +314,9 @@ def detect(records: Records, mapping: Mapping[str, str] | None = None) -> Shape:
     sample = records.sample
     every = [profile(name, [record.get(name) for record in sample]) for name in records.columns]
     columns = _without(every, *given.values())
+    if not given and "input_ids" in records.columns and not any(column.kind == "text" for column in columns):
+        what = "The file holds numbers of tokens (input_ids), which fit one tokenizer alone"
+        raise InputError(f"{what}. Give the text that they were made from.")
     guess = guess_roles(columns, given)
     if given:
         guess = Guess({**guess.mapping, **given}, guess.confidence, f"partly as you said, the rest {guess.why}")

@@ -13,7 +13,7 @@ from typing import Any
 
 from playground.data.files import TAKEN
 from playground.data.records import KEEP_FEWER, OnProgress, Progress
-from playground.errors import InputError, is_unreachable
+from playground.errors import InputError, hub_errors, is_unreachable
 
 FIRST, MOST = 10_000, 1_000_000
 """Rows that are read of a data set, from its start: where nobody says how many, and at most."""
@@ -128,11 +128,9 @@ def write_dataset(
             what = f"The data set {dataset.name} is gated"
             raise InputError(f"{what}. Accept its terms on its page, and sign in here: hf auth login.") from None
         raise InputError(f"{_absent(dataset)} Check the name.") from None
-    except Exception as error:  # of datasets, or of the HTTP library beneath it, whichever that is
+    except (hub_errors(), datasets.exceptions.DatasetsError, *_UNREADABLE) as error:
         if is_unreachable(error) and not dataset.is_local:
             raise InputError(_away(dataset)) from None
-        if not isinstance(error, (datasets.exceptions.DatasetsError, *_UNREADABLE)):
-            raise
         what = f"The data set {dataset.name} cannot be read: {_one_line(error)}"
         raise InputError(f"{what}. Download a file of it, and name that.") from error
 
@@ -173,7 +171,7 @@ def _on_hub(dataset: DatasetId) -> tuple[DatasetId, str]:
     except HfHubHTTPError as error:
         status = error.response.status_code
         raise InputError(f"The hub does not hand out {dataset.name} now ({status}). Try again later.") from None
-    except (OSError, ValueError) as error:
+    except (hub_errors(), OSError, ValueError) as error:
         if is_unreachable(error):
             raise InputError(_away(dataset)) from None
         raise InputError(f"The hub does not answer as a hub does: {_one_line(error)}. Try again later.") from None

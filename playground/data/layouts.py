@@ -131,8 +131,12 @@ def answer_text(name: str, value: Any, beside: Mapping[str, Any]) -> Any:
 
 
 def _is_annotated(record: Mapping[str, Any]) -> bool:
-    """Whether doccano or Prodigy wrote it."""
-    return "Comments" in record or "comments" in record or "_input_hash" in record
+    """Whether doccano or Prodigy wrote it, or it is a text and its labels alone."""
+    alone = "text" in record and record.keys() <= _TEXT_AND_LABELS
+    return alone or "Comments" in record or "comments" in record or "_input_hash" in record
+
+
+_TEXT_AND_LABELS = frozenset({"id", "text", "label", "labels", "cats", "entities", "intents", "slots"})
 
 
 def _json_of(value: list[Any]) -> Any:

@@ -93,8 +93,9 @@ def _turns(text: str, style: _Style) -> list[tuple[str, str]]:
 
 
 def picture_in(text: str) -> bool:
-    """Whether a turn begins or ends with what stands for an image, a video or a sound."""
-    return text.lstrip().startswith(_PLACES) or text.rstrip().endswith(_PLACES)
+    """Whether a turn begins or ends with what stands for an image, a video or a sound, or names one between marks."""
+    between = "<img>" in text and "</img>" in text
+    return between or text.lstrip().startswith(_PLACES) or text.rstrip().endswith(_PLACES)
 
 
 class Tags(NamedTuple):

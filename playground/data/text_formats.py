@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, groupby, islice
@@ -152,13 +153,14 @@ def _is_row(value: dict[str, Any]) -> bool:
 
 
 def _is_keyed(value: dict[str, Any]) -> bool:
-    """Whether an object holds a row under each of its keys: two or more, with a key in common, none a role's name."""
+    """Whether an object holds a row under each of its keys: two or more, most with one key, none a role's name."""
     roles = ("prompts", "completions", "chosen", "rejected")
     if len(value) < 2 or any(spelling(key) in NAMES[role] for key in value for role in roles):
         return False
     rows = [*value.values()]
-    same = all(isinstance(row, dict) and not is_turn(row) for row in rows)
-    return same and bool(rows[0].keys() and set.intersection(*map(set, rows)))
+    if not all(isinstance(row, dict) and not is_turn(row) for row in rows):
+        return False
+    return max(Counter(key for row in rows for key in row).values(), default=0) * 2 > len(rows)
 
 
 def _by_columns(value: dict[str, Any], limits: Limits) -> list[Any]:
@@ -245,6 +247,8 @@ def build_table(rows: Callable[[], Iterable[_Cells]], limits: Limits, fix: str =
     names = [clean_name(cell) for cell in header]
     while names and not names[-1]:
         names.pop()
+    if len(names) == 1 and not note and not any(spelling(names[0]) in ranks for ranks in NAMES.values()):
+        note = f"the first row, {listed(names)}, is taken for the column's name"
     limits.check_columns(len(names))
     columns: list[str] = []
     for place, column in enumerate(names, 1):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from playground.errors import InputError, RunFailedError, is_unreachable
+from playground.errors import InputError, RunFailedError, hub_errors
 from playground.gpu.device import Device
 from playground.jobs import Jobs
 from playground.library.adapters import AdapterCard
@@ -147,9 +147,7 @@ def send_to_hub(folder: Path, repo: str, token: str, *, private: bool) -> str:
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else 0
         raise InputError(_refused(repo, status)) from None  # the library's own words may repeat the request
-    except Exception as error:  # of the hub's HTTP library, whichever it is
-        if not (is_unreachable(error) or isinstance(error, OSError | ValueError)):
-            raise
+    except (hub_errors(), OSError, ValueError) as error:
         why = f"The hub cannot be reached, or answers as no hub does ({type(error).__name__})."
         raise InputError(f"{why} Check the network, or export the folder and push it from elsewhere.") from None
     return f"{api.endpoint}/{repo}"

@@ -71,6 +71,8 @@ def test_parquet(tmp_path):
 def test_double_and_unnamed_columns_and_a_damaged_character_which_does_not_change_the_encoding(tmp_path):
     records = read_records(put(tmp_path, "a.csv", ",text,text\n0,a,b\n"), LIMIT)
     assert records.columns == ("column 1", "text", "text (3)")
+    alone = read_records(put(tmp_path, "alone.csv", "A bed\nA table\n"), LIMIT)
+    assert alone.note == "the first row, A bed, is taken for the column's name"
     file = put(tmp_path, "b.csv", b"prompt,completion\n" + "Grüße 世界 ".encode() + b"\xff,x\n")
     assert [row for _, row in read_records(file, LIMIT).rows] == [{"prompt": "Grüße 世界 \ufffd", "completion": "x"}]
 
