@@ -20,7 +20,7 @@ from playground.library.adapters import AdapterCard
 from playground.library.bases import Base, BaseShapes, label_of
 from playground.library.fetching import has_template, unusable
 from playground.methods.method import weights_in
-from playground.models.catalogue import LOADED_FACTOR, Offer, next_larger, offers
+from playground.models.catalogue import LOADED_FACTOR, BaseChoice, Offer, next_larger, offers
 from playground.settings import DEFAULT_BASE, Settings
 
 if TYPE_CHECKING:
@@ -49,20 +49,6 @@ class BaseState:
     @property
     def label(self) -> str:
         return label_of(self.spec)
-
-
-@dataclass(frozen=True)
-class BaseChoice:
-    """A base one may choose. bytes: in memory, 0 = unknown until fetched. fits: whether it does; reason: why not, a
-    sentence that begins with its name. note: what else is to be known."""
-
-    spec: str
-    label: str
-    licence: str
-    bytes: int
-    fits: bool
-    reason: str = ""
-    note: str = ""
 
 
 class Tokenizer(Protocol):

@@ -95,6 +95,20 @@ class Offer:
     best: bool = False
 
 
+@dataclass(frozen=True)
+class BaseChoice:
+    """A base one may choose. bytes: in memory, 0 = unknown until fetched. fits: whether it does; reason: why not, a
+    sentence that begins with its name. note: what else is to be known."""
+
+    spec: str
+    label: str
+    licence: str
+    bytes: int
+    fits: bool
+    reason: str = ""
+    note: str = ""
+
+
 @cache
 def known_bases() -> tuple[Known, ...]:
     """The smallest first."""

@@ -3,27 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from gradio.blocks import Block
 from gradio.events import Dependency
 
+from playground.chat.compare import Side
 from playground.data.files import TAKEN
+from playground.errors import PlaygroundError
 from playground.evaluation.checks import kinds
 from playground.evaluation.cost import NOTE, Prices, prices_to_json
 from playground.evaluation.criterion import kinds as criteria
 from playground.report.report import FAULTS
 from playground.services import Services
-from playground.ui import bench, blind, html, verdict_form, verdict_shown, words
+from playground.ui import bench, blind, html, side, verdict_form, verdict_shown, words
+from playground.ui.asking import CheckValues, Comparison, Setups
 from playground.ui.bench import BenchView
 from playground.ui.blind import LabelView, VoteView
 from playground.ui.runs import PICK_JS
 from playground.ui.side import RecordedView
 from playground.ui.verdict_form import Kept
 from playground.ui.verdict_shown import FORMATS
-from playground.ui.wiring import PICKED, CheckboxGroup, Dropdown, Event, Events, Radio, hidden_slot, listen, unasked
+from playground.ui.wiring import (
+    PICKED,
+    CheckboxGroup,
+    Dropdown,
+    Event,
+    Events,
+    Radio,
+    Updates,
+    Visit,
+    hidden_slot,
+    listen,
+    unasked,
+)
 
 if TYPE_CHECKING:
     from playground.ui.compare import CompareTab
@@ -291,9 +308,53 @@ def _wire_shown(services: Services, tab: VerdictTab) -> None:
 
 def wire_carry(services: Services, tabs: gr.Tabs, tab: VerdictTab, sides: CompareTab, training: TrainTab) -> None:
     """The Compare tab's button brings its sides here."""
-    carry = partial(verdict_form.carry, tabs=tabs)
     outputs = [tabs, tab.kept, tab.source, tab.checks, tab.sides, tab.offered, tab.fold]
     given: dict[str, Any] = {"uploaded": training.uploaded, "comparison": sides.comparison}
     given |= {"check": sides.check, "setups": sides.setups}
-    carried = listen(services, tab, sides.verdict.click, carry, outputs, **given)
+    carried = listen(services, tab, sides.verdict.click, partial(carry, tabs=tabs), outputs, **given)
     bench.follow(services, tab.bench, examples_of(tab, training), carried.then)
+
+
+def carry(
+    visit: Visit,
+    tab: VerdictTab,
+    *,
+    tabs: gr.Tabs,
+    kept: Kept,
+    uploaded: Path | None,
+    source: str,
+    line: verdict_form.LineUpValues,
+    comparison: Comparison,
+    check: CheckValues,
+    setups: Setups,
+) -> Updates:
+    """The Compare tab's sides become this verdict's."""
+    known, read = side.labels(visit), side.read_setups(visit, setups)
+    made: list[Side] = []
+    for letter in comparison.shown:
+        setup = read[letter]
+        file = side.shots_file(visit.services, setup.source, uploaded) if setup.shots else None
+        setup = setup if file else replace(setup, shots=0)  # so the side's name does not speak of shots
+        name = side.name_of(setup, known)
+        name = f"{name} ({letter})" if name in [one.label for one in made] else name
+        # a model that is gone stays, so that the request refuses it: the base is not measured under its name
+        formed: Any = {"format": setup.format, "think": setup.think}
+        made.append(Side(setup.model, setup.prompt.strip(), setup.shots, file, name, **formed))
+    kept = replace(kept, carried=tuple(made))
+    first = read[comparison.shown[0]].source if comparison.shown else ""
+    from_there = verdict_form.UPLOAD if first == side.UPLOAD else verdict_form.SET + first
+    choices = verdict_form.sources(visit.services, uploaded, kept)
+    chosen = from_there if from_there in [value for _, value in choices] else source
+    there: Updates = {tabs: gr.update(selected="verdict")}
+    try:
+        offered = verdict_form.line_up(visit, line, kept, chosen, uploaded)
+    except PlaygroundError:  # shown when they are measured
+        return there
+    return {
+        **there,
+        tab.kept: kept,
+        tab.source: gr.update(choices=choices, value=chosen),
+        tab.checks: side.check_of(**check),
+        **verdict_form.offer(tab, offered, [key for key in offered if key.startswith(verdict_form.CARRIED)]),
+        tab.fold: gr.update(open=True),
+    }

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import gradio as gr
 
@@ -25,7 +25,6 @@ from playground.models.bases import PREFIX as BASE_PREFIX
 from playground.models.endpoints import PREFIX
 from playground.services import Services
 from playground.ui import html, side, words
-from playground.ui.asking import CheckValues, Comparison, Setups
 from playground.ui.form import lines_of
 from playground.ui.html import card, plural
 from playground.ui.rows import Source
@@ -241,7 +240,7 @@ def line_up(
     return carried | {_key_of(one): one for one in named}
 
 
-def _offer(tab: VerdictTab, sides: dict[str, Side], value: Sequence[str]) -> Updates:
+def offer(tab: VerdictTab, sides: dict[str, Side], value: Sequence[str]) -> Updates:
     choices = [(one.label, key) for key, one in sides.items()]
     return {tab.sides: Initial(choices, value=list(value)), tab.offered: {key: label for label, key in choices}}
 
@@ -351,7 +350,7 @@ def lined_up(
         return {}
     fresh = [key for key in sides if key not in offered and (key != "tuned+documents" or kept.docs)]
     fresh = [key for key in fresh if not key.startswith((PREFIX, BASE_PREFIX))]
-    return _offer(tab, sides, [key for key in sides if key in chosen or key in fresh])
+    return offer(tab, sides, [key for key in sides if key in chosen or key in fresh])
 
 
 def blocked(services: Services, source: str | None, size: Size, sides: Sequence[str]) -> str:
@@ -515,48 +514,3 @@ def start(
 def not_sent(visit: Visit, tab: VerdictTab) -> Updates:
     """Nothing is measured, and the question goes."""
     return {tab.sending: AWAY}
-
-
-def carry(
-    visit: Visit,
-    tab: VerdictTab,
-    *,
-    tabs: gr.Tabs,
-    kept: Kept,
-    uploaded: Path | None,
-    source: str,
-    line: LineUpValues,
-    comparison: Comparison,
-    check: CheckValues,
-    setups: Setups,
-) -> Updates:
-    """The Compare tab's sides become this verdict's."""
-    known, read = side.labels(visit), side.read_setups(visit, setups)
-    made: list[Side] = []
-    for letter in comparison.shown:
-        setup = read[letter]
-        file = side.shots_file(visit.services, setup.source, uploaded) if setup.shots else None
-        setup = setup if file else replace(setup, shots=0)  # so the side's name does not speak of shots
-        name = side.name_of(setup, known)
-        name = f"{name} ({letter})" if name in [one.label for one in made] else name
-        # a model that is gone stays, so that the request refuses it: the base is not measured under its name
-        formed: Any = {"format": setup.format, "think": setup.think}
-        made.append(Side(setup.model, setup.prompt.strip(), setup.shots, file, name, **formed))
-    kept = replace(kept, carried=tuple(made))
-    first = read[comparison.shown[0]].source if comparison.shown else ""
-    from_there = UPLOAD if first == side.UPLOAD else SET + first
-    choices = sources(visit.services, uploaded, kept)
-    chosen = from_there if from_there in [value for _, value in choices] else source
-    there: Updates = {tabs: gr.update(selected="verdict")}
-    try:
-        offered = line_up(visit, line, kept, chosen, uploaded)
-    except PlaygroundError:  # shown when they are measured
-        return there
-    return {
-        **there,
-        tab.kept: kept,
-        tab.source: gr.update(choices=choices, value=chosen),
-        tab.checks: side.check_of(**check),
-        **_offer(tab, offered, [key for key in offered if key.startswith(CARRIED)]),
-        tab.fold: gr.update(open=True),
-    }

@@ -23,7 +23,8 @@ from playground.jobs import Jobs
 from playground.library.adapters import AdapterCard
 from playground.methods import all_methods
 from playground.models.adapters import AdapterRow, Switch
-from playground.models.bases import BaseChoice, BaseState
+from playground.models.bases import BaseState
+from playground.models.catalogue import BaseChoice
 from playground.models.endpoints import Endpoints
 from playground.runs.progress import RunView
 from playground.runs.service import Plan, Preset

@@ -13,6 +13,7 @@ from playground.chat.compare import Side
 from playground.data.example import Checked, Example, Message
 from playground.errors import BaseUnavailableError, InputError
 from playground.models.bases import BaseState
+from playground.ui import verdict as verdict_tab
 from playground.ui import verdict_form, verdict_shown, words
 from playground.ui.asking import Comparison
 from playground.ui.rows import Source
@@ -306,7 +307,7 @@ def carry(services, call, tab):
         given: Any = {"kept": Kept(), "uploaded": None, "source": SET, "line": line(adapter="", prompt="")}
         given |= {"comparison": Comparison(shown=tuple(shown)), "setups": said}
         given["check"] = {"kind": "ends-with", "text": "Sharma"}
-        return call(verdict_form.carry, tab, tabs=gr.Tabs(render=False), **given)
+        return call(verdict_tab.carry, tab, tabs=gr.Tabs(render=False), **given)
 
     return carried
 
