@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from playground.chat.batching import Asked, Batches, Written, prompt_of
-from playground.data.example import Example, Message
+from playground.data.example import Example, Message, question_of
 from playground.data.render import encode, thinking, with_passages
 from playground.data.retrieval import Documents
 from playground.data.split import part
+from playground.data.tools import TOOLS
 from playground.engine.request import Sampling, stamp_hash
 from playground.errors import InputError, PlaygroundError
 from playground.evaluation.checks import parse_check
@@ -250,7 +251,7 @@ def conversation(
     """System prompt, shots, what was said before, and the question with its passages."""
     messages = [Message("system", side.system_prompt)] if side.system_prompt.strip() else []
     for example in shots_for(side, question, pool, seed):
-        messages += [message for message in example.messages if message.role != "system"]
+        messages += [message for message in example.messages if message.role not in ("system", TOOLS)]
     for turn in history:
         messages += [Message("user", turn.question), Message("assistant", turn.reply)]
     return [*messages, Message("user", with_passages(question, passages))]
@@ -262,12 +263,12 @@ def shots_for(side: Side, question: str, pool: Sequence[Example], seed: int) -> 
     if not side.shots:
         return []
     if side.picked:
-        there = {example.row: example for example in pool if example.messages[-2].content != question}
+        there = {example.row: example for example in pool if question_of(example.prompt) != question}
         return [there[row] for row in side.picked if row in there]
-    asked = [example for example in pool if example.messages[-2].content != question]
+    asked = [example for example in pool if question_of(example.prompt) != question]
     many = min(side.shots, len(asked))
     if side.nearest:
-        places = Documents([example.messages[-2].content for example in asked]).places(question)[:many]
+        places = Documents([question_of(example.prompt) for example in asked]).places(question)[:many]
         return [asked[place] for place in reversed(places)]
     return random.Random(seed + max(0, side.draw - 1)).sample(asked, many)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from playground.chat.compare import CompareService, Reply, Side
 from playground.data.check import check_file
-from playground.data.example import Example
+from playground.data.example import Example, question_of
 from playground.db import ENDED
 from playground.engine.request import Sampling
 from playground.errors import CancelledError, PlaygroundError
@@ -173,7 +173,7 @@ class _Story:
         return view.adapter
 
     def _measure(self, place: int, side: Side, rows: Sequence[Example], criterion: Criterion, job: Job) -> None:
-        questions = [row.messages[-2].content for row in rows]
+        questions = [question_of(row.prompt) for row in rows]
         check, session = parse_check(self._shipped.check), f"demo {self._owner}"
         replies: list[Reply] = []
         started = time.monotonic()

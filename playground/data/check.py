@@ -33,6 +33,7 @@ from playground.data.example import (
     read_turns,
     texts_of,
     turn_text,
+    with_tools,
 )
 from playground.data.files import MEBI, READING, Part, Paths, no_usable_rows, opened, read_parts
 from playground.data.layouts import Usage, options_text, source_text
@@ -46,6 +47,7 @@ from playground.data.records import (
 )
 from playground.data.repair import BLANK, DUPLICATE, Mend, Mender, Turns, is_blank
 from playground.data.split import Repeats
+from playground.data.tools import TOOLS, uses_tools
 from playground.errors import InputError
 
 Record = Mapping[str, Any]
@@ -208,15 +210,22 @@ def _odd_labels(rows: list[Example]) -> Iterator[RowWarning]:
 def prompt_of(record: Record, mapping: Mapping[str, str]) -> tuple[Message, ...]:
     """The turns of a row before its answer; of a chat, all of them. mapping: as in ``Shape``. Raises Unusable."""
     if column := mapping.get("messages"):
-        return _with_system(read_turns(_present(record, column, "messages"), repr(column)), record, mapping)
+        turns = read_turns(_present(record, column, "messages"), repr(column))
+        return _offered(_with_system(turns, record, mapping), record, mapping)
     return _prompt(record, mapping)
+
+
+def _offered(turns: tuple[Message, ...], record: Record, mapping: Mapping[str, str]) -> tuple[Message, ...]:
+    """The turns with what may be called; as they are where the row names nothing. Raises Unusable."""
+    column = mapping.get("tools")
+    return with_tools(turns, record.get(column), column) if column else turns
 
 
 def _example(record: Record, shape: Shape, row: int, mend: Mend) -> Example:
     """Up to the last answer that may be learned: what stands after it is no prompt to anything."""
     turns = prompt_of(record, shape.mapping)
     if "messages" not in shape.mapping:
-        turns = (*turns, *_answer(record, shape.mapping, "completion", "answer"))
+        turns = _offered((*turns, *_answer(record, shape.mapping, "completion", "answer")), record, shape.mapping)
     turns = mend(turns)
     check_turns(turns)
     if turns[-1].learned and turns[-1].role == "assistant":
@@ -242,8 +251,10 @@ def _judged(record: Record, shape: Shape, row: int, mend: Mend) -> Judged:
 def _preference(record: Record, shape: Shape, row: int, mend: Mend) -> Preference:
     """A prompt and two answers, or two whole chats that differ in the last answer; a label may say which is better."""
     mapping = shape.mapping
-    whole = [_side(record, mapping, side) for side in ("chosen", "rejected")]
-    heads = [tuple(replace(turn, learned=True) for turn in turns[:-1]) for turns in whole]  # the answers alone are
+    sides = [_side(record, mapping, side) for side in ("chosen", "rejected")]
+    calls = uses_tools(sides[0] + sides[1])
+    sides = [tuple(turn for turn in turns if turn.role != TOOLS) for turns in sides]
+    heads = [tuple(replace(turn, learned=True) for turn in turns[:-1]) for turns in sides]  # the answers alone are
     head = heads[0]
     if head != heads[1]:
         raise Unusable("chosen and rejected do not share one prompt", "Let them differ in the last answer only.")
@@ -253,10 +264,13 @@ def _preference(record: Record, shape: Shape, row: int, mend: Mend) -> Preferenc
         prompt = (*_prompt(record, mapping), *head)
     else:
         prompt = _with_system(head, record, mapping)
-    chosen, rejected = (turns[-1].whole for turns in whole)
+    prompt = (Message(TOOLS, "[]"), *prompt) if calls and not uses_tools(prompt) else prompt
+    chosen, rejected = (turns[-1].whole for turns in sides)
+    whole = _offered((*prompt, Message("assistant", chosen)), record, mapping)
     if prompt and prompt[-1].role == "user":
-        prompt = mend((*prompt, Message("assistant", chosen)))[:-1]
-    check_turns((*prompt, Message("assistant", chosen)))
+        whole = mend(whole)
+    prompt, chosen = whole[:-1], whole[-1].content
+    check_turns(whole)
     if chosen.strip() == rejected.strip():
         raise Unusable("chosen and rejected are the same", "Give two different answers, or remove the row.")
     if column := mapping.get("label"):
@@ -267,8 +281,8 @@ def _preference(record: Record, shape: Shape, row: int, mend: Mend) -> Preferenc
             fix = "Say which answer is better (a or b), or leave the row out."
             raise Unusable(f"the choice ({column}) {said}", fix)
         if not won:
-            chosen, rejected, whole = rejected, chosen, whole[::-1]
-    if not whole[0][-1].learned:
+            chosen, rejected, sides = rejected, chosen, sides[::-1]
+    if not sides[0][-1].learned:
         fix = "Give it the weight 1 (loss or train: true), or remove the row."
         raise Unusable("the better answer may not be learned: its weight is 0", fix)
     return Preference(prompt, chosen, rejected, row)

@@ -15,6 +15,7 @@ from typing import Any
 
 from playground.data.example import is_turn, is_turns, read_transcript
 from playground.data.markup import style_of
+from playground.data.tools import are_tools
 
 
 @lru_cache(maxsize=4096, typed=True)
@@ -127,7 +128,7 @@ class Column:
     """What a sample of one column holds."""
 
     name: str
-    kind: str  # turns, turn, texts, text, number, flag, other
+    kind: str  # turns, turn, tools, texts, text, number, flag, other
     filled: float  # share of sampled records that have a value
     words: float  # mean of a value
     distinct: float  # share of different values
@@ -198,6 +199,7 @@ def profile(name: str, values: list[Any]) -> Column:
 
 
 _KINDS: dict[str, Callable[[Any], bool]] = {
+    "tools": are_tools,
     "turns": is_turns,
     "turn": is_turn,
     "texts": lambda value: isinstance(value, list) and bool(value) and isinstance(value[0], str),

@@ -33,10 +33,9 @@ def guess_roles(columns: list[Column], given: Mapping[str, str]) -> Guess:
         kind = next((column.kind for column in columns if column.name == chat), "turns")
         confidence = (0.98 if rank(chat, "chats") is not None else 0.8) if kind == "turns" else 0.6
         why = f"inferred from the list of turns in {chat}" + (f" and the yes or no in {label}" if label else "")
-        tools = named(columns, "tools")
-        why += f"; {tools} is not trained on" if tools else ""
         system = _system(columns) or named(_without(columns, chat), "chat_systems", "text")
-        return Guess(_roles(messages=chat, label=label, system=system), confidence, why)
+        tools = named(columns, "offered", "tools")
+        return Guess(_roles(messages=chat, label=label, system=system, tools=tools), confidence, why)
     columns = _without(columns, past)
     pair = _prodigy(columns) if _is_prodigy(columns) and not given else _pair(columns, given)
     if pair is None:
@@ -51,6 +50,7 @@ def guess_roles(columns: list[Column], given: Mapping[str, str]) -> Guess:
     if label:
         confidence, why = min(confidence, 0.85), f"{why}, and from the yes or no in {label}"
     beside = {"thought": named(rest, "thoughts", "text"), "label": label, "system": _system(columns)}
+    beside["tools"] = named(columns, "offered", "tools")
     roles = _roles(prompt=prompt, completion=completion, input=extra, **beside)
     return Guess(roles | _roles(history=past, options=options), confidence, why)
 
@@ -134,7 +134,7 @@ def _better(
     chosen: str, rejected: str, rest: list[Column], confidence: float, why: str, label: str | None = None
 ) -> Guess:
     prompt = _asked(rest)
-    beside = {"system": _system(rest)}
+    beside = {"system": _system(rest), "tools": named(rest, "offered", "tools")}
     if prompt:
         beside |= {"history": _past(_without(rest, prompt)), "input": _input(_without(rest, prompt), prompt)}
     return Guess(_roles(chosen=chosen, rejected=rejected, label=label, prompt=prompt, **beside), confidence, why)
@@ -265,18 +265,18 @@ class Format(NamedTuple):
     extra: set[str]
 
 
-_EXTRA = {"input", "system", "history", "options"}
+_EXTRA = {"input", "system", "history", "options", "tools"}
 _BESIDE = {*_EXTRA, "thought"}
 FORMATS = (
     Format("preference", "preference", {"chosen", "rejected"}, {"prompt", "label", *_EXTRA}),
-    Format("unpaired-preference", "unpaired_preference", {"messages", "label"}, {"system"}),
+    Format("unpaired-preference", "unpaired_preference", {"messages", "label"}, {"system", "tools"}),
     Format("unpaired-preference", "unpaired_preference", {"prompt", "completion", "label"}, _BESIDE),
-    Format("chat", "sft", {"messages"}, {"system"}),
+    Format("chat", "sft", {"messages"}, {"system", "tools"}),
     Format("instruction", "sft", {"prompt", "input", "completion"}, _BESIDE),
     Format("prompt-completion", "sft", {"prompt", "completion"}, _BESIDE),
     Format("text", "text", {"text"}, set()),
 )
-_OF_A_PAIR = ("prompt", "input", "completion", "thought", "options", "history", "system")
+_OF_A_PAIR = ("prompt", "input", "completion", "thought", "options", "history", "system", "tools")
 ROLES = (*_OF_A_PAIR, "messages", "chosen", "rejected", "label", "text")
 ALIASES = {"instruction": "prompt", "question": "prompt"}
 ALIASES |= dict.fromkeys(("answer", "response", "output"), "completion")
@@ -390,7 +390,7 @@ def _lowest(records: Records, given: Mapping[str, str]) -> int:
 def _doubted(guess: Guess, columns: list[Column]) -> Guess:
     """Less sure where a needed role's column is mostly empty."""
     sparse = {column.name for column in columns if column.filled < 0.5}
-    optional = {guess.mapping.get(role) for role in ("system", "input", "thought", "history", "options")}
+    optional = {guess.mapping.get(role) for role in ("system", "input", "thought", "history", "options", "tools")}
     if empty := [name for name in guess.mapping.values() if name in sparse - optional]:
         return Guess(guess.mapping, guess.confidence * 0.7, f"{guess.why}; most rows have no {listed(empty)}")
     return guess

@@ -14,6 +14,7 @@ from playground.data.example import Checked, Example, Message, Passage, Preferen
 from playground.data.files import read_files
 from playground.data.records import AS_FOUND, Reading
 from playground.data.token_counts import TokenReport
+from playground.data.tools import TEXT, TOOLS, laid_out, uses_tools
 
 
 class Table(NamedTuple):
@@ -105,17 +106,30 @@ def as_record(row: Row) -> dict[str, Any]:
     if isinstance(row, Passage):
         return {"text": row.text}
     if isinstance(row, Example):
-        return {"messages": [_turn(turn) for turn in row.messages]}
-    prompt = [_turn(turn) for turn in row.prompt]
+        return {"messages": _turns(row.messages)} | _offered(row.messages)
+    prompt = {"prompt": _turns(row.prompt)} | _offered(row.prompt)
     answers = [[{"role": "assistant", "content": text}] for text in row.answers]
     if isinstance(row, Preference):
-        return {"prompt": prompt, "chosen": answers[0], "rejected": answers[1]}
-    return {"prompt": prompt, "completion": answers[0], "label": row.good}
+        return prompt | {"chosen": answers[0], "rejected": answers[1]}
+    return prompt | {"completion": answers[0], "label": row.good}
 
 
-def _turn(turn: Message) -> dict[str, Any]:
-    said: dict[str, Any] = {"role": turn.role, "content": turn.content} | ({} if turn.learned else {"weight": 0})
-    return said | ({"reasoning_content": turn.thought} if turn.thought else {})
+def _turns(turns: Sequence[Message]) -> list[dict[str, Any]]:
+    told = [turn for turn in turns if turn.role != TOOLS]
+    plain = (
+        laid_out(turns, TEXT).turns
+        if uses_tools(turns)
+        else [{"role": one.role, "content": one.content} for one in told]
+    )
+    return [
+        made | ({} if one.learned else {"weight": 0}) | ({"reasoning_content": one.thought} if one.thought else {})
+        for made, one in zip(plain, told, strict=True)
+    ]
+
+
+def _offered(turns: Sequence[Message]) -> dict[str, Any]:
+    tools = laid_out(turns[:1]).tools if uses_tools(turns[:1]) else None
+    return {"tools": tools} if tools else {}
 
 
 def _cell(value: Any) -> str:

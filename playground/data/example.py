@@ -6,15 +6,31 @@ import ast
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date, time
 from decimal import Decimal
-from itertools import pairwise
-from typing import Any, ClassVar
+from itertools import pairwise, takewhile
+from typing import Any, ClassVar, NamedTuple
 
 from playground.data.markup import TAGS, joined, parted, read_markup, without_end
+from playground.data.tools import (
+    CALL_ROLES,
+    OPEN,
+    TOOL,
+    TOOL_ROLES,
+    TOOLS,
+    Call,
+    call_of,
+    fitted,
+    results_in,
+    tagged_calls,
+    tools_of,
+    uses_tools,
+    whole_calls,
+    with_calls,
+)
 
 HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")
 """A lone surrogate: JSON and Python hold it in a text, and no tokenizer or UTF-8 file does."""
@@ -22,8 +38,9 @@ HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. role: ``system``, ``user`` or ``assistant``. thought: what the assistant thought before it spoke.
-    learned: whether the assistant's words may be learned."""
+    """One turn. role: ``system``, ``user``, ``assistant``, ``tool`` (what a call gave back), or ``tools`` (what may be
+    called, first in a chat with tools). content: of the assistant with its calls (``with_calls``). thought: what it
+    thought before it spoke. learned: whether its words may be learned."""
 
     role: str
     content: str
@@ -43,6 +60,11 @@ def answer_turn(text: str, thought: str = "") -> Message:
     found = parted(text)
     own, said = ("", text) if found.is_open else (found.thought, found.answer)  # without an end it is no thought
     return Message("assistant", said, thought.strip() or own)
+
+
+def question_of(prompt: Sequence[Message]) -> str:
+    """What a person asked last; "" where nobody did."""
+    return next((turn.content for turn in reversed(prompt) if turn.role == "user"), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +129,10 @@ Row = Example | Preference | Judged | Passage
 
 
 def texts_of(row: Row, *, system: bool = True) -> list[str]:
-    """Every text of a row. system: its system prompt, too."""
+    """Every text of a row. system: its system prompt and its tools, too."""
     if isinstance(row, Passage):
         return [row.text]
-    return [*(turn.content for turn in row.prompt if system or turn.role != "system"), *row.answers]
+    return [*(turn.content for turn in row.prompt if system or turn.role not in ("system", TOOLS)), *row.answers]
 
 
 def variants(row: Row) -> tuple[Example, ...]:
@@ -244,20 +266,16 @@ class Checked:
 
 ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
-    **dict.fromkeys(("user", "human", "prompter", "customer", "observation"), "user"),
+    **dict.fromkeys(("user", "human", "prompter", "customer"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "chatbot", "model", "ai", "bing"), "assistant"),
-    **dict.fromkeys(("bard", "claude", "agent", "function_call"), "assistant"),
+    **dict.fromkeys(("bard", "claude", "agent", *CALL_ROLES), "assistant"),
+    **dict.fromkeys(TOOL_ROLES, TOOL),
 }
-"""The role words of OpenAI's, ShareGPT's, Gemini's and Cohere's files -> ours.
-
-ShareGPT's tool turns are text and stand where a user's and an assistant's would: they are trained on as such. OpenAI's
-``tool`` turns and calls are objects that only a template for tools can render: they are refused.
-"""
-_TOOLS = frozenset({"tool", "function", "ipython", "tool_response"})
+"""The role words of OpenAI's, ShareGPT's, Gemini's and Cohere's files -> ours."""
 _WHO = ("role", "from", "author", "speaker", "sender")
 _WHAT = ("content", "value", "text", "parts", "message", "utterance")
 _THOUGHT = ("reasoning_content", "thinking", "reasoning")
-STRUCTURE = frozenset({*_WHO, "type", "content_type"})
+STRUCTURE = frozenset({*_WHO, "type", "content_type", "id", "call_id", "tool_call_id", "tool_use_id", "index"})
 """Keys of a turn, or of a part of one, that say how it is read and are no text of their own."""
 MASKS = frozenset({"weight", "loss", "loss_weight", "loss_mask", "train", "training"})
 """Keys of a turn that say whether it is learned: OpenAI's ``weight``, axolotl's ``train`` and ``training``."""
@@ -270,7 +288,8 @@ _ROUNDS = (
 
 _TURN = 'Write each turn as {"role": "user", "content": "…"}.'
 _ROLE_FIX = "Use system, user or assistant."
-_NO_TOOLS = f"{_ROLE_FIX} Tools cannot be trained on: leave the row out, or write the call and its result as text."
+_CALL_FIX = 'Write a call as {"name": "…", "arguments": {…}} of a tool that there is, or leave the row out.'
+_RESULT_FIX = "After its calls, give each one result with its id (tool_call_id), or leave the row out."
 _LARGEST_LITERAL = 1_000_000  # characters of a cell read as a Python list
 _TRANSCRIPT = re.compile(r"(?:\A|\n)\s*(Human|User|Assistant|AI|System)\s*:[ \t]*", re.IGNORECASE)
 
@@ -355,8 +374,77 @@ def read_turns(value: object, what: str) -> tuple[Message, ...]:
         value = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(value)]
     elif _is_round(value[0]):  # 2
         value = [turn for item in value for turn in _both(item)]
-    turns = [_turn(item, place, what) for place, item in enumerate(value, 1)]
+    turns = _answered([turn for place, item in enumerate(value, 1) for turn in _turns(item, place, what)])
     return tuple(turn for turn in turns if turn.role != "system" or turn.content.strip())
+
+
+class _Read(NamedTuple):
+    """A turn as it is read. ids: of its calls, or of the call that it answers; "" where a file gives none."""
+
+    turn: Message
+    place: int
+    word: str  # its role, as the file says it
+    ids: tuple[str, ...] = ()
+
+
+def _answered(read: list[_Read]) -> list[Message]:
+    """The turns; in a chat with calls, results in the order of the calls. Raises Unusable where these do not match."""
+    if not any(one.ids for one in read):
+        return [one.turn for one in read]
+    if not any(OPEN in one.turn.content for one in read) and all(
+        one.word == "observation" for one in read if one.turn.role == TOOL
+    ):
+        return [replace(one.turn, role="user" if one.turn.role == TOOL else one.turn.role) for one in read]
+    turns, rest = [Message(TOOLS, "[]")], read
+    while rest:
+        one, *rest = rest
+        results = [*takewhile(lambda other: other.turn.role == TOOL, rest)]
+        rest = rest[len(results) :]
+        count = len(_calls(one.turn, f"turn {one.place}")) if one.turn.role == "assistant" else 0
+        ids, given = one.ids or ("",) * count, [*(id for result in results for id in result.ids)]
+        if one.turn.role == TOOL or (results and not count):
+            raise Unusable(
+                f"turn {one.place + bool(results)} is a tool's result, and nothing was called before", _RESULT_FIX
+            )
+        if (results or (count and rest)) and len(results) != count:
+            raise Unusable(f"turn {one.place} makes {count} calls, and {len(results)} results follow", _RESULT_FIX)
+        if all(ids) and all(given):
+            if given and sorted(ids) != sorted(given):
+                other = next(id for id in given if id not in ids or given.count(id) > ids.count(id))
+                raise Unusable(f"no call of turn {one.place} has the id {other[:40]!r} of a result", _RESULT_FIX)
+            results.sort(key=lambda result: ids.index(result.ids[0]))
+        turns += [one.turn, *(result.turn for result in results)]
+    return turns
+
+
+def _calls(turn: Message, where: str) -> tuple[Call, ...]:
+    try:
+        return tagged_calls(turn.content)[1]
+    except ValueError as error:
+        raise Unusable(f"{where} {error}", _CALL_FIX) from None
+
+
+def with_tools(turns: tuple[Message, ...], value: object, what: str) -> tuple[Message, ...]:
+    """A chat with what may be called, and with its calls in one form. A system prompt that lists the tools already
+    stays as it is. Raises Unusable for calls that do not fit them."""
+    try:
+        tools = tools_of(value)
+    except ValueError as error:
+        raise Unusable(f"the tools ({what}) {error}", "Describe them as OpenAI does, or leave the row out.") from None
+    if not (tools or uses_tools(turns)):
+        return turns
+    names, made = {tool["function"]["name"] for tool in tools}, []
+    for place, turn in enumerate((turn for turn in turns if turn.role != TOOLS), 1):
+        if turn.role == "assistant":
+            try:
+                said, calls = tagged_calls(turn.content)
+                said, calls = ("", whole) if names and (whole := whole_calls(said, names)) else (said, calls)
+                turn = replace(turn, content=with_calls(said, fitted(calls, tools))) if calls else turn
+            except ValueError as error:
+                raise Unusable(f"turn {place} {error}", _CALL_FIX) from None
+        made.append(turn)
+    listed = any(turn.role == "system" and "<tools>" in turn.content for turn in made)
+    return (Message(TOOLS, "[]" if listed else json.dumps(tools, ensure_ascii=False)), *made)
 
 
 def read_transcript(text: str) -> tuple[Message, ...]:
@@ -372,6 +460,7 @@ def read_transcript(text: str) -> tuple[Message, ...]:
 
 def check_turns(turns: Sequence[Message]) -> None:
     """Raises Unusable for what a base's template may refuse: system only first, then user and assistant in turn."""
+    turns = [turn for turn in turns if turn.role != TOOLS]
     rest = turns[1:] if turns and turns[0].role == "system" else turns
     if rest and [turn.role for turn in rest] == _IN_TURN * (len(rest) // 2):
         return
@@ -382,7 +471,7 @@ def check_turns(turns: Sequence[Message]) -> None:
     if rest[0].role == "assistant" and rest[0].learned:
         raise Unusable("the first turn is the assistant's", "Start with a user turn.")
     for place, (before, after) in enumerate(pairwise(rest), 1 + len(turns) - len(rest)):
-        if before.role == after.role:
+        if before.role == after.role != TOOL:
             reason = f"two {after.role} turns in a row (turns {place} and {place + 1})"
             raise Unusable(reason, "Join them, or add the turn between them.")
     if rest[-1].role != "assistant":
@@ -432,11 +521,12 @@ def _said_by(item: Mapping[str, Any]) -> str | None:
     return key if isinstance(key, str) and key.casefold() in ROLES else None
 
 
-def _turn(item: object, place: int, what: str) -> Message:
+def _turns(item: object, place: int, what: str) -> Iterator[_Read]:
+    """The turns of one item: Anthropic writes the results of calls and what the user says after them as one."""
     if not isinstance(item, dict):
         raise Unusable(f"turn {place} of {what} is not an object", _TURN)
-    if "data" in item and isinstance(item["data"], dict) and "content" in item["data"]:  # LangChain's, as it saves them
-        item = {**item, "content": item["data"]["content"]}
+    if isinstance(item.get("data"), dict) and "content" in item["data"]:  # LangChain's, as it saves them
+        item = {**item["data"], **item, "content": item["data"]["content"]}
     name, content = item.get("role") or _speaker(item), _first(item, _WHAT)
     if not name and (by := _said_by(item)):
         name, content = by, item[by]
@@ -445,18 +535,50 @@ def _turn(item: object, place: int, what: str) -> Message:
     said = str(name).strip().casefold()
     role = ROLES.get(said)
     if role is None:
-        raise Unusable(f"unknown role {str(name)[:40]!r} in turn {place}", _NO_TOOLS if said in _TOOLS else _ROLE_FIX)
-    turn = Message(role, without_end(turn_text(content, place)))
+        raise Unusable(f"unknown role {str(name)[:40]!r} in turn {place}", _ROLE_FIX)
+    if role == TOOL:
+        given = results_in(result_text(content))
+        id = _first(item, ("tool_call_id", "id")) if len(given) == 1 else None
+        yield from (_Read(Message(TOOL, text), place, said, (str(id or ""),)) for text in given)
+        return
+    blocks = content if isinstance(content, list) else []
+    for block in (one for one in blocks if isinstance(one, dict) and one.get("type") == "tool_result"):
+        id = str(block.get("tool_use_id") or "")
+        yield _Read(Message(TOOL, result_text(block.get("content"))), place, said, (id,))
+    left = [one for one in blocks if not isinstance(one, dict) or one.get("type") not in ("tool_result", "tool_use")]
+    if blocks and not left and len(left) < len(blocks) and role != "assistant":
+        return
+    calls = [one for one in blocks if isinstance(one, dict) and one.get("type") == "tool_use"]
+    calls += [one for one in item.get("tool_calls") or () if one is not None]
+    calls += [item["function_call"]] if item.get("function_call") else []
+    turn = Message(role, without_end(turn_text(left if blocks else content, place)))
     if role == "assistant":
         turn = answer_turn(turn.content, thought if isinstance(thought := _first(item, _THOUGHT), str) else "")
         if not MASKS.isdisjoint(item):
             turn = replace(turn, learned=not any(str(item.get(key)).strip().casefold() in _OFF for key in MASKS))
+        try:
+            made = [*map(call_of, calls)]
+            if said in CALL_ROLES and turn.content.lstrip().startswith(("{", "[")):
+                calls = read if isinstance(read := json.loads(turn.content), list) else [read]
+                turn, made = replace(turn, content=""), [*map(call_of, calls)]
+        except ValueError as error:
+            reason = "makes a call that is no JSON" if isinstance(error, json.JSONDecodeError) else error
+            raise Unusable(f"turn {place} {reason}", _CALL_FIX) from None
+        if made:
+            turn = replace(turn, content=with_calls(turn.content, made))
     if not turn.content.strip() and role != "system":
-        if item.get("tool_calls") or item.get("function_call"):
-            raise Unusable(f"turn {place} ({role}) calls a tool and says nothing", _NO_TOOLS)
         empty = "holds a thought and no answer" if turn.thought else "is empty"
         raise Unusable(f"turn {place} ({role}) {empty}", "Fill in its text, or remove the turn.")
-    return turn
+    yield _Read(turn, place, said, tuple(str(call.get("id") or "") for call in calls))
+
+
+def result_text(content: object) -> str:
+    """What a call gave back: text, Anthropic's or OpenAI's list of text parts, or JSON."""
+    if isinstance(content, list) and all(isinstance(one, dict) and isinstance(one.get("text"), str) for one in content):
+        return "\n".join(one["text"] for one in content)
+    return (
+        json.dumps(content, ensure_ascii=False) if isinstance(content, dict | list) else plain_text(content, "a result")
+    )
 
 
 def turn_text(content: object, place: int) -> str:

@@ -339,5 +339,7 @@ def read_files(path: Paths, limit_bytes: int, reading: Reading = AS_FOUND) -> It
 
 def no_usable_rows(name: str, rows: int, bad: Sequence[BadRow]) -> InputError:
     """The refusal of a file of which nothing can be used, with the first reasons."""
+    if len(bad) == rows > 1 and len({(row.reason, row.fix) for row in bad}) == 1:
+        return InputError(f"{name}: none of the {rows} rows can be used: {bad[0].reason}. {bad[0].fix}")
     first = " ".join(f"Row {row.row}: {row.reason}. {row.fix}" for row in bad[:3])
     return InputError(f"{name}: none of the {rows} rows can be used. {first}")

@@ -42,6 +42,7 @@ from playground.data.example import (
     turn_text,
 )
 from playground.data.markup import without_end
+from playground.data.tools import pieces
 
 _NESTED = ("instances", "paragraphs", "qas")
 """Lists of rows inside a row: Alpaca's seed tasks, SQuAD's own JSON."""
@@ -224,7 +225,7 @@ _WHOLE = 5  # lists and objects of a column that are looked at whole
 _KEPT = 50  # values of a path that are looked at for what they are
 _PLAIN = STRUCTURE | MASKS | {"content", "value"}
 """Keys of a turn that has nothing which could be lost, where its content is a text."""
-_TRUSTED = ("messages", "prompt", "completion", "chosen", "rejected", "text")
+_TRUSTED = ("messages", "prompt", "completion", "chosen", "rejected", "text", "tools")
 """Roles whose text reaches the example, be it taken apart on its way (``Human: … Assistant: …``)."""
 _KINDS = {
     "histories": "earlier turns of the conversation",
@@ -233,7 +234,7 @@ _KINDS = {
     "media": "pictures, sound or other files, which are not trained on here",
     "options": "options to choose from",
     "reasonings": "what is thought before the answer",
-    "tools": "tools, which are not trained on here",
+    "tools": "tools that may be called, or calls of them",
     "inputs": "part of the question",
     "asks_for_input": "part of the question",
 }
@@ -320,7 +321,10 @@ class Usage:
         forms = _forms(value)
         if path[0] not in self._touched and len(forms[0]) < _TELLING:
             return False
-        return any(form in whole for form in forms)
+        if any(form in whole for form in forms):
+            return True
+        apart = pieces(value) if isinstance(value, str) and path[0] in self._touched else [value]
+        return apart != [value] and all(any(form in whole for form in _forms(one)) for one in apart)
 
     def found(self) -> tuple[Unused, ...]:
         """Every path that is not in the examples, as short as it can be said, in the order of the records."""

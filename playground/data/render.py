@@ -15,6 +15,7 @@ from jinja2 import TemplateError
 
 from playground.data.example import HALF_CHARACTER, Example, Judged, Message, Passage, Preference, Row, variants
 from playground.data.markup import CHANNELS, FAMILIES, TAGS, Tags, joined
+from playground.data.tools import OPEN, TOOLS, WHO_CAN, LaidOut, ToolSupport, laid_out, tool_support, uses_tools
 from playground.errors import InputError
 
 PLAIN_TEMPLATE = (
@@ -26,7 +27,10 @@ PLAIN_TEMPLATE = (
 
 ALL, LAST = "all", "last"  # which of a chat's assistant turns are learned
 _NO_THOUGHT = re.compile(r"<think>\s*</think>\s*")
+_TAIL = range(24, 5, -1)  # characters at a prompt's end after which its reply begins, however the rest is written
 _QUESTION, _ANSWER, _THOUGHT = "?", "An answer.", "A thought."
+_REFUSED = (TemplateError, TypeError)
+"""What a chat template raises for turns that it does not take."""
 _SWITCHES = ("enable_thinking", "thinking")
 """What families call the variable of their template that turns thinking on and off (Qwen3, DeepSeek-V3.1)."""
 
@@ -85,10 +89,7 @@ def thinking(tokenizer: Any) -> Thinking:
 @lru_cache(maxsize=8)
 def _thinking(tokenizer: Any, template: Any) -> Thinking:
     def rendered(*turns: dict[str, str], **variables: Any) -> str:
-        try:
-            return str(_applied(tokenizer, [{"role": "user", "content": _QUESTION}, *turns], not turns, **variables))
-        except TemplateError:
-            return ""
+        return _tried(tokenizer, [{"role": "user", "content": _QUESTION}, *turns], not turns, **variables)
 
     switch = next((one for one in _SWITCHES if rendered(**{one: True}) != rendered(**{one: False})), "")
     prompt = rendered()
@@ -104,6 +105,24 @@ def _thinking(tokenizer: Any, template: Any) -> Thinking:
     opens = Thinking(tags=tags).opened(prompt)
     by_itself = opens or tags == CHANNELS or bool(switch and prompt == rendered(**{switch: True}))
     return Thinking(switch, by_itself, opens, bool(as_field), tags, frozenset(special))
+
+
+def _tried(tokenizer: Any, turns: list[Any], prompt: bool, **variables: Any) -> str:
+    """As ``_applied``; "" for what the template refuses."""
+    try:
+        return str(_applied(tokenizer, turns, prompt, **variables))
+    except _REFUSED:
+        return ""
+
+
+def tools_of_base(tokenizer: Any) -> ToolSupport:
+    """How a base's chat template writes tools, as its renderings show."""
+    return _tools_of_base(tokenizer, tokenizer.chat_template)
+
+
+@lru_cache(maxsize=8)
+def _tools_of_base(tokenizer: Any, template: Any) -> ToolSupport:
+    return tool_support(lambda *asked, **variables: _tried(tokenizer, *asked, **variables))
 
 
 def render_prompt(tokenizer: Any, messages: Sequence[Message], think: bool | None = None) -> str:
@@ -159,8 +178,16 @@ def render_example(tokenizer: Any, example: Example, max_tokens: int, turns: str
         own = whole[len(prompt) :]
         if not whole.startswith(prompt):  # templates that treat the last turn in their own way (thinking models)
             family = thinking(tokenizer)
-            own = joined(last.thought, last.content, family.tags) + (tokenizer.eos_token or "")
-            own = own.removeprefix(family.tags.begin).lstrip() if family.opened(prompt) else own
+            if uses_tools(example.messages) and OPEN in last.content:
+                asked = prompt.rpartition(family.tags.begin)[0] if prompt.rstrip().endswith(family.tags.end) else prompt
+                tail = next((asked[-size:] for size in _TAIL if asked[-size:] in whole), "")
+                own = whole.rpartition(tail)[2] if tail else ""
+                if not own:
+                    what = f"Row {example.row}: the base's chat template writes the call elsewhere than it asks for one"
+                    raise InputError(f"{what}. Leave the row out, or use another base.")
+            else:
+                own = joined(last.thought, last.content, family.tags) + (tokenizer.eos_token or "")
+                own = own.removeprefix(family.tags.begin).lstrip() if family.opened(prompt) else own
         texts = [(prompt, False), (learned_answer(own, tokenizer), True)]
     pieces = [_Piece(text, encode(tokenizer, text), is_learned) for text, is_learned in texts]
     learned = pieces[-1].ids
@@ -260,33 +287,51 @@ def render_many(tokenizer: Any, chats: Sequence[Sequence[Message]], *, prompt: b
 
 def _template(tokenizer: Any, messages: Sequence[Message], *, prompt: bool, think: bool | None = None) -> str:
     """A system turn that the template refuses (Gemma's does) is joined to the first turn of the user; the assistant's
-    words before that turn are left out where it refuses them (Llama 2's, Mistral's)."""
-    turns = _plain(messages)
+    words before that turn are left out where it refuses them (Llama 2's, Mistral's). A thought before a call stands
+    while its results are answered, where the template takes thoughts apart."""
+    variables: dict[str, Any] = dict(_switched(tokenizer, think))
+    turns: list[dict[str, Any]] = [*_plain(messages)]
+    if calls := uses_tools(messages):
+        turns, offered = _with_tools(tokenizer, messages)
+        variables |= {tools_of_base(tokenizer).variable: offered} if offered else {}
+        messages = [turn for turn in messages if turn.role != TOOLS]
     if messages and (thought := messages[-1].thought):
         family = thinking(tokenizer)
-        whole = joined(thought, messages[-1].content, family.tags)
+        whole = joined(thought, turns[-1]["content"], family.tags)
         turns[-1] |= _aloud(thought) if family.as_field else {"content": whole}
     try:
-        return str(_applied(tokenizer, turns, prompt, **_switched(tokenizer, think)))
-    except TemplateError as error:
+        return str(_applied(tokenizer, turns, prompt, **variables))
+    except _REFUSED as error:
         first = next((place for place, turn in enumerate(messages) if turn.role == "user"), 0)
-        if any(turn.role == "assistant" for turn in messages[:first]):
+        if calls:
+            pass
+        elif any(turn.role == "assistant" for turn in messages[:first]):
             asked = (*(turn for turn in messages[:first] if turn.role != "assistant"), *messages[first:])
             return _template(tokenizer, asked, prompt=prompt, think=think)
-        if [turn.role for turn in messages[:2]] == ["system", "user"]:
+        elif [turn.role for turn in messages[:2]] == ["system", "user"]:
             both = replace(messages[1], content=f"{messages[0].content}\n\n{messages[1].content}")
             return _template(tokenizer, (both, *messages[2:]), prompt=prompt, think=think)
         what = f"the base's chat template refuses these turns ({error})"
         raise InputError(f"{what}. Change the roles, or use another base.") from error
 
 
+def _with_tools(tokenizer: Any, messages: Sequence[Message]) -> LaidOut:
+    """Raises InputError where the template would leave calls, results or what may be called out."""
+    able = tools_of_base(tokenizer)
+    if missing := able.lacks(messages):
+        what = f"the base's chat template leaves out {missing}, so that chats with tools cannot be trained on or asked"
+        raise InputError(f"{what}. Choose a base that has tools ({WHO_CAN}), or write calls and results as plain text.")
+    turns, tools = laid_out(messages, able.form)
+    asked = max((place for place, turn in enumerate(turns) if turn["role"] == "user"), default=0)
+    told = [turn for turn in messages if turn.role != TOOLS]
+    for turn, said in zip(turns[asked:-1], told[asked:-1], strict=True):
+        turn |= _aloud(said.thought) if said.thought and thinking(tokenizer).as_field else {}
+    return LaidOut(turns, tools)
+
+
 def takes_system_turn(tokenizer: Any) -> bool:
     """Whether the chat template takes a system turn as such; where it does not, it is joined to the first question."""
-    try:
-        _applied(tokenizer, _plain((Message("system", "?"), Message("user", "?"))), True)
-    except TemplateError:
-        return False
-    return True
+    return bool(_tried(tokenizer, [*_plain((Message("system", "?"), Message("user", "?")))], True))
 
 
 def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:
@@ -322,9 +367,18 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
+def answer_by_answer(tokenizer: Any, example: Example, turns: str) -> list[Example]:
+    """What ``render_example`` is given of a row, itself as a rule. A chat with tools whose template shows earlier turns
+    otherwise is learned from one example for each call and answer that may be, as each is asked for."""
+    able = [place for place, turn in enumerate(example.messages) if turn.role == "assistant" and turn.learned]
+    if turns != ALL or len(able) < 2 or not uses_tools(example.messages) or _in_turn(tokenizer, example):
+        return [example]
+    return [replace(example, messages=example.messages[: place + 1]) for place in able]
+
+
 def learned_turns(tokenizer: Any, example: Example, turns: str = ALL) -> list[bool]:
-    """Which turns ``render_example`` has learned where nothing is cut."""
-    each = turns == ALL and _in_turn(tokenizer, example)
+    """Which turns are learned where nothing is cut."""
+    each = turns == ALL and (len(answer_by_answer(tokenizer, example, turns)) > 1 or _in_turn(tokenizer, example))
     able = [turn.role == "assistant" and turn.learned for turn in example.messages]
     return able if each else [False] * (len(able) - 1) + [True]
 
@@ -359,6 +413,12 @@ def preview_tokens(tokenizer: Any, row: Row, max_tokens: int, turns: str = LAST)
         titles = ("The better answer", "The worse answer")
     elif isinstance(row, Judged):
         titles = (f"A {'good' if row.good else 'bad'} answer",)
+    if isinstance(row, Example) and len(parts := answer_by_answer(tokenizer, row, turns)) > 1:
+        each = (
+            TokenPreview(f"Up to turn {len(one.messages)}", (*_preview(tokenizer, one, max_tokens, LAST),))
+            for one in parts
+        )
+        return tuple(each)
     turns = turns if isinstance(row, Example) else LAST
     return tuple(
         TokenPreview(title, tuple(_preview(tokenizer, example, max_tokens, turns)))

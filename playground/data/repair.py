@@ -8,6 +8,7 @@ from typing import Any
 
 from playground.data.example import Example, Message, Repair, Row
 from playground.data.markup import read_markup
+from playground.data.tools import TOOL
 
 BLANK, DUPLICATE = "blank", "duplicate"
 _FILLED = ("prompt", "input", "completion", "messages", "chosen", "rejected", "text")
@@ -32,7 +33,7 @@ def mended(turns: Turns) -> tuple[Turns, list[str]]:
             apart += [Message(role, said) for role, said in marked[:-1]]
             turn = replace(turn, content=marked[-1][1])
         last = apart[-1] if apart else None
-        if last is not None and last.role == turn.role and last.learned == turn.learned:  # 2
+        if last is not None and last.role == turn.role != TOOL and last.learned == turn.learned:  # 2
             kinds["join"] = None
             said, thought = (
                 "\n\n".join(filter(None, two)) for two in ((last.content, turn.content), (last.thought, turn.thought))

@@ -15,6 +15,7 @@ from playground.data.example import Example, Message, Unusable, is_turn, plain_t
 from playground.data.files import read_records
 from playground.data.markup import parted
 from playground.data.records import Records
+from playground.data.tools import TOOL, TOOLS
 from playground.errors import InputError
 
 REPLIES = ("reply", "response", "model_output", "prediction")
@@ -114,13 +115,13 @@ def _exchange(
     said, turns = record.get(column), record.get(chat)
     if isinstance(turns, list) and len(turns) > 1 and not column and is_turn(turns[-1]):
         head, last = prompt_of({**record, chat: turns[:-1]}, mapping), turns[-1]
-        if head and head[-1].role == "user":
+        if head and head[-1].role in ("user", TOOL) and not last.get("tool_calls"):
             content = next((last[key] for key in ("content", "value", "parts") if last.get(key) is not None), "")
             return head, parted(turn_text(content, len(turns)), opened=None).answer
     prompt = prompt_of(record, mapping)
     if prompt and prompt[-1].role == "assistant":
         said, prompt = (prompt[-1].content if said is None else said), prompt[:-1]
-    if not prompt or prompt[-1].role != "user":
+    if not prompt or prompt[-1].role not in ("user", TOOL):
         raise Unusable("no prompt before the reply", "Add it.")
     return prompt, None if said is None else parted(plain_text(said, "the reply"), opened=None).answer
 
@@ -159,6 +160,6 @@ def join(said: Sequence[Said], examples: Sequence[Example], *, same_file: bool =
 
 
 def _keys(prompt: Sequence[Message]) -> list[Hashable]:
-    asked = [one for one in prompt if one.role != "system"]
+    asked = [one for one in prompt if one.role not in ("system", TOOLS)]
     exact = [tuple((one.role, one.content) for one in turns) for turns in (prompt, asked)]
     return [*exact, *(tuple((role, " ".join(text.split())) for role, text in turns) for turns in exact)]

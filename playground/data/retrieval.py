@@ -120,6 +120,8 @@ def with_documents(checked: Checked, documents: Documents) -> Checked:
 
 def add_passages(example: Example, documents: Documents) -> Example:
     """One row with passages in its last question."""
-    *before, question, answer = example.messages
-    asked = replace(question, content=with_passages(question.content, documents.nearest(question.content)))
-    return replace(example, messages=(*before, asked, answer))
+    turns = [*example.messages]
+    place = max(place for place, turn in enumerate(turns) if turn.role == "user")
+    asked = turns[place].content
+    turns[place] = replace(turns[place], content=with_passages(asked, documents.nearest(asked)))
+    return replace(example, messages=tuple(turns))

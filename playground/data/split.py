@@ -18,6 +18,7 @@ from zlib import crc32
 import numpy as np
 
 from playground.data.example import Example, Judged, Passage, Preference, Row, RowWarning, texts_of
+from playground.data.tools import TOOLS
 from playground.errors import InputError
 
 R = TypeVar("R", bound=Row)
@@ -296,7 +297,7 @@ def _near_ones(made: Sequence[str], told: Sequence[str]) -> set[str]:
 
 
 def _asked(row: Row) -> list[str]:
-    return [turn.content for turn in row.prompt if turn.role != "system"]
+    return [turn.content for turn in row.prompt if turn.role not in ("system", TOOLS)]
 
 
 def _hash(texts: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ _DECODER = json.JSONDecoder(parse_constant=lambda _: None)  # NaN and Infinity a
 _OBJECT = 'Write each row as an object such as {"prompt": "…", "completion": "…"}.'
 _LINE = "Mend the line: one JSON object, double quotes, nothing after the closing brace."
 _TURN_KEYS = frozenset(["role", "from", "author", "type", "content", "value", "data", "name", "weight"])
+_TURN_KEYS |= {"tool_calls", "tool_call_id", "function_call", "reasoning_content", "id"}
 
 
 def parse_json(text: Text, on_progress: OnProgress | None = None) -> Records:

@@ -16,7 +16,16 @@ import numpy as np
 from playground.data.example import BadRow, Checked, Example, Passage, Row, RowWarning, variants
 from playground.data.files import no_usable_rows
 from playground.data.records import OnProgress, Progress
-from playground.data.render import LAST, encode, learned_answer, render_example, render_many
+from playground.data.render import (
+    LAST,
+    answer_by_answer,
+    encode,
+    learned_answer,
+    render_example,
+    render_many,
+    tools_of_base,
+)
+from playground.data.tools import uses_tools
 from playground.errors import InputError
 
 _SHUFFLES = 10
@@ -51,6 +60,7 @@ class TokenReport:
     limit: int  # the most tokens a row may have
     packed: bool  # raw text, which is never cut or padded but packed into pieces of ``limit`` tokens
     bad: tuple[BadRow, ...] = ()  # rows whose answer is too long, or teaches nothing
+    unsaid: tuple[int, ...] = ()  # rows of which the base's template leaves out what is said beside a call
 
     @cached_property
     def lengths(self) -> list[int]:
@@ -96,10 +106,11 @@ class TokenReport:
 
     @cached_property
     def warnings(self) -> tuple[RowWarning, ...]:
-        """The rows whose prompt is cut."""
+        """The rows whose prompt is cut, and those of which something is left out."""
+        unsaid = "the base's chat template leaves out what is said beside a call; the call is learned"
         reason = "cut: the first {} of {} tokens do not fit into {}; the answer is kept"
         each = ((row, reason.format(cut, prompt + answer, self.limit)) for row, cut, prompt, answer in self.cut)
-        return tuple(RowWarning(row, why, "long") for row, why in each)
+        return (*(RowWarning(row, why, "long") for row, why in each), *(RowWarning(row, unsaid) for row in self.unsaid))
 
     def histogram(self, bins: int = 20) -> list[tuple[int, int, int]]:
         """(shortest, longest, rows) of bins of one width, ends included; the last is open where few are far longer."""
@@ -161,7 +172,9 @@ def token_report(
         progress.at((start + len(chunk)) / len(rows))
     if not numbers:
         raise no_usable_rows("The file", checked.rows, sorted((*checked.bad, *bad), key=lambda item: item.row))
-    return TokenReport(numbers, prompts, answers, max_tokens, checked.objective == "text", tuple(bad))
+    called = [one for one in checked.examples if uses_tools(one.messages)]
+    unsaid = tuple(one.row for one in called if tools_of_base(tokenizer).silences(one.messages))
+    return TokenReport(numbers, prompts, answers, max_tokens, checked.objective == "text", tuple(bad), unsaid)
 
 
 class _Measure:
@@ -211,11 +224,11 @@ class _Measure:
         return found
 
     def _examples(self, examples: Sequence[Example]) -> list[Counts | BadRow]:
-        """An error, an odd template, thoughts, and several answers to learn are left to ``render_example``."""
+        """An error, an odd template, thoughts, tools, and several answers to learn are left to ``render_example``."""
 
         def is_plain(example: Example) -> bool:
             one = self._turns == LAST or sum(turn.role == "assistant" for turn in example.messages) == 1
-            return one and not example.messages[-1].thought
+            return one and not example.messages[-1].thought and not uses_tools(example.messages)
 
         able = [(place, example) for place, example in enumerate(examples) if self._quick and is_plain(example)]
         whole = render_many(self._tokenizer, [example.messages for _, example in able], prompt=False)
@@ -234,10 +247,12 @@ class _Measure:
 
     def _slow(self, example: Example) -> Counts | BadRow:
         try:
-            rendered = render_example(self._tokenizer, example, self._max_tokens, self._turns)
+            parts = answer_by_answer(self._tokenizer, example, self._turns)
+            each = [render_example(self._tokenizer, one, self._max_tokens, self._turns) for one in parts]
         except InputError as error:
             reason, _, fix = str(error).removeprefix(f"Row {example.row}: ").partition(". ")
             return BadRow(example.row, reason, fix)
+        rendered = max(each, key=lambda one: one.tokens + one.cut)
         if self._empty.fullmatch(rendered.completion_text):
             reason = "its answer is nothing but the base's special tokens: there is nothing to learn"
             return BadRow(example.row, reason, "Write an answer in words, or remove the row.")

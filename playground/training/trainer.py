@@ -15,8 +15,8 @@ from transformers import PrinterCallback, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import is_torch_tf32_available
 
-from playground.data.example import Checked, Example, Judged, Message, Passage, Preference
-from playground.data.render import Rendered, pack, render_example
+from playground.data.example import Checked, Example, Judged, Message, Passage, Preference, question_of
+from playground.data.render import LAST, Rendered, answer_by_answer, pack, render_example
 from playground.data.retrieval import add_passages, read_documents
 from playground.data.split import MOST_HASHED, MOST_VALIDATION, hashes_of, part, split
 from playground.errors import InputError, RunFailedError
@@ -104,7 +104,7 @@ def prepare(spec: RunSpec, checked: Checked, tokenizer: Any) -> TrainingData:
         rows_held_back=len(usable) - len(train_rows),
         rows_bad=checked.rows - len(usable) - len(left_out),
         learned=_learned(train_rows, spec),
-        questions=[_question(row) for row in validation_rows for _ in tokenised.get(row.row, ())],
+        questions=[question_of(row.prompt) for row in validation_rows for _ in tokenised.get(row.row, ())],
     )
 
 
@@ -124,7 +124,10 @@ def rows_of(tokenizer: Any, source: Source, spec: RunSpec) -> list[Row]:
         return render_example(tokenizer, Example((*prompt, Message("assistant", answer)), source.row), spec.max_tokens)
 
     if isinstance(source, Example):
-        return [render_example(tokenizer, source, spec.max_tokens, spec.turns)]
+        parts = answer_by_answer(tokenizer, source, spec.turns)
+        return [
+            render_example(tokenizer, one, spec.max_tokens, LAST if len(parts) > 1 else spec.turns) for one in parts
+        ]
     if isinstance(source, Judged):
         return [Marked(answered(source.prompt, source.completion), source.good)]
     if isinstance(source, Passage):
@@ -139,14 +142,6 @@ def _cut(row: Rendered, kept: int) -> Rendered:
     """The row with the last ``kept`` tokens of its prompt."""
     gone = len(row.prompt_ids) - kept
     return row if not gone else replace(row, prompt_ids=row.prompt_ids[gone:], cut=row.cut + gone)
-
-
-def _question(source: Source) -> str:
-    """The last thing that was asked before the answer."""
-    if isinstance(source, Passage):
-        return ""
-    turns = source.messages[:-1] if isinstance(source, Example) else source.prompt
-    return next((turn.content for turn in reversed(turns) if turn.role == "user"), turns[-1].content if turns else "")
 
 
 def train(setup: Setup, objective: Objective, data: TrainingData, run_dir: Path, events: EventWriter) -> RunCallback:

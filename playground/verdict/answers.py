@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from playground.chat.batching import Asked, Batches, Written, prompt_of
-from playground.chat.compare import Side, Turn, conversation, form_like, passages_for, picked_rows
-from playground.data.example import Example, Message
+from playground.chat.compare import Side, conversation, form_like, passages_for, picked_rows
+from playground.data.example import Example, Message, question_of
 from playground.data.records import beside
 from playground.data.render import encode, thinking
 from playground.data.retrieval import Documents
 from playground.data.split import BY_CHANCE, part
+from playground.data.tools import TOOLS
 from playground.engine.request import Sampling
 from playground.errors import EndpointError, InputError, OutOfMemoryError, PlaygroundError
 from playground.evaluation.forgetting import REFUSALS_REPLY_TOKENS as REPLY_TOKENS
@@ -448,14 +449,15 @@ class Answering:
 def _asked(
     side: Side, example: Example, pool: Sequence[Example], seed: int, documents: Documents | None
 ) -> tuple[list[Message], tuple[str, ...]]:
-    """(messages, passages). The example's own system prompt stands where the side has none; its earlier turns stay."""
+    """(messages, passages). The example's own system prompt stands where the side has none; its other turns stay."""
     own = next((message.content for message in example.prompt if message.role == "system"), "")
-    turns = [message for message in example.prompt if message.role != "system"]
-    question = turns[-1].content
-    history = [Turn(asked.content, said.content) for asked, said in zip(turns[:-1:2], turns[1:-1:2], strict=False)]
-    passages = passages_for(side, question, documents)
+    offered, turns = ([one for one in example.prompt if (one.role == TOOLS) == yes] for yes in (True, False))
+    turns = [one for one in turns if one.role != "system"]
+    place = max(place for place, one in enumerate(turns) if one.role == "user")
+    passages = passages_for(side, turns[place].content, documents)
     prompted = side if side.system_prompt.strip() or not own else replace(side, system_prompt=own)
-    return conversation(prompted, history, question, pool, seed, passages), passages
+    *before, question = conversation(prompted, (), turns[place].content, pool, seed, passages)
+    return [*offered, *before, *turns[:place], question, *turns[place + 1 :]], passages
 
 
 def untimed(items: Sequence[Item], answers: Mapping[Key, Answered]) -> list[Item]:
@@ -483,6 +485,6 @@ def _answered(item: Item, one: Written) -> Answered:
     prompt = item.prompt if one.stamp is None else one.stamp["prompt"]["text"]
     said = (prompt, one.state.text, item.example.completion)
     tokens = (one.state.prompt_tokens, one.state.completion_tokens)
-    question = item.example.messages[-2].content
+    question = question_of(item.example.prompt)
     found = Answered(*item.key, question, *said, *tokens, None, one.stamp, item.passages)
     return replace(found, finish=one.state.finish, thought_tokens=one.state.thought_tokens)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from playground.chat.compare import Side
-from playground.data.example import Example
+from playground.data.example import Example, question_of
 from playground.data.replies import Joined, join, rows_words
 from playground.errors import InputError
 from playground.evaluation.cost import TokenPrices
@@ -62,5 +62,5 @@ def answers(
             tokens = said.tokens or (count(prompt), count(said.reply))
             stamp: dict[str, Any] = {"replay": NOT_REPLAYABLE, "recorded": about, "row": said.row}
             stamp |= {"several": True} if example.row in found.several else {}
-            texts = (example.prompt[-1].content, prompt, said.reply, example.completion)
+            texts = (question_of(example.prompt), prompt, said.reply, example.completion)
             yield Answered(example.row, side.label, *texts, *tokens, None, stamp)

@@ -15,6 +15,7 @@ import pytest
 
 from playground.data.advice import as_json, as_text
 from playground.data.check import check_file
+from playground.data.editing import good_rows_jsonl
 from playground.data.example import Checked, FilePart, Message, Passage, RowWarning
 from playground.data.files import read_records
 from playground.data.replies import join, read_replies
@@ -561,3 +562,112 @@ def test_a_file_without_replies_says_what_it_takes_and_one_of_several_sides_whos
     joined = join(read_replies(file, 10**6, "today"), check_file(file).examples, same_file=True)
     assert (joined.replies[1].reply, joined.missing) == ("ONE", (2,))
     refused("has no column 'yesterday'. It has question, answer, today", read_replies, file, 10**6, "yesterday")
+
+
+PLACE = {"type": "object", "properties": {"city": {"type": "string"}, "unit": {"type": "string"}}, "required": ["city"]}
+WEATHER = {"name": "get_weather", "description": "The weather of a city.", "parameters": PLACE}
+TOOLS = [{"type": "function", "function": WEATHER}]
+ASKED, SAID = {"role": "user", "content": "Rome?"}, {"role": "assistant", "content": "Hot."}
+CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome"}}\n</tool_call>'
+
+
+def called(arguments='{"city":"Rome"}', id="c1", name="get_weather"):
+    return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def calling(*calls, **more):
+    return {"role": "assistant", "content": None, "tool_calls": [*calls], **more}
+
+
+def result(id="c1", content="hot"):
+    return {"role": "tool", "tool_call_id": id, "content": content}
+
+
+def shared(asked, *turns):
+    turns = [("human", asked), *turns[:-1], ("gpt", turns[-1])]
+    return [{"from": who, "value": text} for who, text in turns]
+
+
+ONCE = {"name": "get_weather", "arguments": '{"city":"Rome"}'}
+USE = {"type": "tool_use", "id": "u", "name": "get_weather", "input": {"city": "Rome"}}
+BACK = {"type": "tool_result", "tool_use_id": "u", "content": [{"type": "text", "text": "hot"}]}
+USED = {"name": "get_weather", "args": {"city": "Rome"}, "id": "c1"}
+FORMS = {
+    "openai": {"messages": [ASKED, calling(called()), result(), SAID]},
+    "objects with nulls": {"messages": [ASKED, calling(called({"city": "Rome", "day": None})), result(), SAID]},
+    "functions": {
+        "messages": [ASKED, {"role": "assistant", "function_call": ONCE}, {"role": "function", "content": "hot"}, SAID],
+        "tools": None,
+        "functions": [WEATHER],
+    },
+    "anthropic": {
+        "messages": [ASKED, {"role": "assistant", "content": [USE]}, {"role": "user", "content": [BACK]}, SAID],
+        "tools": [{"name": "get_weather", "description": "The weather of a city.", "input_schema": PLACE}],
+    },
+    "sharegpt": {
+        "conversations": shared("Rome?", ("function_call", json.dumps(ONCE)), ("observation", "hot"), "Hot."),
+        "tools": json.dumps([WEATHER]),
+    },
+    "hermes": {
+        "conversations": shared(
+            "Rome?", ("gpt", CALL.replace('"', "'")), ("tool", "<tool_response>\nhot\n</tool_response>"), "Hot."
+        ),
+        "tools": json.dumps(TOOLS),
+    },
+    "langchain": {
+        "messages": [
+            *({"type": "human", "content": "Rome?"}, {"type": "ai", "content": "", "tool_calls": [USED]}),
+            *({"type": "tool", "content": "hot", "tool_call_id": "c1"}, {"type": "ai", "content": "Hot."}),
+        ],
+    },
+}
+"""The same chat as programs write it."""
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_calls_of_tools_are_read_in_every_form(form, tmp_path):
+    checked = check_file(jsonl(tmp_path, *[{"tools": TOOLS} | FORMS[form]] * 2))
+    offered, *turns = checked.examples[0].messages
+    assert json.loads(offered.content) == TOOLS
+    assert [(turn.role, turn.content) for turn in turns] == [
+        *(("user", "Rome?"), ("assistant", CALL), ("tool", "hot"), ("assistant", "Hot."))
+    ]
+    assert (checked.unused, checked.mapping.get("tools")) == ((), "functions" if form == "functions" else "tools")
+    taken = check_file(put(tmp_path, "taken.jsonl", good_rows_jsonl(checked)))
+    assert taken.examples == checked.examples, "taken away and read again"
+
+
+def test_an_answer_of_calls_beside_its_tools_and_two_answers_are_read_as_calls(tmp_path):
+    answers = '[{"name": "get_weather", "arguments": {"city": "Rome"}}]'
+    asked = {"query": "Rome?", "answers": answers, "tools": json.dumps([WEATHER])}
+    row = check_file(jsonl(tmp_path, asked, asked)).examples[0]
+    assert ([turn.role for turn in row.prompt], row.completion) == (["tools", "user"], CALL)
+    two = {"prompt": [ASKED], "chosen": [calling(called())], "rejected": [SAID], "tools": TOOLS}
+    pair = check_file(jsonl(tmp_path, two, two)).others[0]
+    assert ([turn.role for turn in pair.prompt], *pair.answers) == (["tools", "user"], CALL, "Hot.")
+    calls = calling(called(), called('{"city": "Oslo"}', "c2"))
+    row = check_file(jsonl(tmp_path, {"messages": [ASKED, calls, result("c2", "cold"), result(), SAID]})).examples[0]
+    assert [turn.content for turn in row.messages if turn.role == "tool"] == ["hot", "cold"], "as they were called"
+
+
+@pytest.mark.parametrize(
+    ("turns", "reason"),
+    [
+        (
+            [calling(called(name="get_time")), result()],
+            "turn 2 calls get_time, which is none of its tools (get_weather)",
+        ),
+        ([calling(called("{}")), result()], "turn 2 calls get_weather without city, which it must have"),
+        ([calling(called("{city")), result()], "turn 2 calls get_weather with arguments that are no JSON: '{city'"),
+        ([calling(called("[1]")), result()], "turn 2 calls get_weather with arguments that are no JSON object"),
+        ([calling(called()), result("c9")], "no call of turn 2 has the id 'c9' of a result"),
+        ([calling(called(), called(id="c2")), result()], "turn 2 makes 2 calls, and 1 results follow"),
+        ([calling(called())], "turn 2 makes 1 calls, and 0 results follow"),
+        ([result()], "turn 2 is a tool's result, and nothing was called before"),
+    ],
+)
+def test_calls_that_do_not_fit_their_tools_are_bad_rows(turns, reason, tmp_path):
+    good = FORMS["openai"] | {"tools": TOOLS}
+    bad = check_file(jsonl(tmp_path, good, {"messages": [ASKED, *turns, SAID], "tools": TOOLS})).bad[0]
+    assert bad.reason.startswith(reason)
+    assert bad.fix.endswith("leave the row out.")

@@ -2,8 +2,9 @@
 
 import copy
 import itertools
+import json
 import random
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
@@ -107,8 +108,29 @@ SMOLLM3 = """{%- set thinks = enable_thinking is not defined or enable_thinking 
 {{- "<|im_start|>" + m.role + "\n" + (empty if m.role == "assistant" else "") + m.content + "<|im_end|>\n" -}}
 {%- endfor -%}
 {{- "<|im_start|>assistant\n" + empty if add_generation_prompt else "" -}}"""
+CALLS_MISTRAL = """{%- for m in messages -%}
+{%- if m.role == "user" -%}
+{%- if tools and m == (messages | selectattr("role", "equalto", "user") | list)[-1] -%}
+{{- "[AVAILABLE_TOOLS] " + tools | tojson + "[/AVAILABLE_TOOLS]" -}}
+{%- endif -%}
+{{- "[INST] " + (messages[0].content + "\n\n" if loop.last and messages[0].role == "system" else "") -}}
+{{- m.content + "[/INST]" -}}
+{%- elif m.tool_calls -%}
+{%- if m.tool_calls | map(attribute="id") | map("length") | reject("equalto", 9) | list -%}
+{{- raise_exception("Tool call IDs should be alphanumeric strings with length 9!") -}}
+{%- endif -%}
+{{- "[TOOL_CALLS] " + m.tool_calls | map(attribute="function") | list | tojson + eos_token -}}
+{%- elif m.role == "tool" -%}
+{{- "[TOOL_RESULTS] " + {"content": m.content, "call_id": m.tool_call_id} | tojson + "[/TOOL_RESULTS]" -}}
+{%- elif m.role == "assistant" -%}{{- " " + m.content + eos_token -}}{%- endif -%}
+{%- endfor -%}"""
+CALLS_SMOLLM3 = (
+    "{% if xml_tools %}<tools>{{ xml_tools | string }}</tools> as <tool_call>…</tool_call>{% endif %}" + CHATML
+)
 """Templates that behave as those of these families do; the others are the families' own, as TRL ships them."""
 OWN = {
+    "mistral-tools": CALLS_MISTRAL,
+    "smollm3-tools": CALLS_SMOLLM3.replace("m.role }}", "'user' if m.role == 'tool' else m.role }}"),
     "none": CHATML.replace("<|im_end|>", ""),
     "mistral": CHATML.replace("<|im_end|>\n", "{{ eos_token }}"),
     "smollm3": SMOLLM3,
@@ -142,7 +164,7 @@ def of_family(tokenizer, family):
     shipped = Path(next(iter(find_spec("trl").submodule_search_locations))) / "chat_templates"
     mine = copy.deepcopy(tokenizer)
     mine.chat_template = OWN.get(family) or (shipped / f"{family}.jinja").read_text(encoding="utf-8")
-    end, closing, *_ = FAMILIES[family]
+    end, closing, *_ = FAMILIES.get(family, ("<|end|>", "<|end|>"))
     mine.add_tokens([] if family == "gptoss" else list(TAGS))
     marks = MARKS * (family == "gptoss")
     mine.add_special_tokens({"additional_special_tokens": [closing, *marks], "eos_token": end})
@@ -175,6 +197,54 @@ def test_what_is_learned_is_what_is_asked_for_later(tokenizer, family):
     found = render.thinking(mine)
     assert (bool(found.switch), found.opens) == (family in SWITCHED, bool(on))
     assert [found.comes_first(*asked) for asked in zip(prompts, (True, False), strict=True)] == [True, False]
+
+
+TAGGED = '<tool_call>\n{"name": "look", "arguments": {"word": "pi"}}\n</tool_call>'
+LOOK = [{"type": "function", "function": {"name": "look", "description": "Looks up.", "parameters": {}}}]
+CALLED = Example(
+    (
+        *(Message("tools", json.dumps(LOOK)), Message("system", "Be brief."), Message("user", "Pi?")),
+        *(Message("assistant", TAGGED), Message("tool", "3.14"), Message("assistant", "It is 3.14.")),
+    ),
+    1,
+)
+WRITTEN = {
+    **dict.fromkeys(("qwen2_5", "qwen3"), (TAGGED, "<|im_end|>")),
+    "llama3_1": ('{"name": "look", "parameters": {"word": "pi"}}', "<|eot_id|>"),
+    "gemma4_v5": ('<|tool_call>call:look{word:<|"|>pi<|"|>}<tool_call|>', "<turn|>"),
+    "mistral-tools": ('[TOOL_CALLS] [{"name": "look", "arguments": {"word": "pi"}}]', "<|end|>"),
+    "smollm3-tools": (TAGGED, "<|im_end|>"),
+}
+"""Family -> how its template writes a call, and what closes an answer."""
+
+
+@pytest.mark.parametrize("family", WRITTEN)
+def test_calls_are_learned_as_the_template_writes_them_and_their_results_are_read(tokenizer, family):
+    mine, (call, end) = of_family(tokenizer, family), WRITTEN[family]
+    mine.add_special_tokens({"eos_token": end})
+    shown = render.preview_tokens(mine, CALLED, 2048, render.ALL)
+    learned = ["".join(token.text for token in one.tokens if token.kind == render.LEARNED) for one in shown]
+    assert "".join(learned).startswith(call)
+    assert "".join(learned).endswith(f"It is 3.14.{end}")
+    assert "3.14" not in "".join(learned).replace("It is 3.14.", ""), "the result is read, not learned"
+    read = "".join(token.text for one in shown for token in one.tokens if token.kind == render.READ)
+    assert all(text in read for text in ("Looks up.", "Be brief.", "Pi?", "3.14"))
+    assert render.learned_turns(mine, CALLED) == [False, False, False, True, False, True]
+    first = render.render_example(mine, Example(CALLED.messages[:4], 1), 2048)
+    assert first.prompt_text == render.render_prompt(mine, CALLED.messages[:3], think=False)
+    assert first.completion_text.startswith(call)
+    assert list(token_report(usable(CALLED), mine, 2048).rows) == [1]
+    said = Example((*CALLED.messages[:3], Message("assistant", f"I look.\n{TAGGED}")), 1)
+    silent = [warning.reason for warning in token_report(usable(said), mine, 2048).warnings]
+    assert len(silent) == (family in ("llama3_1", "mistral-tools"))
+
+
+@pytest.mark.parametrize("family", ["none", "phi3", "llama3", "gemma3"])
+def test_a_base_whose_template_has_no_tools_refuses_chats_with_them(tokenizer, family):
+    mine, two = of_family(tokenizer, family), replace(CALLED, row=2)
+    words = "none of the 2 rows can be used: the base's chat template leaves out what may be called"
+    refused(words, token_report, usable(CALLED, two), mine, 2048)
+    refused("Choose a base that has tools .Qwen2.5, ", render.render_prompt, mine, CALLED.prompt)
 
 
 @pytest.mark.parametrize(
