@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 TOOLS, TOOL = "tools", "tool"
@@ -111,6 +112,7 @@ def _python(text: str) -> tuple[Call, ...]:
     return ()
 
 
+@lru_cache(maxsize=4096)
 def calls_in(reply: str) -> tuple[Call, ...]:
     return parted_reply(reply)[1]
 

@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import regex
 
+from playground.data.tools import Call, calls_in
 from playground.errors import InputError
 from playground.evaluation.forgetting import is_refusal
 from playground.evaluation.inferred_checks import ALONE, collapsed, folded, key_of, label_in, labels_of
@@ -34,6 +35,8 @@ TEXT_WORDS = 4
 """A field is free text where its middle value has at least so many words, or its values are seldom alike."""
 NEARLY_ALL = 0.95
 FEWEST = 5
+MOST_ARGUMENTS = 12
+"""So many arguments, the commonest, are told one by one."""
 FIELD = "field:"
 """Before the name of a field: the metric of its accuracy."""
 Marks = Mapping[tuple[str, str, str, str], bool]
@@ -170,24 +173,26 @@ def parse_criteria(specs: Sequence[str], references: Sequence[str], marks: Marks
 
 
 def suggested(references: Sequence[str]) -> Criterion:
-    """The criterion that the references look like: 1. JSON, field by field; 2. labels; 3. ``Key: value`` lines, field
-    by field; 4. short answers, matched whole; 5. longer text, by similarity. Correct it where it is wrong."""
+    """The criterion that the references look like: 1. calls of tools; 2. JSON, field by field; 3. labels; 4. ``Key:
+    value`` lines; 5. short answers, matched whole; 6. longer text, by similarity. Correct it where it is wrong."""
     return _suggested(tuple(text for text in references if text.strip()))
 
 
 @lru_cache(maxsize=8)
 def _suggested(texts: tuple[str, ...]) -> Criterion:
+    if 2 * sum(map(bool, map(calls_in, texts))) > len(texts):  # 1
+        return Tool.of("tool", texts)
     known = _common_fields(texts)
-    if known and all(_json_of(text) is not None for text in texts):  # 1
+    if known and all(_json_of(text) is not None for text in texts):  # 2
         return Fields.of("fields", texts)
-    if labels_of(texts):  # 2
+    if labels_of(texts):  # 3
         return Label.of("label", texts)
-    if known and len(texts) >= FEWEST:  # 3
+    if known and len(texts) >= FEWEST:  # 4
         return Fields.of("fields", texts)
     middle = sorted(_length(text) for text in texts)[len(texts) // 2] if texts else 0
-    if middle <= SHORT_WORDS:  # 4
+    if middle <= SHORT_WORDS:  # 5
         return Exact.of("exact", texts)
-    return Similarity.of(f"similarity:token_f1>={_threshold(texts):g}", texts)  # 5
+    return Similarity.of(f"similarity:token_f1>={_threshold(texts):g}", texts)  # 6
 
 
 def _length(text: str) -> int:
@@ -290,6 +295,69 @@ class Fields(Criterion):
             if name in wanted
         }
         return Mark(bool(marks) and all(marks.get(name, key_of(name) not in said) for name in self.must), marks)
+
+
+@dataclass(frozen=True)
+class Tool(Criterion):
+    """The reply calls the reference's tools with its arguments and no others, in any order, whatever the form it writes
+    calls in; where the reference calls none, neither does the reply. compared, least: as of ``Fields``, by
+    ``TOOL.ARGUMENT``."""
+
+    compared: Mapping[str, FieldKind] = field(default_factory=dict)
+    least: Mapping[str, float] = field(default_factory=dict)
+    kind = "tool"
+
+    @classmethod
+    def of(cls, spec: str, references: Sequence[str]) -> Criterion:
+        held: dict[str, list[Any]] = {}
+        each = [_arguments(call) for text in references for call in calls_in(text)]
+        for name, value in (pair for one in each for pair in one.items()):
+            held.setdefault(name, []).append(value)
+        if not each:
+            raise InputError(f"The answers call no tools. {_instead(references)}")
+        held = dict(sorted(held.items(), key=lambda item: -len(item[1])))
+        kinds = {name: _kind_of(values) for name, values in held.items()}
+        texts = (name for name, how in kinds.items() if how == "text")
+        return cls(spec, kinds, {name: _threshold([*map(str, held[name])], numbers=True) for name in texts})
+
+    @property
+    def label(self) -> str:
+        return "The right tool with the right arguments, and none where none is called for"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("tool", *[*self.compared][:MOST_ARGUMENTS])
+
+    def _mark(self, reply: str, reference: str, question: str) -> Mark:
+        said, wanted = [*calls_in(reply)], [*calls_in(reference)]
+        named = Counter(call.name for call in said) == Counter(call.name for call in wanted)
+        fields, right = {"tool": named}, named
+        for closely in (True, False):  # calls that are right first, so that no other takes their place
+            for call in [*wanted]:
+                asked = _arguments(call)
+                able = [(one, self._same(asked, _arguments(one))) for one in said if one.name == call.name]
+                best, marks = max(
+                    able, key=lambda pair: sum(pair[1].values()), default=(call, dict.fromkeys(asked, False))
+                )
+                if closely and not (able and all(marks.values())):
+                    continue
+                wanted.remove(call)
+                said = [one for one in said if one is not best]
+                right = right and all(marks.values())
+                fields |= {name: fields.get(name, True) and marks[name] for name in asked}
+        return Mark(right, fields)
+
+    def _same(self, asked: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, bool]:
+        """Argument -> whether it is right; one that was not asked for is not."""
+        same = dict.fromkeys(given, False)
+        for name, value in asked.items():
+            how, least = self.compared.get(name, "exact"), self.least.get(name)
+            same[name] = same_value(given.get(name, _MISSING), value, how, least)
+        return same
+
+
+def _arguments(call: Call) -> dict[str, Any]:
+    return _flat(call.arguments, f"{call.name}.")
 
 
 @dataclass(frozen=True)

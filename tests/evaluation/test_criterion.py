@@ -18,6 +18,10 @@ MAILS = [
 REPORTS = [
     f"Vitals: BP {100 + n}/{60 + n} mmHg, pulse {70 + n}/min\nDiagnosis: {kind}" for n, kind in enumerate(LABELS)
 ]
+CALLS = [
+    f'<tool_call>\n{{"name": "find", "arguments": {{"kind": "{kind}", "order": {n}}}}}\n</tool_call>'
+    for n, kind in enumerate(LABELS, 1)
+]
 LONG = [
     f"Dear person number {n}, we are sorry that your {kind} took so long and will send word {n} days from now."
     for n, kind in enumerate(LABELS)
@@ -39,6 +43,8 @@ LONG = [
             "similarity:token_f1>=0.95",
         ),
         (['["a", "b"]', "[]", '["c"]'], "fields"),
+        (CALLS, "tool"),
+        ([*CALLS, *LONG[:5]], "tool"),
     ],
 )
 def test_the_criterion_that_fits_is_suggested(references, spec):
@@ -141,3 +147,58 @@ def test_in_a_sorted_file_anothers_answer_is_another_one_and_what_is_blank_is_kn
     assert [one.mark.right for one in shown] == [one.own for one in shown] == [True, False] * 5
     assert criterion.is_blank(" `null` ")
     assert not criterion.is_blank("0")
+
+
+PARIS, ROME = (
+    '{"name": "look", "arguments": {"city": "Paris"}}',
+    '{"name": "look", "arguments": {"city": "Rome", "n": 2}}',
+)
+FIND = '{"name": "find", "arguments": {"q": "a hotel with a pool near the old harbour"}}'
+BOTH = f"<tool_call>\n{PARIS}\n</tool_call>\n<tool_call>\n{ROME}\n</tool_call>"
+
+
+@pytest.mark.parametrize(
+    ("reply", "wrong"),
+    [
+        (BOTH, []),
+        (f"I look.\n<tool_call>{ROME}</tool_call><tool_call>{PARIS}</tool_call>", []),
+        (f"[{PARIS}, {ROME}]", []),
+        (f"```json\n[{PARIS},\n {ROME}]\n```", []),
+        (f"[TOOL_CALLS] [{PARIS}, {ROME}]", []),
+        ('[TOOL_CALLS]look[ARGS]{"city": "Paris"}[TOOL_CALLS]look{"city": "rome", "n": "2"}', []),
+        (f"{PARIS}; {ROME}".replace("arguments", "parameters"), []),
+        ("<|python_tag|>[look(city='Paris'), look(city='Rome', n=2)]", []),
+        (
+            "<tool_call>\n<function=look>\n<parameter=city>\nParis\n</parameter>\n</function>\n</tool_call>\n"
+            "<tool_call>\n<function=look>\n<parameter=city>\nRome\n</parameter>\n<parameter=n>\n2\n</parameter>\n"
+            "</function>\n</tool_call>",
+            [],
+        ),
+        (BOTH.replace("Rome", "Oslo"), ["look.city"]),
+        (BOTH.replace("2", "3"), ["look.n"]),
+        (BOTH.replace('"n"', '"m"'), ["look.n"]),
+        (BOTH.replace("Paris", "Rome"), ["look.city"]),
+        (PARIS, ["tool", "look.city", "look.n"]),
+        (f"{BOTH}\n<tool_call>{FIND}</tool_call>", ["tool"]),
+        (BOTH.replace("look", "see"), ["tool", "look.city", "look.n"]),
+        (BOTH.replace('"city": "Paris"', '"city": "Paris", "day": 1'), []),
+        ("It rains in Paris and in Rome.", ["tool", "look.city", "look.n"]),
+        ("I cannot help with that.", ["tool", "look.city", "look.n"]),
+        ("<tool_call>\n{broken\n</tool_call>", ["tool", "look.city", "look.n"]),
+    ],
+)
+def test_calls_are_right_with_their_tool_and_every_argument_in_any_form_and_order(reply, wrong):
+    tool = parse_criterion("tool", [BOTH, FIND, "Which city?"])
+    mark = tool.mark(reply, BOTH)
+    assert [name for name, right in mark.fields.items() if not right] == wrong
+    assert mark.right == (not wrong and "day" not in reply)
+    assert set(mark.fields) <= set(tool.names)
+
+
+def test_where_nothing_is_to_be_called_a_call_is_wrong_and_text_arguments_are_alike():
+    tool = parse_criterion("tool", [BOTH, FIND, FIND.replace("pool near", "garden by"), "Which city?"])
+    assert tool.mark("Tell me which city.", "Which city?").right
+    assert not tool.mark(BOTH, "Which city?").right
+    assert tool.mark(FIND.replace("a hotel", "hotel"), FIND).right
+    assert not tool.mark(FIND.replace("a hotel with a pool", "the restaurants"), FIND).right
+    refused("The answers call no tools. What would fit: label.", parse_criterion, "tool", LABELS)
