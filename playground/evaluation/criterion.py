@@ -109,6 +109,10 @@ class Criterion(ABC):
     @abstractmethod
     def _mark(self, reply: str, reference: str, question: str) -> Mark: ...
 
+    def near(self, reply: str, reference: str) -> float:
+        """How near a reply comes to being right, 0 to 1: what tells replies apart of which none is."""
+        return token_f1(reply, reference)
+
 
 def kinds() -> str:
     """How each kind is written, for a message: ``label, fields[:NAMES], ...``."""
@@ -296,6 +300,10 @@ class Fields(Criterion):
         }
         return Mark(bool(marks) and all(marks.get(name, key_of(name) not in said) for name in self.must), marks)
 
+    def near(self, reply: str, reference: str) -> float:
+        marks = self._mark(reply, reference, "").fields
+        return (sum(marks.values()) / max(1, len(marks)) + super().near(reply, reference)) / 2
+
 
 @dataclass(frozen=True)
 class Tool(Criterion):
@@ -401,7 +409,10 @@ class Similarity(Criterion):
         return f"{self.metric} to the reference at least {self.least:g}"
 
     def _mark(self, reply: str, reference: str, question: str) -> Mark:
-        return Mark(SIMILARITIES[self.metric](reply, reference) >= self.least)
+        return Mark(self.near(reply, reference) >= self.least)
+
+    def near(self, reply: str, reference: str) -> float:
+        return SIMILARITIES[self.metric](reply, reference)
 
 
 @dataclass(frozen=True)
@@ -455,6 +466,9 @@ class Every(Criterion):
         marks = [part.mark(reply, reference, question) for part in self.parts]
         fields = {name: right for mark in marks for name, right in mark.fields.items()}
         return Mark(all(mark.right for mark in marks), fields)
+
+    def near(self, reply: str, reference: str) -> float:
+        return sum(part.near(reply, reference) for part in self.parts) / len(self.parts)
 
 
 _MISSING = object()

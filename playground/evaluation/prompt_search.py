@@ -16,8 +16,9 @@ from playground.evaluation.inferred_checks import LooksLike, looks_like
 BLOCK = 4
 """Rows that a candidate is asked at a time, so that its prompt is read once for all of them."""
 FINALISTS = 4
-Passed = Mapping[tuple[int, str], bool]
-"""(row, candidate) -> whether its reply passes; a pair that was not asked, or whose candidate failed, is not in it."""
+Passed = Mapping[tuple[int, str], float]
+"""(row, candidate) -> 1 where its reply passes, below 1 how near it comes; a pair that was not asked, or whose
+candidate failed, is not in it."""
 
 
 def halving(
@@ -49,9 +50,15 @@ def halving(
         alive = ranked(alive, tokens, rows[:done], passed)[: math.ceil(len(alive) / 2)]  # 3
 
 
+def worth(name: str, rows: Collection[int], passed: Passed) -> tuple[int, float]:
+    """(of these rows how many a candidate passes, how near it comes in all)."""
+    values = [passed.get((row, name), 0.0) for row in rows]
+    return sum(value >= 1 for value in values), sum(values)
+
+
 def ranked(names: Collection[str], tokens: Mapping[str, float], rows: Collection[int], passed: Passed) -> list[str]:
-    """By how many of these rows pass, most first; of equal ones, by fewest tokens."""
-    return sorted(names, key=lambda name: (-sum(passed.get((row, name), False) for row in rows), tokens[name]))
+    """By how many of these rows pass, most first; of equal ones, by how near they come, then by fewest tokens."""
+    return sorted(sorted(names, key=tokens.__getitem__), key=lambda name: worth(name, rows, passed), reverse=True)
 
 
 def finalists(tokens: Mapping[str, float], passed: Passed) -> list[str]:
@@ -67,7 +74,7 @@ def finalists(tokens: Mapping[str, float], passed: Passed) -> list[str]:
     for name, rows in asked.items():
         if rows and most - BLOCK <= len(rows) < most:
             both = rows & asked[leader]
-            if sum(passed[row, name] for row in both) > sum(passed[row, leader] for row in both):
+            if worth(name, both, passed) > worth(leader, both, passed):
                 last.append(name)
     common = set.intersection(*(asked[name] for name in last))
     return ranked([name for name in last if common], tokens, common, passed)[:FINALISTS]

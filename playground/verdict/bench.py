@@ -192,8 +192,12 @@ def best_of(record: Record) -> Best:
     if metric is None or not sides:
         raise InputError("Nothing was measured that prompts could be compared by. Give a check, such as contains:TEXT.")
     sign = 1 if record["about"][metric]["higher_is_better"] else -1
-    best = max(sides, key=lambda side: (sign * side["metrics"][metric]["value"], -side["prompt_tokens_mean"]))
     search = record.get("search")
+    first = search["candidates"][0]["side"] if search else ""
+    best = max(
+        sides,
+        key=lambda side: (side["side"] == first, sign * side["metrics"][metric]["value"], -side["prompt_tokens_mean"]),
+    )
     tries = [one for one in search["candidates"] if one["n"]] if search else sides
     counts = sorted({side["shots"] for side in tries})
     *few, most = map(str, counts)

@@ -139,6 +139,11 @@ class VerdictFiles:
         lines = (*self.rows(id), *self._lines(id, "answers.jsonl"))
         return {(row["example"], row["side"]): answer_of(row) for row in lines}
 
+    def took_s(self, id: str) -> float:
+        """How long one was measured whose process ended: from its last state to its last answer."""
+        begun, last = (self.folder(id) / name for name in ("state.json", "answers.jsonl"))
+        return max(0.0, last.stat().st_mtime - begun.stat().st_mtime) if last.exists() else 0.0
+
     def save(
         self,
         id: str,

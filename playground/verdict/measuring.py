@@ -184,6 +184,6 @@ def _learn(work: Work, step: Progress, pending: dict[int, dict[str, object]]) ->
             values = pending.pop(row)
             for side, one in there.items():
                 known: dict[str, Any] = {step.what: values[side]}
-                work.answers[row, side] = replace(one, **known)
-                changed.append(work.answers[row, side])
+                work.answers[row, side] = new = replace(one, **known)
+                changed += [new] if new != one else []
     return changed

@@ -111,9 +111,6 @@ class VerdictRequest:
             and not 0 <= self.spend_cap < math.inf,
             f"The budget is {self.budget_s} seconds; it is more than none.": self.budget_s is not None
             and not 0 < self.budget_s < math.inf,
-            "A search marks every reply at once, which a judge does not. Take another criterion than judge: for it.": (
-                self.budget_s is not None and bool(judges_in(self.right))
-            ),
         }
         faults = [words for words, is_so in wrong.items() if is_so]
         if self.form_only and self.right:
@@ -168,6 +165,8 @@ def request_from(said: Mapping[str, Any]) -> VerdictRequest:
     return VerdictRequest(**made)
 
 
+NEAR = 0.999
+"""The most that a reply is worth that does not pass."""
 WHERE = "It is in the Device panel, under Another base; then it can be a side as well."
 FEWEST_OTHERS = 5
 """Rows that are not judged by; with fewer, the form of the references is read from those that are."""
@@ -274,6 +273,20 @@ class RecordMaker:
             return formed and (criterion is None or criterion.mark(one.reply, one.reference, one.question).right)
 
         return passes
+
+    def graded(self, request: VerdictRequest, answers: Sequence[Answered] = ()) -> Callable[[Answered], float]:
+        """As ``passing``: 1 where a reply passes, below 1 how near it comes, by its checks and its content."""
+        passes, criterion = self.passing(request, answers), self._right(request, answers)[1]
+        checks = [parse_check(spec) for spec in request.checks]
+
+        def grade(one: Answered) -> float:
+            if passes(one):
+                return 1.0
+            kept = [float(check.passes(one.reply)) for check in checks]
+            parts = [*kept, criterion.near(one.reply, one.reference)] if criterion is not None else kept
+            return NEAR * sum(parts) / max(1, len(parts))
+
+        return grade
 
     def again(self, kept: Kept, request: VerdictRequest) -> Kept:
         """Costs and choice by the request's answers and prices; the figures stay as they were."""

@@ -17,9 +17,10 @@ from playground.chat.batching import Asked, Written
 from playground.chat.compare import SHOTS_MAX, Side
 from playground.data.example import Message
 from playground.data.render import encode
-from playground.data.split import Parts, part
+from playground.data.split import MOST_HASHED, Parts, part, row_hash
 from playground.engine.request import Sampling
 from playground.errors import InputError, PlaygroundError
+from playground.evaluation.criterion import judges_in
 from playground.evaluation.prompt_search import finalists, halving, written_prompt
 from playground.evaluation.statistics import wilson
 from playground.evaluation.verdict import Answered
@@ -32,7 +33,7 @@ from playground.plain import plain_number
 from playground.verdict.answers import Answering, Asking, Item, Key, Progress
 from playground.verdict.bench import LETTERS_MAX, SEED, Best, Drawn, PromptBench
 from playground.verdict.files import BENCH, VerdictFiles
-from playground.verdict.measuring import Work
+from playground.verdict.measuring import Marking, Work
 from playground.verdict.request import CANDIDATES_MAX, RecordMaker, VerdictRequest, request_from
 from playground.workspace.examples import DataService
 from playground.workspace.visitors import LOCAL
@@ -64,10 +65,11 @@ class Searching:
         bases: BaseService,
         records: RecordMaker,
         files: VerdictFiles,
+        marking: Marking,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._answering, self._bases, self._records, self._files = answering, bases, records, files
-        self._clock = clock
+        self._marking, self._clock = marking, clock
 
     def __call__(self, work: Work, asking: Asking) -> Generator[Progress, None, None]:
         """Rounds of halving until the budget is over, or nothing new is to be tried: the best prompt goes on with new
@@ -78,8 +80,26 @@ class Searching:
         def left_s() -> float:
             return budget_s - (self._clock() - began_s)
 
-        passes, items, tokens = self._records.passing(request), dict[Key, Item](), dict[str, float]()
-        passed = {key: passes(answer) for key, answer in work.answers.items()}
+        def now(one: Progress) -> Progress:
+            return replace(one, phase=PHASE, done=round(budget_s - left_s()), of=round(budget_s))
+
+        judges, items, tokens, passed = (
+            judges_in(request.right),
+            dict[Key, Item](),
+            dict[str, float](),
+            dict[Key, float](),
+        )
+
+        def learn() -> Iterator[Progress]:
+            """What new answers are worth, once the judges have marked them."""
+            if judges:
+                said = f"{', '.join(judges)} reads the replies, within the budget"
+                for one in self._marking(judges, list(work.answers.values()), request.owner):
+                    yield now(replace(one, waiting=one.waiting or said))
+            grade = self._records.graded(request, list(work.answers.values()))
+            passed.update({key: grade(one) for key, one in work.answers.items() if key not in passed})
+
+        yield from learn()
         rows = [example.row for example in self._answering.examples(request)]
         rows = random.Random(request.seed).sample(rows, len(rows))
         fresh: Sequence[Side] = request.sides
@@ -100,27 +120,25 @@ class Searching:
                 answers = self._answering.answers(asking._replace(request=request, items=asked))
                 with contextlib.closing(answers):
                     for one in answers:
-                        yield replace(one, phase=PHASE, done=round(budget_s - left_s()), of=round(budget_s))
+                        yield now(one)
                         if left_s() <= 0 and work.answers:  # one reply there is, however long it takes
                             break
-                passed |= {key: passes(one) for key, one in work.answers.items() if key not in passed}
+                yield from learn()
             sides = {side.label: side for side in request.sides}
             best = next((sides[name] for name in finalists(tokens, passed)), None)
             if best is None or left_s() <= 0:
                 return
             fresh = list(redrawn(best, request))
             if request.proposer and sum(one.name.startswith(REWRITTEN) for one in request.sides) < MOST_REWRITTEN:
-                for now in self._rewriting(work, asking._replace(request=request), best, passes):
-                    fresh += now.sides
-                    yield Progress(PHASE, round(budget_s - left_s()), round(budget_s), waiting=now.waiting)
+                for step in self._rewriting(work, asking._replace(request=request), best):
+                    fresh += step.sides
+                    yield now(Progress(PHASE, 0, 0, waiting=step.waiting))
                     if left_s() <= 0:
                         return
             request = replace(request, sides=(*request.sides, *fresh))
             self._files.ask(work.state.id, request.as_json())
 
-    def _rewriting(
-        self, work: Work, asking: Asking, best: Side, passes: Callable[[Answered], bool]
-    ) -> Iterator[_Rewriting]:
+    def _rewriting(self, work: Work, asking: Asking, best: Side) -> Iterator[_Rewriting]:
         """The best prompt, rewritten by another server that reads how training rows were answered by it: the reflective
         step of GEPA (Agrawal et al. 2025, arXiv:2507.19457). A server that fails is noted, and the search goes on."""
         from gepa.strategies.instruction_proposal import InstructionProposalSignature as Reflection
@@ -135,6 +153,11 @@ class Searching:
             for step in answers:
                 said += step.answers
                 yield _Rewriting(step.waiting)
+        for step in self._marking(judges_in(request.right), said, request.owner):
+            marks: Mapping[Key, Any] = step.known
+            said = [replace(one, marks=marks.get((one.example, one.side), one.marks)) for one in said]
+            yield _Rewriting(step.waiting)
+        passes = self._records.passing(request, said)
         told = [
             {
                 "Inputs": one.question,
@@ -179,8 +202,8 @@ class Searching:
     def outcome(self, work: Work, seconds: float) -> tuple[VerdictRequest, dict[str, Any]]:
         """(the bench of the few candidates that were asked most rows, what the record says of the search)."""
         request = request_from(self._files.request(work.state.id))
-        passes, answers = self._records.passing(request), work.answers
-        passed = {key: passes(one) for key, one in answers.items()}
+        answers, grade = work.answers, self._records.graded(request, list(work.answers.values()))
+        passed = {key: grade(one) for key, one in answers.items()}
         lengths: dict[str, list[int]] = {}
         for (_, name), one in answers.items():
             lengths.setdefault(name, []).append(one.prompt_tokens)
@@ -271,12 +294,19 @@ class PromptSearch:
         return written_prompt(*self._bench.verdicts.stated(asked), learned)
 
     def rival(self, file: Path, owner: str = LOCAL) -> Rival | None:
-        """The training that a search on these examples competes with: that of the newest adapter of them."""
-        name = self._bench.learned_from(file).name
-        cards = [row.card for row in self._adapters.list(owner) if row.card.trained_on == name]
+        """The training that a search on these examples competes with: that of the newest adapter most of whose rows,
+        by its run's record, are among them; of one whose record tells no rows, by the name of its file."""
+        source = self._bench.learned_from(file)
+        cards = [row.card for row in self._adapters.list(owner)]
+        mine = (
+            {row_hash(one) for one in self._data.check(source, None, owner).examples[:MOST_HASHED]} if cards else set()
+        )
         for card in sorted(cards, key=lambda card: -card.created_s):
             with contextlib.suppress(PlaygroundError):
                 run = read_run(card.path)
+                told = run.get("row_hashes") or ()
+                if 2 * len(mine.intersection(told)) <= len(told) if told else card.trained_on != source.name:
+                    continue
                 if seconds := plain_number(run.get("seconds")):
                     return Rival(card.name, seconds, round(seconds * (plain_number(run.get("tokens_per_s")) or 0.0)))
         return None
@@ -369,10 +399,10 @@ def _with_shots(side: Side, picked: Sequence[int], file: Path, mark: str) -> Sid
 
 
 def _candidate(
-    side: Side, passed: Mapping[Key, bool], tokens: Mapping[str, float], failed: Mapping[str, str]
+    side: Side, passed: Mapping[Key, float], tokens: Mapping[str, float], failed: Mapping[str, str]
 ) -> dict[str, Any]:
     """score: of the rows that it was asked, with Wilson's interval; None where it was asked none."""
-    own = [is_right for (_, name), is_right in passed.items() if name == side.label]
+    own = [value >= 1 for (_, name), value in passed.items() if name == side.label]
     one = wilson(sum(own), len(own)) if own else None
     return {
         "side": side.label,

@@ -106,7 +106,7 @@ class VerdictService:
         self.files = VerdictFiles(settings.home / "verdicts")
         self.judges = Judges(bases, adapters, answering.batches, shared=settings.shared)
         self._records = RecordMaker(bases, data, answering.cards)
-        self._search = Searching(answering, bases, self._records, self.files, ticks)
+        self._search = Searching(answering, bases, self._records, self.files, self.judges.marking, ticks)
         self._measuring = Measuring(answering, forgetting, self.files, self.judges.marking, self._search)
         self._lock = threading.RLock()
 
@@ -413,6 +413,7 @@ class VerdictService:
             with contextlib.suppress(PlaygroundError, KeyError, TypeError):
                 request = request_from(self.files.request(state.id))
                 work = self._before(replace(request, extends=now.id, owner=now.owner))
+                work.measured_s += self.files.took_s(now.id)
                 with contextlib.suppress(PlaygroundError):  # its labels or its judge are gone
                     work.judges = self._judged_by(request)
                 self._conclude(work, request, STOPPED, APP_ENDED)

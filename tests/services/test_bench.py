@@ -1,6 +1,7 @@
 """The prompt bench and the prompt search through the real services on a tiny model, and as plain values."""
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import count
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from playground.chat.compare import Side
-from playground.data.split import split
+from playground.data.split import hashes_of, split
 from playground.errors import NotFoundError, PlaygroundError
 from playground.evaluation.checks import parse_checks
 from playground.evaluation.criterion import suggested
@@ -18,6 +19,7 @@ from playground.models.endpoints import Endpoint
 from playground.services import Services, build_services
 from playground.verdict.answers import Answering
 from playground.verdict.bench import LETTERS_MAX, VERSIONS_MAX, PromptBook, Score, best_of, scores_of
+from playground.verdict.search import Rival
 from playground.verdict.service import VerdictView
 from tests.refused import refused
 from tests.services.conftest import last, put_rows, reply, verdicts_by
@@ -198,6 +200,9 @@ def test_halving_asks_the_better_half_more_and_ends_with_its_budget():
 def test_equal_ones_are_told_apart_by_their_tokens_and_nobody_wins_by_fewer_rows():
     same = dict.fromkeys(((row, name) for row in ROWS for name in "ab"), True)
     assert finalists({"a": 30.0, "b": 20.0}, same) == ["b", "a"]
+    near = {(row, name): value for row in ROWS for name, value in {"a": 0.4, "b": 0.2}.items()}
+    assert finalists({"a": 30.0, "b": 20.0}, near) == ["a", "b"], "where none passes, the nearer one"
+    assert finalists({"a": 30.0, "b": 20.0}, near | {(1, "b"): 1.0}) == ["b", "a"], "but what passes comes first"
     lucky = dict.fromkeys(((row, "c") for row in ROWS[:8]), True)
     half = {(row, "a"): row % 2 == 0 for row in ROWS}
     assert finalists({"a": 30.0, "c": 1.0}, half | lucky) == ["a"]
@@ -278,6 +283,20 @@ def test_a_search_asks_validation_rows_within_its_budget_and_goes_on_later(servi
     later.close()
 
 
+def test_a_search_competes_with_the_training_that_read_its_rows_whatever_its_file_was_called(
+    services, rows_file, make_lora
+):
+    put_rows(rows_file, 60)
+    rows = services.data.check(rows_file).examples
+    for name, some in (("Mine", rows[:40]), ("Other", [replace(one, messages=one.messages[::-1]) for one in rows])):
+        folder = make_lora(31)
+        about = {"schema": 1, "name": name, "seconds": 9.0, "tokens_per_s": 2.0, **hashes_of(some)}
+        (folder / "run.json").write_text(json.dumps(about))
+        services.adapters.import_file(folder)
+    assert services.search.rival(rows_file) == Rival("Mine", 9.0, 18)
+    assert services.search.request(rows_file, {}, (0,), ()).budget_s == 9.0
+
+
 def test_a_search_that_is_stopped_keeps_what_it_knows(services, rows_file):
     put_rows(rows_file, 60)
     id = services.verdicts.start(services.search.request(rows_file, SEARCHED, (0, 2), (CHECK,), 600, max_tokens=60))
@@ -289,7 +308,13 @@ def test_a_search_that_is_stopped_keeps_what_it_knows(services, rows_file):
     assert view.record["search"]["candidates"][0]["n"] > 0
     assert services.search.found(rows_file).id == id
     refused("from 0 to 16", services.search.request, rows_file, {}, (17,), ())
-    refused("Take another criterion", services.search.request, rows_file, {}, (0,), (), right=("judge:base",))
+    state, took = services.verdicts.files.state(id), view.record["search"]["seconds"]
+    killed = services.verdicts.files.put(replace(state, state="MEASURING", pid=999_999_999))
+    services.verdicts.files.keep(id, services.verdicts.files.answers(id).values())
+    begun = services.verdicts.files.folder(id) / "state.json"
+    os.utime(begun, (begun.stat().st_mtime - 100,) * 2)
+    again = services.bench.show(killed.id)
+    assert (again.state, round(again.record["search"]["seconds"] - took)) == ("STOPPED", 100), "what a killed one took"
     refused("begins with 64", services.search.request, rows_file, {str(n): f"p{n}" for n in range(40)}, (0, 2), ())
 
 

@@ -6,19 +6,22 @@ import json
 import threading
 from collections import Counter
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import pytest
 
+from playground.chat.compare import parse_side
 from playground.errors import NotFoundError
 from playground.evaluation.votes import Vote, bradley_terry
 from playground.models.endpoints import Endpoint
 from playground.services import Services, build_services
+from playground.verdict.answers import Answering
 from playground.verdict.files import DONE, JUDGE
 from playground.verdict.judges import BASE, ENDPOINT, endpoint_of
 from playground.verdict.judging import LABELS, JudgingView
 from tests.refused import refused
-from tests.services.conftest import SIDES, last, put_verdict, reply, vote_all
+from tests.services.conftest import SIDES, last, put_rows, put_verdict, reply, verdicts_by, vote_all
 from tests.shared.conftest import ANNA
 
 
@@ -310,9 +313,11 @@ def test_a_judge_decides_only_behind_enough_labels_that_it_goes_with(services, j
     refused("0 of 50 labels.* 71 more are not marked by it yet", services.verdicts.start, asked)
 
 
-def test_its_marks_are_in_the_rows_and_the_record_says_how_far_it_goes(services, judge, asked):
+def test_its_marks_are_in_the_rows_and_the_record_says_how_far_it_goes(services, judge, asked, tmp_path):
     trusted(services)
     judge.asked.clear()
+    (tmp_path / "old.jsonl").write_text("\n".join(f'{{"prompt": "Say {n}", "reply": "It is {n}."}}' for n in range(5)))
+    asked = replace(asked, sides=(*asked.sides, parse_side(f"replies={tmp_path / 'old.jsonl'},name=Today")))
     judge.say = lambda path, body: (200, reply("no" if len(judge.asked) == 1 else "yes"))
     view = last(services.verdicts.run(asked))
     assert (view.state, view.error) == ("DONE", "")
@@ -332,6 +337,24 @@ def test_its_marks_are_in_the_rows_and_the_record_says_how_far_it_goes(services,
     assert (again.record["ladder"], again.record["judges"]) == (record["ladder"], record["judges"])
     assert len(judge.asked) == asked_then, "judged anew from the marks"
     assert "A model judged" in services.verdicts.files.write(view.id, "html", services.settings.home).read_text()
+
+
+def test_a_search_asks_the_judge_of_every_reply_within_its_budget(services, judge, rows_file):
+    trusted(services)
+    put_rows(rows_file, 60)
+    judge.asked.clear()
+    judge.say = lambda path, body: (200, reply("yes" if b"Say 1" in body else "no"))
+    asked = services.search.request(
+        rows_file, {"mine": "Be glad."}, (0,), (), 60, right=(f"judge:{ENDPOINT}",), max_tokens=4
+    )
+    verdicts = verdicts_by(services, Answering, services.batches, ticks=count().__next__)
+    *views, view = verdicts.run(asked)
+    assert view.state == "DONE", view.error
+    assert any("endpoint reads the replies, within the budget" in one.message for one in views)
+    rows, tried = verdicts.rows(view.id), {one["side"]: one for one in view.record["search"]["candidates"]}
+    right = [row["side"] for row in rows if row["marks"][ENDPOINT]]
+    assert {name: one["passed"] for name, one in tried.items()} == {name: right.count(name) for name in tried}
+    assert 0 < len(judge.asked) <= len(rows)
 
 
 def test_one_whose_judge_fails_keeps_the_rows_that_it_marked(services, judge, asked):
