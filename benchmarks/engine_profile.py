@@ -4,6 +4,10 @@ adapters' products alone, the whole step; and Hugging Face's step beside it. Med
 thread, as in the app.
 
     python benchmarks/engine_profile.py [--out benchmarks/results/engine_profile.json]
+    python benchmarks/engine_profile.py --form [--out benchmarks/results/form.json]
+
+--form: what holding rows to a form costs a step of four rows, in the engine as the app has it; free rows and held ones
+in turn, on the same prompts. Asked for: at most 5 % more, of the medians.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +31,14 @@ import torch
 from playground.engine.adapter_weights import ModuleWeights
 from playground.engine.llama_model import LlamaModel
 from playground.engine.load import load
+from playground.engine.request import Row, Sampling
+from playground.evaluation.form import shared_form
 from playground.library.bases import resolve
+from playground.models.bases import load_engine
 from playground.settings import Settings
 
 TRIES = 15
+SET, ROUNDS, FORM_TOKENS = Path(__file__).resolve().parent.parent / "examples" / "support_json.jsonl", 8, 100
 RANK = 8
 
 
@@ -100,8 +109,34 @@ def measure(folder: Path) -> dict[str, Any]:
     return found
 
 
+def form(folder: Path) -> dict[str, Any]:
+    """Milliseconds of a step in which all four rows write, free and held to the schema that support_json's answers
+    share."""
+    pairs = [json.loads(line) for line in SET.read_text("utf-8").splitlines()]
+    shared, engine = shared_form([pair["completion"] for pair in pairs]), load_engine(folder)
+    asked = [f"<|im_start|>user\n{pair['prompt']}<|im_end|>\n<|im_start|>assistant\n" for pair in pairs]
+    steps: dict[str, list[float]] = {"free": [], "held": []}
+    for first in range(0, 4 * ROUNDS, 4):
+        for name, sampling in (("free", Sampling(ignore_eos=True)), ("held", Sampling(format=shared))):
+            rows = [Row(prompt, sampling=replace(sampling, max_tokens=FORM_TOKENS)) for prompt in asked[first:][:4]]
+            before = None
+            for states in engine.stream(rows):
+                now = time.perf_counter()
+                if any(state.finish for state in states):
+                    break
+                if before is not None and all(len(state.tokens) > 2 for state in states):
+                    steps[name].append((now - before) * 1000)
+                before = now
+    engine.close()
+    found: dict[str, Any] = {"form": shared, "rows": 4, "steps": {name: len(some) for name, some in steps.items()}}
+    found |= {f"{name}_ms": round(statistics.median(some), 2) for name, some in steps.items()}
+    found |= {f"{name}_p95_ms": round(statistics.quantiles(some, n=20)[-1], 2) for name, some in steps.items()}
+    return found | {"held_against_free": round(found["held_ms"] / found["free_ms"], 3)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--form", action="store_true")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     folder = resolve("smollm2-135m", Settings.from_env()).path
@@ -109,7 +144,7 @@ def main() -> None:
 
     def work() -> None:
         with torch.inference_mode():
-            found.update(measure(folder))
+            found.update((form if options.form else measure)(folder))
 
     thread = threading.Thread(target=work)
     thread.start()

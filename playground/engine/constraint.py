@@ -128,8 +128,8 @@ class Constraint:
 
     def masked(self, logits: Tensor) -> Tensor:
         """logits [vocabulary] with minus infinity for every token that would break the form."""
-        allowed = torch.from_numpy(_bits(self._mask.result())[: logits.shape[0]].view(np.bool_))
-        return logits.masked_fill(~allowed.to(logits.device), float("-inf"))
+        broken = self._mask.result()[: logits.shape[0]].to(logits.device)
+        return logits.masked_fill(broken, float("-inf"))
 
     def take(self, token: int, left: int) -> int:
         """The token to write where ``token`` was drawn: itself, where the document can end within ``left`` more tokens,
@@ -137,27 +137,30 @@ class Constraint:
         self._mask.result()  # until then the matcher is the other thread's
         if token in self._ends:
             return token
-        closing = self._closing_after(token)
-        if closing is None or len(closing) > left:
+        closing = self._consumed(token, left)
+        if closing is None:
             if not self._closing:
                 return self._ends[0]
             token, closing = self._closing[0], self._closing[1:]
-        if not self._matcher.consume_token(token):
-            raise RuntimeError(self._matcher.get_error())
+            if not self._matcher.consume_token(token):
+                raise RuntimeError(self._matcher.get_error())
         self._closing, self.done = closing, self._matcher.is_stopped()
         self._compute()
         return token
 
     def _compute(self) -> None:
-        self._mask: Future[bytes] = _threads(os.getpid()).submit(self._matcher.compute_bitmask)
+        self._mask: Future[Tensor] = _threads(os.getpid()).submit(_broken, self._matcher)
 
-    def _closing_after(self, token: int) -> list[int] | None:
-        if self._closing[:1] == [token]:
-            return self._closing[1:]
+    def _consumed(self, token: int, left: int) -> list[int] | None:
+        """What ends the document after a token, which the matcher has then read; None = more than may be left, and it
+        has not."""
         if not self._matcher.try_consume_tokens([token]):
             return None
-        found = self._search.closing(self._matcher, self._hints, self._closing)
-        self._matcher.rollback(1)
+        is_next = self._closing[:1] == [token]
+        found = self._closing[1:] if is_next else self._search.closing(self._matcher, self._hints, self._closing)
+        if found is None or len(found) > left:
+            self._matcher.rollback(1)
+            return None
         return found
 
 
@@ -207,10 +210,11 @@ class Search:
         was. known: what would have ended it one token ago: the rest of it may do."""
         if matcher.is_accepting():
             return []
+        if known and self._ends(matcher, known):
+            return list(known)
         text = self.tokenizer.decode_bytes(list(known))
-        for at in range(min(len(text), REACH)):
-            tokens = self.tokens(text[at:]) if at else list(known)
-            if self._ends(matcher, tokens):
+        for at in range(1, min(len(text), REACH)):
+            if self._ends(matcher, tokens := self.tokens(text[at:])):
                 return tokens
         found, tried = list[int](), 0
         while not matcher.is_accepting() and tried < most:
@@ -271,16 +275,18 @@ class Search:
         return [longest] if allowed[longest] else [], len(singles) + 1
 
     def _ends(self, matcher: LLMatcher, tokens: Tokens) -> bool:
-        """Whether these tokens end the document."""
-        count = matcher.try_consume_tokens(list(tokens))
-        ended = count == len(tokens) and matcher.is_accepting()
-        matcher.rollback(count)
-        return ended
+        """Whether these tokens end the document: an end token may come after them."""
+        return bool(matcher.validate_tokens([*tokens, self.tokenizer.eos_token]) == len(tokens) + 1)
 
 
 def _bits(mask: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """One of a mask's bits each."""
     return np.unpackbits(np.frombuffer(mask, dtype=np.uint8), bitorder="little")
+
+
+def _broken(matcher: LLMatcher) -> Tensor:
+    """Of every token whether it would break the form."""
+    return torch.from_numpy(_bits(matcher.compute_bitmask()) == 0)
 
 
 @lru_cache(maxsize=1)
