@@ -80,9 +80,9 @@ def _is_prodigy(columns: list[Column]) -> bool:
 
 
 def _prodigy(columns: list[Column]) -> tuple[str, str, float, str] | None:
-    """Its answer says whether the annotator accepted the label, the choice or the spans."""
+    """The choice that was made, what was typed, or the label or spans that the annotator found right or wrong."""
     filled = [column.name for column in columns if column.filled > 0.5]
-    found = next((name for name in ("label", "accept", "spans") if name in filled), None)
+    found = next((name for name in ("accept", "user_input", "spans", "label") if name in filled), None)
     return ("text", found, 0.9, f"read as Prodigy writes its tasks: {found} is the answer") if found else None
 
 

@@ -46,14 +46,19 @@ from playground.data.tools import pieces
 
 _NESTED = ("instances", "paragraphs", "qas")
 """Lists of rows inside a row: Alpaca's seed tasks, SQuAD's own JSON."""
-_MARKERS = frozenset({*_NESTED, "request", "patterns"})
+_MARKERS = frozenset({*_NESTED, "request", "patterns", "_input_hash"})
 _WRAPPERS = frozenset({"text", "content", "value", "parts", "choices", "messages", "message", "body", "generated_text"})
 """Keys of an object that holds an answer's text, and is none itself."""
 
 
-def flat_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows of one record, with their columns as ``flatten`` names them."""
-    return [_flat(record)] if _MARKERS.isdisjoint(record) else [*map(_flat, rows_in(record))]
+def flat_rows(record: Mapping[str, Any]) -> list[dict[str, Any] | Unusable]:
+    """The rows of one record, with their columns as ``flatten`` names them; one without an answer is Unusable."""
+    if _MARKERS.isdisjoint(record):
+        return [_flat(record)]
+    try:
+        return [*map(_flat, rows_in(record))]
+    except Unusable as why:
+        return [why]
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,7 +69,8 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
 def rows_in(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """The rows of one record, itself as a rule.
 
-    1. an API's log is a chat; 2. each row of a list inside, with what stands around it; 3. each pattern of an intent.
+    1. an API's log is a chat; 2. each row of a list inside, with what stands around it; 3. each pattern of an intent;
+    4. a task of Prodigy's. Raises Unusable for one that has no answer.
     """
     if _MARKERS.isdisjoint(record):
         yield record
@@ -86,7 +92,28 @@ def rows_in(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         for pattern in patterns:
             yield {"pattern": pattern, **rest, **replies}
         return
-    yield record
+    yield _task(record) if "_input_hash" in record and "answer" in record else record  # 4
+
+
+def _task(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """As https://prodi.gy/docs/api-interfaces has it: of a choice the texts of the options whose ids were accepted, of
+    a form what was typed, of a suggested label or spans both, and ``answer`` says whether they are right."""
+    said, options, accepted = record["answer"], record.get("options"), record.get("accept")
+    if said == "ignore":
+        raise Unusable("the annotator skipped it (answer: ignore)", "Annotate it, or leave it out.")
+    if isinstance(options, list) and isinstance(accepted, list):
+        each = [one for one in options if isinstance(one, dict) and "id" in one]
+        texts = {str(one["id"]): str(one.get("text", one["id"])) for one in each}
+        chosen = [texts.get(str(id), str(id)) for id in accepted]
+        if said == "reject" or not chosen:
+            raise Unusable("none of its options was accepted", "Choose one, or leave it out.")
+        return {**record, "options": [*texts.values()], "accept": ", ".join(chosen)}
+    typed = record.get("field_id", "user_input")
+    if typed in record:
+        return {**{name: value for name, value in record.items() if name != typed}, "user_input": record[typed]}
+    if "label" in record and not record.get("spans"):
+        return {name: value for name, value in record.items() if name != "spans"}
+    return record
 
 
 def _logged(record: Mapping[str, Any]) -> list[Any]:

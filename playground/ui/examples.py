@@ -66,9 +66,10 @@ class ExamplesCard:
                     self.fetch = small("Read its first rows")
                     self.stop_fetch = small("Stop", variant="stop", visible=False)
                 self.fetched = hidden_slot()
-            self.error, self.facts, self.repairs, self.advice = (hidden_slot() for _ in range(4))
+            self.error, self.facts, self.repairs = (hidden_slot() for _ in range(3))
             with acts():
                 self.repair = small("Repair", visible=False)
+            self.advice = hidden_slot()
             with gr.Column(elem_classes="folds"):
                 with fold("Columns") as self.columns:
                     self.columns_note, self.unused = gr.HTML(""), gr.HTML("")
