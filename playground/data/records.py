@@ -62,7 +62,7 @@ class Limits:
 @dataclass(frozen=True)
 class Reading:
     """How a person wants files read; "" = as they look. encoding: of text. sheet: of a workbook. split: the only one
-    that is read. repair: ``rows`` = mended where that is easy, left out where they teach nothing (``data.repair``)."""
+    that is read. repair: ``rows`` = mended where that is easy, left out where they teach nothing (``Mender``)."""
 
     encoding: str = ""
     sheet: str = ""
