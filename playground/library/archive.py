@@ -72,6 +72,9 @@ def copy_known(folder: Path, target: Path) -> list[str]:
         if os.path.lexists(source / name) and (file := _real(source / name, folder)) is not None:
             check_size(name, file.stat().st_size)
             copy_file(file, target / name)
+    for name in (CONFIG, WEIGHTS):
+        if os.path.lexists(source / name) and not is_plain_file(target / name) and not (source / name).is_dir():
+            raise AdapterError(f"{name} is no regular file. Put the file itself in its place.")
     beside = [f"{entry.name}/" if os.path.isdir(entry.path) else entry.name for entry in os.scandir(source)]
     if not is_plain_file(target / CONFIG) or not any(is_plain_file(target / name) for name in (WEIGHTS, OF_MLX)):
         raise AdapterError(what_lacks(source.name, beside))

@@ -329,7 +329,7 @@ def _download(client: httpx.Client, url: str, staging: Path, one: _File, tell: C
     while not (staging / one.name).is_file():
         before = _arrived(staging, one)
         try:
-            _go_on(client, url, part, tell)
+            _go_on(client, url, part, tell, one.bytes)
         except httpx.TransportError:
             if _arrived(staging, one) == before:
                 raise
@@ -341,7 +341,8 @@ def _download(client: httpx.Client, url: str, staging: Path, one: _File, tell: C
         os.replace(part, staging / one.name)
 
 
-def _go_on(client: httpx.Client, url: str, part: Path, tell: Callable[[int], None]) -> None:
+def _go_on(client: httpx.Client, url: str, part: Path, tell: Callable[[int], None], size: int) -> None:
+    """size: that the hub has told, 0 = it has not. Raises BaseUnavailableError for more."""
     there = part.stat().st_size if part.is_file() else 0
     # as it is: a range of what was compressed on the way would not fit what is there
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={there}-"} if there else {})
@@ -353,6 +354,9 @@ def _go_on(client: httpx.Client, url: str, part: Path, tell: Callable[[int], Non
             done = there if answer.status_code == 206 else 0
             tell(done)
             for chunk in answer.iter_bytes(CHUNK_BYTES):
-                file.write(chunk)
                 done += len(chunk)
+                if size and done > size:
+                    part.unlink()
+                    raise BaseUnavailableError(f"{part.name[1:-5]} is larger than the hub says ({size} bytes).")
+                file.write(chunk)
                 tell(done)

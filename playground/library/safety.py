@@ -26,13 +26,14 @@ from playground.library.files import (
 from playground.methods import all_methods, method_for
 from playground.methods.config_rules import PLAIN, Rule, matching, nothing, one_of, says_nothing, switch, value_by_name
 from playground.methods.method import BEGIN, Method, Shape
-from playground.methods.shapes import EMBEDDINGS, BaseLayout, layer_of
+from playground.methods.shapes import EMBEDDINGS, BaseLayout
 from playground.plain import plain_number, plain_text
 
 if TYPE_CHECKING:
     from playground.library.adapters import AdapterCard
 
-SIZE_LIMIT_BYTES = 2 * 1024**3
+SIZE_LIMIT_BYTES, TENSORS_LIMIT = 2 * 1024**3, 50_000
+"""A LoRA on every expert of the largest mixtures has some 45,000 tensors."""
 
 
 def check_folder(folder: Path, base: BaseLayout | None, *, numbers: bool = True) -> None:
@@ -53,7 +54,7 @@ def check_folder(folder: Path, base: BaseLayout | None, *, numbers: bool = True)
     reward = run.get("objective") == "reward"
     config = read_json(folder / CONFIG)
     method = check_config(config, reward=reward)
-    tensors = read_header(folder / WEIGHTS)
+    tensors = read_header(folder / WEIGHTS, TENSORS_LIMIT)
     _check_tensors(tensors, method, config, base, reward)
     if numbers:
         check_file(folder / WEIGHTS, method.factors(config, {name: entry.shape for name, entry in tensors.items()}))
@@ -197,12 +198,12 @@ def from_mlx(folder: Path) -> list[str]:
     """Turn an adapter as mlx-lm saves it into PEFT's layout, in ``folder``; returns in words what was done. There
     lora_a is [in, rank], lora_b [rank, out], and ``scale`` stands for alpha / rank. Raises AdapterError for what is no
     LoRA or DoRA of linear layers, and for a config of before mlx-lm 0.14, which scaled by an alpha too."""
-    told, tensors = read_json(folder / CONFIG), read_header(folder / OF_MLX)
+    told, tensors = read_json(folder / CONFIG), read_header(folder / OF_MLX, TENSORS_LIMIT)
     kind, given = told.get("fine_tune_type", "lora"), told.get("lora_parameters")
     given = given if isinstance(given, Mapping) else {}
     if kind not in ("lora", "dora"):
         how = "Fuse it (mlx_lm.fuse) and use that folder as a base"
-        raise AdapterError(f"This is MLX's {plain_text(kind, 20)} fine-tune, which holds whole layers. {how}.")
+        raise AdapterError(f"This is MLX's {plain_text(str(kind), 20)} fine-tune, which holds whole layers. {how}.")
     scale, alpha = plain_number(given.get("scale")), "alpha" in given
     if scale is None or alpha:
         lacks = "name an alpha, by which mlx-lm scaled before 0.14 and not since" if alpha else "name no scale"
@@ -228,7 +229,7 @@ def from_mlx(folder: Path) -> list[str]:
     (rank,), modules = ranks, sorted({name.rpartition(".")[0] for name in kept})
     config: dict[str, Any] = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": scale * rank}
     config |= {"bias": "none", "target_modules": modules, "use_dora": kind == "dora"}
-    write_json(folder / CONFIG, config | {"base_model_name_or_path": told.get("model")})
+    _write(folder / CONFIG, config | {"base_model_name_or_path": told.get("model")})
     return [f"MLX's layout is turned into PEFT's: {len(modules)} layers of rank {rank}, with the scale {scale:g}"]
 
 
@@ -239,7 +240,7 @@ _COPIED = re.compile(rf"{re.escape(BEGIN)}(?P<module>(?:\w+\.)*(?:embed_tokens|w
 def _without_copies(folder: Path, base: BaseLayout | None) -> list[str]:
     """Leave out of the weights in ``folder`` what is the base's own, number for number; returns that in words. Raises
     AdapterError where such weights are others than the base's."""
-    place, tensors = base.folder if base is not None else None, read_header(folder / WEIGHTS)
+    place, tensors = base.folder if base is not None else None, read_header(folder / WEIGHTS, TENSORS_LIMIT)
     copies = {name: match["module"] for name in tensors if (match := _COPIED.fullmatch(name))}
     if base is None or place is None or not copies:
         return []
@@ -267,7 +268,7 @@ def keep_config(folder: Path, base: BaseLayout | None) -> list[str]:
     kept = read_json(folder / CONFIG)
     method = _method_of(kept)
     changed += _without_copies(folder, base)
-    tensors = read_header(folder / WEIGHTS)
+    tensors = read_header(folder / WEIGHTS, TENSORS_LIMIT)
     modules = method.modules({name: entry.shape for name, entry in tensors.items()})
     if kept.pop("auto_mapping", None):
         changed.append("auto_mapping is left out: it names the model's class, which is the base's own matter")
@@ -279,8 +280,8 @@ def keep_config(folder: Path, base: BaseLayout | None) -> list[str]:
     changed += method.without_training(kept)
     names = sorted(modules)
     choosing = ("target_modules", "exclude_modules", "feedforward_modules")
+    _refuse_other_layers(kept, names, base)
     if patterns := [key for key in choosing if isinstance(kept.get(key), str)]:
-        _refuse_other_layers(kept, names, base)
         kept = {key: value for key, value in kept.items() if key not in _CHOOSING}
         method.written_out(kept, modules)
         changed.append(f"the pattern for {' and '.join(patterns)} is written out: {len(names)} layers")
@@ -288,8 +289,16 @@ def keep_config(folder: Path, base: BaseLayout | None) -> list[str]:
         if isinstance(kept.get(key), dict) and kept[key]:
             by_name = value_by_name(key, kept[key], names)
             kept[key] = kept[key] if all(map(PLAIN.fullmatch, kept[key])) else by_name
-    write_json(folder / CONFIG, kept)
+    _write(folder / CONFIG, kept)
     return changed
+
+
+def _write(file: Path, config: dict[str, Any]) -> None:
+    try:
+        write_json(file, config)
+    except (ValueError, RecursionError) as error:  # an infinite number, half a character, tables in tables in tables
+        why = plain_text(str(error), 80)
+        raise AdapterError(f"{file.name} holds what no JSON may ({why}). Save the adapter again.") from error
 
 
 def _refuse_other_layers(config: Mapping[str, Any], names: list[str], base: BaseLayout | None) -> None:
@@ -300,8 +309,8 @@ def _refuse_other_layers(config: Mapping[str, Any], names: list[str], base: Base
     elif isinstance(targets, str):
         named = matching("target_modules", targets, every)
     elif isinstance(targets, list):
-        ends = {target: True for target in targets if isinstance(target, str) and layer_of(target) is None}
-        named = {*names, *value_by_name("target_modules", ends, every)}
+        whole = {target for target in targets if isinstance(target, str)}
+        named = {name for name in every if not whole.isdisjoint(_ends(name))}
     else:
         return
     if other := next((name for name in names if name not in named), None):
@@ -313,6 +322,12 @@ def _refuse_other_layers(config: Mapping[str, Any], names: list[str], base: Base
     if there - here:
         said = f"This adapter was trained on another base: it covers {len(here)} layers, this base has {len(there)}."
         raise AdapterError(f"{said} {_needs(config)}")
+
+
+def _ends(name: str) -> list[str]:
+    """``a.b.c``, ``b.c`` and ``c``: by these PEFT finds a layer in a list of targets."""
+    parts = name.split(".")
+    return [".".join(parts[place:]) for place in range(len(parts))]
 
 
 TOKENIZER, ADDED = "tokenizer.json", "added_tokens.json"

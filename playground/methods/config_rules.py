@@ -20,7 +20,7 @@ from playground.plain import plain_number, plain_text
 KEYS_LIMIT, PATTERNS_LIMIT = 1_000, 50
 """Keys of one table, and those of them that are no plain names: a model of 140 layers has 980 linear ones."""
 PAIRS_LIMIT = 2_000_000  # keys times names that are tried: seconds at most, in plain comparisons
-LENGTH_LIMIT = 2_000
+LENGTH_LIMIT, DEPTH_LIMIT = 2_000, 20
 REPEATS_LIMIT = 1_000  # what the counts ``{m,n}`` of one pattern may multiply up to: a name has a few hundred letters
 TIMEOUT_S = 1.0  # seconds that all patterns of one setting may take on all names. Usual ones take milliseconds
 RANK_LIMIT = 256
@@ -105,9 +105,10 @@ def _bad_pattern(setting: str, pattern: str, why: str) -> AdapterError:
     )
 
 
-def says_nothing(value: Any) -> bool:
-    """Null, false, empty, 0, or a table of such."""
-    return all(says_nothing(v) for v in value.values()) if isinstance(value, dict) else not value
+def says_nothing(value: Any, depth: int = 0) -> bool:
+    """Null, false, empty, 0, or a table of such, a few tables deep."""
+    deeper = isinstance(value, dict) and depth < DEPTH_LIMIT
+    return all(says_nothing(each, depth + 1) for each in value.values()) if deeper else not value
 
 
 def nothing(why: str) -> Rule:

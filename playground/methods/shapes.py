@@ -148,6 +148,8 @@ def other_width(what: str, wide: object, base_wide: object) -> str:
 def linear_fault(module: str, inputs: int | None, outputs: int | None, base: BaseLayout | None) -> str:
     """Whether ``module`` is a linear layer of the base with so many inputs and outputs (None = any); '' = it is."""
     there = base.linear(module) if base is not None else (-1, -1)
+    if there is None and base is not None and base.weight(module) is not None:
+        return f"adapts {module}, which is no linear layer of this base; only such layers can carry an adapter here"
     if there is None:
         return f"was trained on another base: it adapts layer {module}, which this base does not have"
     if there == (-1, -1):

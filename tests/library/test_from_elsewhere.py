@@ -185,6 +185,52 @@ def test_a_copy_of_the_bases_own_embeddings_is_left_out_and_others_are_refused(l
     refused("33 rows, this base has 32", library.import_path, adapter(tmp_path / "b", tensors=more), shapes)
 
 
+TABLES = '{"a":' * 900 + "false" + "}" * 900
+HOSTILE = {  # why it is refused -> what the config's text becomes
+    r"holds what no JSON may \(maximum recursion|x is {'a'": lambda text: f'{text[:-1]}, "x": {TABLES}}}',
+    r"holds what no JSON may \(Out of range": lambda text: text.replace('"lora_alpha": 8', '"lora_alpha": 1e999'),
+    "holds what no JSON may .*surrogates": lambda text: text.replace("somebody", r"\ud800"),
+    "holds what no JSON may .*can't encode": lambda text: rf'{text[:-1]}, "\udcff": 1}}',
+    "not readable JSON .*recursion": lambda text: "[" * 100_000 + "]" * 100_000,
+    "not readable JSON .*4300 digits": lambda text: text.replace('"r": 4', f'"r": 1{"0" * 5000}'),
+    "not readable JSON .*invalid start byte": lambda text: b"\x80\x04\x95" + text.encode(),
+    "not readable JSON .*can't decode": lambda text: text.encode("utf-16"),
+    "not readable JSON .*NaN": lambda text: text.replace("8", "NaN"),
+    "rank 4 in layer .* its config says 8": lambda text: text[:-1] + ', "r": 8}',
+    "target_modules does not match": lambda text: text.replace('"down_proj"', '"k_proj"'),
+    "which its target_modules does not match": lambda text: text.replace('["q_proj", "down_proj"]', "[]"),
+    "it must be a list of module names": lambda text: text.replace('["q_proj"', '["../q", "q_proj"'),
+    "must be the name of a base, never an address": lambda text: text.replace("somebody/small", "file://x"),
+    "trust_remote_code is True": lambda text: text[:-1] + ', "trust_remote_code": true}',
+    "runtime_config is": lambda text: text[:-1] + ', "runtime_config": {"ephemeral_gpu_offload": true}}',
+}
+
+
+@pytest.mark.parametrize("why", HOSTILE)
+def test_a_hostile_config_is_refused_in_words_and_nothing_stays(library, own, tmp_path, why):
+    folder = adapter(tmp_path / "a")
+    changed = HOSTILE[why]((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_bytes(changed if isinstance(changed, bytes) else changed.encode())
+    refused(why, library.import_path, folder, base_shapes())
+    assert library.list() == list((own / ".staging").iterdir()) == []
+
+
+def test_known_files_that_are_no_files_and_weights_without_end_are_refused_at_once(library, tmp_path):
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        folder = adapter(tmp_path / name[:12])
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        refused(f"{name} is no regular file", library.import_path, folder, base_shapes())
+    many = {f"base_model.model.m{number}.lora_A.weight": (0,) for number in range(90_000)}
+    refused(
+        r"its header claims \d+ bytes", library.import_path, adapter(tmp_path / "many", tensors=many), base_shapes()
+    )
+    norm = {f"base_model.model.model.norm.lora_{part}.weight": (4, 4) for part in "AB"}
+    targets = lora_config(target_modules=["q_proj", "down_proj", "norm"])
+    folder = adapter(tmp_path / "norm", targets, lora_tensors() | norm)
+    refused("adapts model.norm, which is no linear layer of this base", library.import_path, folder, base_shapes())
+
+
 def test_files_beside_are_named_and_never_opened(library, tmp_path):
     """They are pipes here: whoever opened one would wait for ever."""
     folder = adapter(tmp_path / "out", run={"name": "Ward"})

@@ -285,6 +285,16 @@ def test_an_adapter_comes_from_the_hub_by_its_id_only_what_is_needed_and_goes_on
     refused("There are 2 adapters in it: checkpoint-5, final", fetch, "owner/name")
     shutil.rmtree(repository / "checkpoint-5")
     refused("adapter_model.safetensors is missing; there is: README.md", fetch, "owner/name")
+    about = {"sha": "../../x", "siblings": [{"rfilename": name, "size": 9} for name in ("../x.json", "/etc/x", "a//b")]}
+    server.say = lambda path, body: (200, about)
+    refused("adapter_config.json is missing; there is: nothing", fetch, "owner/out")
+    about["siblings"] = [
+        {"rfilename": name, "size": 9} for name in ("adapter_config.json", "adapter_model.safetensors")
+    ]
+    server.say = lambda path, body: (200, about if path.startswith("/api") else b"x" * 99)
+    unavailable(r"is larger than the hub says \(9 bytes\)", fetch, "owner/endless")
+    about["siblings"][1]["size"] = 3 * 1024**3
+    refused("adapter_model.safetensors has 3221225472 bytes; at most", fetch, "owner/large")
     server.say = lambda path, body: (500, {})
     unavailable("could not be fetched from the Hugging Face hub.*or import a local folder", fetch, "owner/x")
     for wrong in ("owner", "a/b/c", "../x", "http://x/y"):
