@@ -76,7 +76,9 @@ def rows_in(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield record
         return
     if chat := _logged(record):  # 1
-        yield {**{key: value for key, value in record.items() if key not in ("request", "response")}, "messages": chat}
+        around = {key: value for key, value in record.items() if key not in ("request", "response")}
+        around |= {"messages of the row": around["messages"]} if "messages" in around else {}
+        yield around | _beside_log(record) | {"messages": chat}
         return
     for key in _NESTED:  # 2
         inner = record.get(key)
@@ -131,6 +133,23 @@ def _logged(record: Mapping[str, Any]) -> list[Any]:
     if isinstance(response, str):
         return [*turns, {"role": "assistant", "content": response}]
     return [*turns, response] if is_turn(response) else []
+
+
+def _beside_log(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a request and its response hold besides the turns: ``request.model``, ``response.usage``."""
+    found: dict[str, Any] = {}
+    for name, turns in (("request", ("messages", "system")), ("response", ())):
+        value = record[name]
+        parts = [value, value.get("body")] if isinstance(value, dict) else []
+        held = {key: inner for part in parts if isinstance(part, dict) for key, inner in part.items() if key != "body"}
+        choices = held.get("choices")
+        if name == "response" and isinstance(choices, list) and choices and isinstance(choices[0], dict):
+            first = {key: inner for key, inner in choices[0].items() if key != "message"}
+            held["choices"] = [one for one in (first, *choices[1:]) if one]
+        elif name == "response" and is_turn(held):
+            held = {}
+        found |= {f"{name}.{key}": inner for key, inner in held.items() if key not in turns}
+    return found
 
 
 def answer_text(name: str, value: Any, beside: Mapping[str, Any]) -> Any:
@@ -342,7 +361,7 @@ class Usage:
             for path, leaf in _inside((name,), value, 1):
                 known = len(path) > 1 and path[0] in self._touched and path[-1][1:] in STRUCTURE | MASKS
                 if path[0] != self._label and not known:
-                    yield path, leaf, len(path) == 1 and path[0] in self._trusted and isinstance(leaf, str)
+                    yield path, leaf, leaf is value and name in self._trusted and isinstance(leaf, str)
 
     def _stands(self, path: Path, value: Any, whole: str) -> bool:
         forms = _forms(value)

@@ -181,7 +181,7 @@ def show_columns(
     head = "Columns, please check" if (unsure or warned) and mapping else "Columns"
     label = f"{head}: {chosen or 'choose which is which'}"
     drawn: Drawn = {
-        tab.columns: gr.update(label=label, visible=True, open=unsure or warned),
+        tab.columns: gr.update(label=label, visible=True, open=unsure or warned or bool(source.reading)),
         tab.columns_note: html.note(f"{note.strip()} The file is read again at every change.".strip()),
     }
     filled: Updates = {tab.read_as: gr.update(value=reading(mapping) if mapping else None)}

@@ -94,11 +94,33 @@ SAID = st.fixed_dictionaries(
     {"role": st.just("assistant"), "content": WORD}, optional={"weight": st.just(1), "note": INNER}
 )
 CHAT = st.tuples(st.just({"from": "user", "value": "q"}), SAID).map(list)
-PAIR = {"prompt": WORD, "completion": WORD}
-BESIDE = {"system": WORD, "history": INNER, "meta": INNER, "input": WORD, "score": st.integers()}
-WHOLE = st.one_of(
-    st.fixed_dictionaries(PAIR, optional=BESIDE), st.fixed_dictionaries({"messages": CHAT}, optional=BESIDE)
+PAIR = {"prompt": WORD, "completion": WORD | st.lists(WORD, min_size=1, max_size=2) | INNER}
+TWO = {"prompt": WORD, "chosen": WORD, "rejected": st.lists(SAID, min_size=1, max_size=1)}
+REQUEST = st.fixed_dictionaries(
+    {"messages": CHAT.map(lambda turns: turns[:1]), "model": WORD}, optional={"seed": INNER}
 )
+RESPONSE = st.fixed_dictionaries(
+    {"choices": st.lists(st.fixed_dictionaries({"message": SAID}, optional={"index": INNER}), min_size=1, max_size=2)},
+    optional={"usage": INNER},
+)
+BESIDE = {"system": WORD, "history": INNER, "meta": INNER, "input": WORD, "score": st.integers(), "kept": CHAT}
+BESIDE |= {
+    "documents": st.lists(INNER, max_size=2),
+    "options": INNER,
+    "reasoning": INNER,
+    "A": WORD,
+    "B": WORD,
+    "C": WORD,
+}
+WHOLE = st.one_of(
+    *(
+        st.fixed_dictionaries(each, optional=BESIDE)
+        for each in (PAIR, TWO, {"request": REQUEST, "response": RESPONSE, "messages": INNER})
+    ),
+    st.fixed_dictionaries({"messages": CHAT}, optional=BESIDE),
+)
+TURNED = {"request.messages": "messages", "response.choices[].message": "messages[]"}
+"""Where the turns of a log come to stand; its row's own are moved."""
 
 
 def leaves(value, path):
@@ -124,12 +146,17 @@ def test_every_leaf_is_in_the_example_or_named(records):
             return
     named = {one.column for one in checked.unused}
     for row in checked.usable:
-        said = "\n".join(texts_of(row))
+        said = "\n".join((*texts_of(row), *(turn.thought for turn in getattr(row, "messages", ()))))
         for column, value in records[row.row - 1].items():
+            column = "messages of the row" if column == "messages" and "request" in records[row.row - 1] else column
             for around, leaf in leaves(value, (column,)):
+                for here, there in TURNED.items():
+                    around = [one.replace(here, there) for one in around]
+                inside = {one.removesuffix("[]") for one in around} | {f"{one}[]" for one in around}
                 structure = around[-1].rpartition(".")[2] in ("role", "from", "weight")
                 mapped = column == checked.mapping.get("label")
-                assert str(leaf) in said or structure or mapped or not named.isdisjoint(around), (around, leaf, named)
+                written = str(leaf) in said or json.dumps(leaf) in said
+                assert written or structure or mapped or not named.isdisjoint(inside), (around, leaf, named)
 
 
 @settings(max_examples=40, **QUICK)
