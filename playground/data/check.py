@@ -47,7 +47,7 @@ from playground.data.records import (
     reading_of,
 )
 from playground.data.split import Repeats
-from playground.data.tools import TOOL, TOOLS, uses_tools
+from playground.data.tools import OPEN, TOOL, TOOLS, uses_tools
 from playground.errors import InputError
 
 Record = Mapping[str, Any]
@@ -393,8 +393,8 @@ def mended(turns: Turns) -> tuple[Turns, list[str]]:
     """(the turns as they can be trained on, the kinds of repair that this took).
 
     1. ``markup``: a template's marks inside a turn; the first turn may mark a system prompt, too. 2. ``join``:
-    neighbours of one role, unless one of two answers is masked. 3. ``greeting``: the assistant's words before the first
-    question are read, not learned. 4. ``end``: what stands after the last answer.
+    neighbours of one role, unless one of two answers is masked or something is said after calls. 3. ``greeting``: the
+    assistant's words before the first question are read, not learned. 4. ``end``: what stands after the last answer.
     """
     kinds: dict[str, None] = {}
     apart: list[Message] = []
@@ -405,7 +405,8 @@ def mended(turns: Turns) -> tuple[Turns, list[str]]:
             apart += [Message(role, said) for role, said in marked[:-1]]
             turn = replace(turn, content=marked[-1][1])
         last = apart[-1] if apart else None
-        if last is not None and last.role == turn.role != TOOL and last.learned == turn.learned:  # 2
+        same = last is not None and last.role == turn.role != TOOL and last.learned == turn.learned
+        if last is not None and same and (OPEN not in last.content or OPEN in turn.content):  # 2
             kinds["join"] = None
             said, thought = (
                 "\n\n".join(filter(None, two)) for two in ((last.content, turn.content), (last.thought, turn.thought))

@@ -98,6 +98,29 @@ def test_train_list_compare_export_import_remove(call, done, rows_file, tmp_path
 
 
 @pytest.mark.usefixtures("forks")
+def test_repaired_rows_are_checked_trained_and_judged_alike(call, done, settings, tmp_path):
+    turns = [{"role": role, "content": f"{role} says {{}}"} for role in ("user", "assistant", "user")]
+    rows = [json.dumps({"messages": turns}).replace("{}", str(n)) for n in (*range(24), 0)]
+    file = tmp_path / "chats.jsonl"
+    file.write_text("\n".join(rows))
+    code, _, said = call("check", file)
+    assert (code, "Repair makes 25 of them usable (on the command line: --repair)" in said) == (2, True)
+    checked = done("check", file, "--repair")
+    kept = [{"kind": "end", "rows": [*range(1, 26)]}, {"kind": "duplicate", "rows": [25]}]
+    assert [{name: one[name] for name in ("kind", "rows")} for one in checked["repairs"]] == kept
+    assert (checked["rows"], checked["good"], checked["mapping"]) == (24, 24, {"messages": "messages"})
+    words = ("--steps", 2, "--batch-size", 4, "--rank", 2, "--name", "mended")
+    code, trained, said = call("train", file, "--repair", *words)
+    assert (code, trained["rows_bad"], "Repaired: 25 rows: what stands after the last answer" in said) == (0, 0, True)
+    record = json.loads((settings.adapters_dir / "mended" / "run.json").read_text())
+    assert (record["mapping"], record["repairs"]) == ({"repair": "rows"}, kept)
+    assert trained["rows_used"] == record["split"]["train"] == checked["split"]["train"]
+    side = ("--side", "model=mended", "--max-tokens", 2, "--no-losses", "--no-forgetting")
+    assert done("verdict", file, "--repair", *side)["overlap"] == trained["rows_used"], "the same rows"
+    assert file.read_text() == "\n".join(rows)
+
+
+@pytest.mark.usefixtures("forks")
 def test_several_seeds_are_runs_on_the_same_rows_and_names_tell_them_apart(call, done, rows_file, settings):
     words = ("--steps", 4, "--batch-size", 4, "--rank", 2, "--name", "First one", "--seed", 3)
     found = done("train", rows_file, *words, "--seeds", 2)
