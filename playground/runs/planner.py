@@ -35,6 +35,7 @@ from playground.training.spec import (
     OBJECTIVES,
     RATES,
     REWARD_MODEL,
+    WHOLE_BATCH,
     Estimate,
     RunSettings,
     RunSpec,
@@ -206,7 +207,8 @@ class Planner:
             return f"The run writes about {size_words(writes)}; {size_words(free)} of disk are free. Free some space."
         budget, method = self._manager.budget_bytes, resolved.method
         if needed.memory_bytes > budget:
-            instead = "Choose LoRA." if method.whole else "Choose a smaller batch."
+            parts = "" if resolved.objective in WHOLE_BATCH else "more parts a step (gradient accumulation) or "
+            instead = "Choose LoRA." if method.whole else f"Choose {parts}a smaller batch."
             needs_gb, budget_gb = needed.memory_bytes / 1e9, budget / 1e9
             return f"{method.label} needs {needs_gb:.1f} GB; the budget is {budget_gb:.1f} GB. {instead}"
         owner, refused = resolved.request.owner, ""
@@ -356,6 +358,7 @@ class Planner:
             rank=resolved.rank,
             steps=resolved.steps,
             batch_size=request.batch_size,
+            accumulate=request.accumulate,
             tokens_p95=longest,
             tokens_mean=resolved.max_tokens if objective == "pretrain" else tokens.mean,
             answer_max=answers,

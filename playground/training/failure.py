@@ -18,7 +18,7 @@ from pathlib import Path
 from playground.errors import PlaygroundError
 from playground.methods import all_methods, get_method
 from playground.methods.method import NO_OPTIONS, Shapes
-from playground.training.spec import RunSpec, needs
+from playground.training.spec import WHOLE_BATCH, RunSpec, needs
 
 MEMORY, DISK, OTHER = "memory", "disk", "other"
 _DISK_NUMBERS = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
@@ -94,6 +94,7 @@ class Setting:
 
     method: str
     batch_size: int
+    accumulate: int
     max_tokens: int
     memory_bytes: int
 
@@ -105,6 +106,8 @@ class Setting:
         if self.batch_size != spec.batch_size:
             rows = "one row" if self.batch_size == 1 else f"{self.batch_size} rows"
             parts.append(f"a batch of {rows} (--batch-size {self.batch_size})")
+        if self.accumulate > spec.accumulate:
+            parts.append(f"its batch computed in {self.accumulate} parts (--accumulate {self.accumulate})")
         if self.max_tokens != spec.max_tokens:
             parts.append(f"a limit of {self.max_tokens} tokens (--max-tokens {self.max_tokens})")
         return f"Start it with {' and '.join(parts)}: that needs about {self.memory_bytes / 1e9:.1f} GB."
@@ -112,7 +115,9 @@ class Setting:
 
 def oom_advice(spec: RunSpec, shapes: Shapes, there_bytes: int, **place: bool) -> Setting | None:
     """The nearest smaller setting that should fit ``there_bytes``, None = none. place: packed and cuda of ``needs``."""
-    goal = SURE * min(estimated(spec, shapes, spec.method, spec.batch_size, spec.max_tokens, **place), there_bytes)
+    goal = SURE * min(
+        estimated(spec, shapes, spec.method, spec.batch_size, spec.accumulate, spec.max_tokens, **place), there_bytes
+    )
     smaller = (Setting(*one, estimated(spec, shapes, *one, **place)) for one in _candidates(spec))
     return next((setting for setting in smaller if setting.memory_bytes <= goal), None)
 
@@ -122,7 +127,9 @@ def smallest_bytes(spec: RunSpec, shapes: Shapes, **place: bool) -> int:
     return min(estimated(spec, shapes, *candidate, **place) for candidate in _candidates(spec))
 
 
-def estimated(spec: RunSpec, shapes: Shapes, method: str, batch_size: int, max_tokens: int, /, **place: bool) -> int:
+def estimated(
+    spec: RunSpec, shapes: Shapes, method: str, batch_size: int, accumulate: int, max_tokens: int, /, **place: bool
+) -> int:
     """The estimate of a run like ``spec`` with these settings, in bytes."""
     chosen, same = get_method(method), method == spec.method
     rank = 0 if chosen.rank is None else (spec.rank if same else 0) or chosen.rank
@@ -134,6 +141,7 @@ def estimated(spec: RunSpec, shapes: Shapes, method: str, batch_size: int, max_t
         rank=rank,
         steps=spec.steps,
         batch_size=min(batch_size, spec.rows or batch_size),
+        accumulate=accumulate,
         tokens_p95=longest,
         tokens_mean=float(longest),
         answer_max=min(spec.answer_max or longest // 2, max_tokens),
@@ -143,16 +151,23 @@ def estimated(spec: RunSpec, shapes: Shapes, method: str, batch_size: int, max_t
     ).memory_bytes
 
 
-def _candidates(spec: RunSpec) -> Iterator[tuple[str, int, int]]:
+def _candidates(spec: RunSpec) -> Iterator[tuple[str, int, int, int]]:
+    """Method, rows a step, parts that they are computed in, tokens. Parts come first: they change nothing learned."""
     limit = spec.max_tokens
     batch = min(spec.batch_size, spec.rows or spec.batch_size)  # more rows than there are never come together
-    yield from ((spec.method, rows, limit) for rows in _halves(batch // 2, 1))
+    if spec.objective in WHOLE_BATCH:
+        yield from ((spec.method, rows, 1, limit) for rows in _halves(batch // 2, 1))
+        one = (1, 1)
+    else:
+        parts = [many for many in range(spec.accumulate + 1, batch + 1) if spec.batch_size % many == 0]
+        yield from ((spec.method, spec.batch_size, many, limit) for many in parts)
+        one = (spec.batch_size, max([spec.accumulate, *parts]))
     longest = min(spec.tokens_p95 or limit, limit)
     floor = max(SHORTEST, longest // 4)
-    yield from ((spec.method, 1, tokens) for tokens in _halves(longest // 2, floor))
+    yield from ((spec.method, *one, tokens) for tokens in _halves(longest // 2, floor))
     for method in get_method(spec.method).lighter:
         if method != spec.method and method in all_methods():
-            yield from ((method, rows, limit) for rows in _halves(batch, 1))
+            yield from ((method, rows, 1, limit) for rows in _halves(batch, 1))
 
 
 def _halves(start: int, end: int) -> Iterator[int]:

@@ -30,6 +30,8 @@ OBJECTIVES: dict[str, tuple[str, ...]] = {
     "grpo": ("sft",),
 }
 """What can be trained -> what the file may hold, its own kind first. A kind's first objective is the default."""
+WHOLE_BATCH = ("kto", "grpo")
+"""What compares a step's rows with one another."""
 TURNS = (ALL, LAST)
 REWARD_MODEL = "model="  # how a reward begins that is a trained reward model; any other is a check
 MAX_TOKENS = 2048  # the longest row unless a person says otherwise
@@ -112,6 +114,9 @@ _TURNS = setting(
     bounds=f"there is {' and '.join(TURNS)}",
     allowed=lambda value: value in TURNS,
 )
+_PARTS = "compute a step's rows in so many parts: less memory, the same learning"
+_ONCE = "leave gradient accumulation at 1, or choose a smaller batch"
+_DIVIDE = "let gradient accumulation divide the batch"
 _STOP_HELP = "end after N checkpoints without a better held-out loss; 0: never"
 
 
@@ -125,6 +130,9 @@ class RunSettings:
     lr: float | None = given(None, _RATE)
     rank: int | None = given(None, whole(1, 256, "rank, virtual tokens or width: what the method has", flag="--rank"))
     batch_size: int = given(8, whole(1, 1024, unit="rows a step", flag="--batch-size", stated=True))
+    accumulate: int = given(
+        1, whole(1, 64, _PARTS, unit="parts a step", flag="--accumulate", label="gradient accumulation")
+    )
     max_tokens: int = given(MAX_TOKENS, whole(16, 131_072, unit="tokens a row", flag="--max-tokens", stated=True))
     seed: int = given(7, whole(0, 2**32 - 1, flag="--seed", stated=True))
     save_steps: int = given(10, whole(1, 100_000, unit="steps between checkpoints", flag="--save-steps", stated=True))
@@ -140,11 +148,16 @@ class RunSettings:
 
     def faults(self) -> list[str]:
         """What is wrong with the values, each as a part of a sentence."""
-        return [
+        found = [
             f"{one.label or name.replace('_', ' ')} is {value}; {one.bounds}"
             for name, one in settings_of(type(self)).items()
             if (value := getattr(self, name)) is not None and not one.allowed(value)
         ]
+        if not found and self.batch_size % self.accumulate:
+            found.append(
+                f"{self.batch_size} rows a step cannot be computed in {self.accumulate} equal parts; {_DIVIDE}"
+            )
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +217,10 @@ class RunSpec(RunSettings):
             faults.append(f"the objective {self.objective!r} cannot be trained yet; there is {', '.join(OBJECTIVES)}")
         if self.objective == "grpo" and not self.rewards:
             faults.append("grpo needs a reward: a check such as contains:TEXT, or a reward model")
+        if self.accumulate > 1 and self.objective in WHOLE_BATCH:
+            faults.append(
+                f"{self.objective} compares a step's rows with one another and computes them at once; {_ONCE}"
+            )
         if self.rewards and self.objective != "grpo":
             faults.append(f"{self.objective} learns from its rows and takes no reward; grpo does")
         try:
@@ -303,6 +320,7 @@ def needs(
     rank: int,
     steps: int,
     batch_size: int,
+    accumulate: int = 1,
     tokens_p95: int,
     tokens_mean: float,
     answer_max: int,
@@ -320,6 +338,7 @@ def needs(
     cost = COSTS[objective]
     packed = packed and objective == "sft" and not method.virtual
     rows = rows_a_step(objective, batch_size) * cost.rows
+    held = -(-rows // accumulate)  # at a time
     layers, total = linears(shapes), weights_in(shapes)
     body = sum(one.outputs * one.inputs for one in layers)
     method.check(options)
@@ -334,8 +353,8 @@ def needs(
     optimiser = trained * 12 if method.whole else max(trained, weights_in(saved)) * 16
     others = total * (each * reward_models + (4 if cost.reference and method.whole else 0))
     length = tokens_p95 + (rank if method.virtual else 0)
-    activations = int(rows * length * outputs * 4 * (method.kept - PACKED_SPARES if packed else method.kept))
-    predicted = rows * ((tokens_p95 if cost.logits_of_all else answer_max) + 1)
+    activations = int(held * length * outputs * 4 * (method.kept - PACKED_SPARES if packed else method.kept))
+    predicted = held * ((tokens_p95 if cost.logits_of_all else answer_max) + 1)
     logits = (min(predicted, PACKED_LOGITS) if packed else predicted) * vocabulary * 4 * 3
     batch = activations + logits + int((cost.held - 1) * (activations + logits))
     guess = DEFAULT_TOKENS_PER_S * DEFAULT_BODY / max(body, 1) / method.pace * (PACKED_SPEED if packed else 1.0)

@@ -176,11 +176,12 @@ def take_best(callback: RunCallback, run_dir: Path) -> int:
 
 def arguments_of(spec: RunSpec, rows: int, run_dir: Path) -> dict[str, Any]:
     """TrainingArguments of every Trainer, TRL's too."""
-    method = get_method(spec.method)
+    method, a_step = get_method(spec.method), min(rows_a_step(spec.objective, spec.batch_size), rows)
     return {
         "output_dir": str(run_dir / "checkpoints"),
         "max_steps": spec.steps,
-        "per_device_train_batch_size": min(rows_a_step(spec.objective, spec.batch_size), rows),
+        "per_device_train_batch_size": -(-a_step // spec.accumulate),
+        "gradient_accumulation_steps": min(spec.accumulate, a_step),
         "learning_rate": spec.lr,
         "lr_scheduler_type": "linear",
         "warmup_steps": min(3, spec.steps // 5),
@@ -289,7 +290,8 @@ class RunCallback(TrainerCallback):
         """What the Trainer counted, where it writes its own replies; else rows times their mean length."""
         if not self.trained_s:
             return None
-        a_step = self._tokens_a_row * float(self.trainer.args.per_device_train_batch_size)
+        args = self.trainer.args
+        a_step = self._tokens_a_row * float(args.per_device_train_batch_size * args.gradient_accumulation_steps)
         if (counted := len(self._tokens_seen) - 1) > 0:
             a_step = (self._tokens_seen[-1] - self._tokens_seen[0]) / counted
         return a_step * self.steps_done / self.trained_s

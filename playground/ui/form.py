@@ -103,6 +103,7 @@ _PLACEMENT = partial(gr.Radio, _PLACES, label="Where bottlenecks stand")
 _REWARDS = partial(gr.Textbox, label="What earns a reward, one a line", lines=2, visible=False)
 _KINDS = f"{checks.kinds()}, or model=ID of a reward model"
 _LR = _number("Learning rate", "How far each step moves.", precision=None, minimum=None, step=0.0001)
+_PARTS = "Gradient accumulation: less memory, the same learning."
 _CUT = "Tokens; a longer prompt is cut at its start."
 _CHOOSE = "For samples and the best checkpoint, from 10 rows on."
 _EARLY = "After so many checkpoints without a better held-out loss; 0: never."
@@ -121,6 +122,7 @@ _FIELDS = (
     Field("lr", "size", _LR),
     Field("rank", "size", _number("Rank", "", maximum=256), lambda rank: rank or 0),
     Field("batch_size", "batch", _number("Batch", "Examples per step.", minimum=1, maximum=256)),
+    Field("accumulate", "batch", _number("Parts a step", _PARTS, minimum=1, maximum=64)),
     Field("max_tokens", "batch", _number("Longest example", _CUT, minimum=16, maximum=32768)),
     Field("seed", "batch", _number("Seed", "The same seed, the same run.")),
     _share("validation", VALIDATION, "Held back to choose by, %", _CHOOSE),

@@ -32,6 +32,7 @@ FULL = replace(
     REQUEST,
     rewards=("json", "json-schema:/home/ann/ward.json"),
     early_stop=3,
+    accumulate=2,
     start="mine_before",
     docs=Path("/home/ann/ward notes.md"),
     limit_memory_bytes=2_300_000_000,
@@ -126,6 +127,12 @@ def test_pissa_is_peft_s_own_for_others():
     for form in (partial(trl, ours), axolotl):
         refused("cannot begin so over a base in 4 bits", form, method="qlora", options=pissa)
         refused("the base that dpo compares with", form, "dpo", options=pissa)
+
+
+def test_a_step_in_parts_is_one_elsewhere():
+    assert "micro_batch_size: 2\ngradient_accumulation_steps: 4\n" in axolotl(accumulate=4)
+    script = trl(LoraConfig(r=16), accumulate=4)
+    assert "per_device_train_batch_size=2,\n    gradient_accumulation_steps=4,\n    lr_sch" in script
 
 
 def test_a_run_that_stops_early_and_virtual_tokens_that_begin_as_a_text_do_so_elsewhere():

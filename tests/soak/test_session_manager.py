@@ -265,7 +265,7 @@ def test_out_of_memory(scale, services, tmp_path):
         assert services.training.store.get(run).attempt == 2, "tried once more by itself"
         view = services.training.show(run)
         assert "Start it with" in view.error, view.error
-        named = {name: view.summary["smaller"][name] for name in ("method", "batch_size", "max_tokens")}
+        named = {name: view.summary["smaller"][name] for name in ("method", "batch_size", "accumulate", "max_tokens")}
         last_loss(services, services.training.start(replace(asked, **named)))
         return {"settings_that_worked": f"{batch} rows, {words} words, {limit_bytes} bytes: {named}"}
 

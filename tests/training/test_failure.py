@@ -86,22 +86,23 @@ SPEC = replace(PLAIN, steps=10, rank=8, **SIZES)
 
 
 def needs(spec):
-    return estimated(spec, SHAPES, spec.method, spec.batch_size, spec.max_tokens)
+    return estimated(spec, SHAPES, spec.method, spec.batch_size, spec.accumulate, spec.max_tokens)
 
 
 @pytest.mark.parametrize(
     ("changes", "share", "named", "words"),
     [
-        ({}, 1 / 3, ("lora", 16, 1024), "a batch of 16 rows (--batch-size 16)"),
-        ({"batch_size": 1}, 0.9, ("lora", 1, 400), "a limit of 400 tokens (--max-tokens 400)"),
-        (FULL, 0.7, ("lora", 1, 64), "LoRA (--method lora)"),
+        ({}, 1 / 3, ("lora", 64, 4, 1024), "its batch computed in 4 parts (--accumulate 4)"),
+        ({"objective": "kto"}, 1 / 3, ("lora", 16, 1, 1024), "a batch of 16 rows (--batch-size 16)"),
+        ({"batch_size": 1}, 0.9, ("lora", 1, 1, 400), "a limit of 400 tokens (--max-tokens 400)"),
+        (FULL, 0.7, ("lora", 1, 1, 64), "LoRA (--method lora)"),
     ],
 )
-def test_first_fewer_rows_a_step_then_a_shorter_limit_then_another_method(changes, share, named, words):
+def test_first_more_parts_or_fewer_rows_then_a_shorter_limit_then_another_method(changes, share, named, words):
     spec = replace(SPEC, **changes)
     found = oom_advice(spec, SHAPES, int(share * needs(spec)))
     assert found is not None
-    assert (found.method, found.batch_size, found.max_tokens) == named
+    assert (found.method, found.batch_size, found.accumulate, found.max_tokens) == named
     assert found.memory_bytes < share * needs(spec)
     assert words in found.words(spec)
 
@@ -115,4 +116,4 @@ def test_what_is_named_is_smaller_and_fits_and_nothing_fits_into_nothing():
     few = replace(SPEC, rows=20)
     found = oom_advice(few, SHAPES, needs(few))
     assert found is not None
-    assert found.batch_size == 10, "a batch of more rows than there are counts as the rows"
+    assert found.accumulate == 2, "a batch of more rows than there are counts as the rows"

@@ -273,6 +273,19 @@ def test_the_loss_of_a_step_is_the_mean_over_its_answers(spec, run_worker, tmp_p
     assert step["loss"] == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.parametrize("changes", [{}, {"method": "prefix"}, {"objective": "dpo"}, {"objective": "pretrain"}])
+def test_a_step_in_parts_learns_what_a_whole_one_does(train, changes):
+    """On packed sequences, on padded rows of like length, by TRL, and on raw text."""
+    texts = [{"text": f"Ward {n} reports that all is well today, and signs it. " * 6} for n in range(24)]
+    rows = {"rows": texts, "max_tokens": 64} if changes.get("objective") == "pretrain" else {}
+    losses = [
+        [step["loss"] for step in of(train(steps=6, accumulate=parts, folder=f"{parts}", **changes, **rows), "step")]
+        for parts in (1, 4)
+    ]
+    assert losses[1] == pytest.approx(losses[0], abs=2e-4)
+    assert len({round(loss, 3) for loss in losses[0]}) > 3, "something is learned"
+
+
 @pytest.mark.parametrize(("changes", "words"), [({"file": "gone"}, "gone"), ({"max_tokens": 16}, "fits 16 tokens")])
 def test_a_failure_is_one_sentence(spec_of, run_worker, tmp_path, changes, words):
     long = [{"prompt": f"Say {n}", "completion": "word " * 40 + str(n)} for n in range(12)]
@@ -295,7 +308,15 @@ def test_a_loss_that_is_no_number_fails_and_publishes_nothing(train, tmp_path, t
 
 
 def test_a_spec_is_checked_when_built():
-    for wrong in ({"steps": 0}, {"lr": 0}, {"lr": 2}, {"batch_size": 0}, {"rank": 300}, {"objective": "grpo"}):
+    for wrong in (
+        {"steps": 0},
+        {"lr": 0},
+        {"lr": 2},
+        {"batch_size": 0},
+        {"rank": 300},
+        {"objective": "grpo"},
+        {"accumulate": 3},
+    ):
         refused("", replace, PLAIN, **wrong)
 
 

@@ -327,7 +327,8 @@ class Answers(Objective):
         arguments, sampler = TrainingArguments(**setup.arguments), None
         if isinstance(collate, AnswerCollator):  # packed sequences have no padding
             lengths = [row.tokens for row in setup.rows]
-            sampler = Buckets(lengths, arguments.per_device_train_batch_size, arguments.data_seed or 0)
+            a_step = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+            sampler = Buckets(lengths, a_step, arguments.data_seed or 0)
         columns = {item.name: [getattr(row, item.name) for row in setup.rows] for item in fields(self.row)}
         return LossTrainer(
             sampler=sampler,
