@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from playground.data.example import Message
 from playground.data.markup import parted
+from playground.data.tools import TEXT, call_of, laid_out, uses_tools, with_calls
 from playground.engine.request import RowState, Sampling
 from playground.errors import EndpointError
 from playground.evaluation.form import REGEX, schema_of
@@ -78,18 +79,22 @@ class Remote:
     @property
     def text(self) -> str:
         """The messages as they are sent."""
-        return json.dumps([_sent(one) for one in self.messages], ensure_ascii=False, indent=1)
+        return json.dumps(self.sent["messages"], ensure_ascii=False, indent=1)
 
-
-def _sent(message: Message) -> dict[str, str]:
-    return {"role": message.role, "content": message.content}
+    @property
+    def sent(self) -> dict[str, Any]:
+        """The messages and what may be called, as OpenAI's API takes them."""
+        if not uses_tools(self.messages):
+            return {"messages": [{"role": turn.role, "content": turn.content} for turn in self.messages]}
+        turns, tools = laid_out(self.messages, TEXT)
+        return {"messages": turns} | ({"tools": tools} if tools else {})
 
 
 @dataclass
 class RemoteReply:
     """How far a reply has come; seconds count from the sending of its request. settings: what was sent beside the
     messages. model: as the server names it. reported: whether it said how many tokens these were. text: as it was sent,
-    which may hold a thought."""
+    which may hold a thought. calls: of tools, by their place, as far as they have come."""
 
     remote: Remote
     sampling: Sampling
@@ -97,6 +102,7 @@ class RemoteReply:
     settings: dict[str, Any] = field(default_factory=dict)
     model: str = ""
     text: str = ""
+    calls: dict[int, dict[str, str]] = field(default_factory=dict)
     cached_tokens: int = 0
     reported: bool = False
     failure: EndpointError | None = None
@@ -259,8 +265,11 @@ class Client:
         client = self._client(endpoint)
         for left in reversed(range(TRIES)):
             one.settings, one.state, one.text = _settings(one.sampling, unknown), RowState(), ""
+            one.calls.clear()
             began_s, finish = time.monotonic(), ""
-            body: dict[str, Any] = {"model": endpoint.model, "messages": [_sent(turn) for turn in one.remote.messages]}
+            body: dict[str, Any] = {
+                "model": endpoint.model,
+            } | one.remote.sent
             if "stream_options" not in unknown:
                 body["stream_options"] = {"include_usage": True}
             try:
@@ -363,7 +372,11 @@ def _take(one: RemoteReply, chunk: Any, began_s: float) -> str:
             choice.delta.content,
             next(filter(None, (getattr(choice.delta, one, "") for one in _THOUGHTS)), ""),
         )
-        if text or thought:
+        for piece in choice.delta.tool_calls or ():
+            call, said = one.calls.setdefault(piece.index, {"name": "", "arguments": ""}), piece.function
+            call["name"] += (said and said.name) or ""
+            call["arguments"] += (said and said.arguments) or ""
+        if text or thought or choice.delta.tool_calls:
             state.first_token_s = state.first_token_s or time.monotonic() - began_s
             state.completion_tokens += 1
             one.text += text or ""
@@ -386,6 +399,12 @@ def _part(one: RemoteReply, *, done: bool = False) -> bool:
     """Part the text that has come into thought and answer; returns whether it is still a thought."""
     found = parted(one.text, opened=None, done=done)
     one.state.text = found.answer
+    if done and one.calls:
+        each = [one.calls[place] for place in sorted(one.calls)]
+        try:
+            one.state.text = with_calls(found.answer, [*map(call_of, each)])
+        except ValueError:
+            one.state.text = f"{found.answer}\n{json.dumps(each, ensure_ascii=False)}".strip()
     one.state.thought = found.thought or one.state.thought
     return found.is_open
 

@@ -32,7 +32,7 @@ from playground.ui.side import RecordedValues
 from playground.ui.sidebar import ready, require
 from playground.ui.wiring import AWAY, Drawn, Initial, Updates, Visit, slot
 from playground.verdict.answers import Size
-from playground.verdict.request import VerdictRequest
+from playground.verdict.request import VerdictRequest, judged_at
 from playground.workspace.examples import ShippedSet
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def examples(visit: Visit, where: ExampleValues) -> Judged:
             few = f"{uploaded.name} has no test part: {plural(len(checked.examples), 'row')} with an answer"
             raise InputError(f"{few}, and the part is drawn from 20 on. Drop a file to judge by.")
         held = set(rows)
-        learned = tuple(one.completion for one in checked.examples if one.row not in held)
+        learned = tuple(one.completion for one in judged_at(checked.examples) if one.row not in held)
         about = f"{plural(len(rows), 'row')} of {uploaded.name} that training does not read"
         about += f", drawn by seed {int(where['seed'])}."
         answers = _answers(checked.examples, held)
@@ -180,7 +180,7 @@ def _answers(
     there: Sequence[Example], rows: Collection[int] | None = None
 ) -> tuple[tuple[str, ...], tuple[tuple[int, str], ...]]:
     """(all answers; number and answer of these rows, None = of all)."""
-    said = [(one.row, one.completion) for one in there]
+    said = [(one.row, one.completion) for one in judged_at(there)]
     return tuple(text for _, text in said), tuple(one for one in said if rows is None or one[0] in rows)
 
 

@@ -31,7 +31,7 @@ from playground.models.remote import Remote, Spending
 from playground.verdict import recorded
 from playground.verdict.files import VERDICT
 from playground.verdict.losses import ScoringService, ToScore
-from playground.verdict.request import VerdictRequest, rows_judged
+from playground.verdict.request import VerdictRequest, judged_at, rows_judged
 from playground.workspace.examples import DataService
 
 Key = tuple[int, str]
@@ -324,12 +324,13 @@ class Answering:
         """Tokens of a reply, in steps of 8, for the side that takes most tokens for the references: a quarter more than
         19 of 20 of these have, and enough for the longest one unless that has twice as many; more where a side
         thinks."""
-        checked, tokens = self._data.check(request.file, request.mapping, request.owner), 0.0
+        there = judged_at(self._data.check(request.file, request.mapping, request.owner).examples, request)
+        tokens = 0.0
         for card in {
             card.id if card is not None and card.is_base else "": card for card in self.cards(request)
         }.values():
             tokenizer = self._bases.tokenizer(card)
-            lengths = sorted(1 + len(encode(tokenizer, one.completion)) for one in checked.examples) or [1]
+            lengths = sorted(1 + len(encode(tokenizer, one.completion)) for one in there) or [1]
             most = lengths[math.ceil(0.95 * len(lengths)) - 1]
             tokens = max(tokens, 1.25 * most, min(lengths[-1], 2 * most))
         room = THOUGHT_TOKENS if any(map(self._thinks, request.sides, self.cards(request))) else 0

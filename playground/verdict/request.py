@@ -17,12 +17,13 @@ from playground.data.example import Example
 from playground.data.records import beside
 from playground.data.render import encode
 from playground.data.split import BY_CHANCE, SplitBy, overlaps, part, unseen
+from playground.data.tools import OPEN, uses_tools
 from playground.engine.request import Sampling
 from playground.errors import InputError, PlaygroundError
 from playground.evaluation.checks import Check, parse_check, parse_checks, schema_file
 from playground.evaluation.comparison import Facts, Questions
 from playground.evaluation.cost import Prices
-from playground.evaluation.criterion import Criterion, is_blank, judges_in, mark_key, parse_criteria, suggested
+from playground.evaluation.criterion import Criterion, Tool, is_blank, judges_in, mark_key, parse_criteria, suggested
 from playground.evaluation.decision import MOST_LEAKED, Rung, Terms, confidence_sequence
 from playground.evaluation.inferred_checks import looks_like
 from playground.evaluation.verdict import Answered, Judged, SideFacts, conclude
@@ -218,7 +219,7 @@ class RecordMaker:
         there = self._data.check(request.file, request.mapping, request.owner).examples
         judged_by = {answer.example: answer.reference for answer in answers}
         chosen = set(request.rows if request.rows is not None else (one.row for one in there))
-        others = [one.completion for one in there if one.row not in chosen]
+        others = [one.completion for one in judged_at(there, request) if one.row not in chosen]
         known = others if len(others) >= FEWEST_OTHERS else list(judged_by.values())
         if not set.intersection(*({answer.example for answer in one} for one in by_side.values())):
             raise InputError("No example was answered by every side.")
@@ -341,7 +342,7 @@ class RecordMaker:
         references = None
         with contextlib.suppress(PlaygroundError):
             checked = self._data.check(request.file, request.mapping, request.owner)
-            references = [one.completion for one in checked.examples]
+            references = [one.completion for one in judged_at(checked.examples, request)]
         if request.form_only:
             return references, None
         texts = references or [one.reference for one in measured]
@@ -397,7 +398,22 @@ def rows_judged(
     left = rows
     for card in {card.id: card for card in cards if card is not None and request.unseen}.values():
         left = unseen(left, _run(card))
-    return left[: request.limit], len(rows) - len(left)
+    return judged_at(left[: request.limit], request), len(rows) - len(left)
+
+
+def judged_at(there: Sequence[Example], request: VerdictRequest | None = None) -> list[Example]:
+    """The rows as they are asked. A chat with tools is asked for its last call where calls are right: where the request
+    says so, or says nothing and most rows call."""
+    right = () if request is None else request.right or ("form",) * request.form_only
+    at = [_to_call(one) for one in there]
+    most = 2 * sum(OPEN in one.completion for one in at) > len(at)
+    return at if Tool.kind in map(str.strip, right) or (most and not right) else [*there]
+
+
+def _to_call(example: Example) -> Example:
+    turns = example.messages if uses_tools(example.messages) else ()
+    calls = [place for place, turn in enumerate(turns, 1) if turn.role == "assistant" and OPEN in turn.content]
+    return replace(example, messages=turns[: calls[-1]]) if calls else example
 
 
 def _leaked(run: Mapping[str, Any], known: Mapping[str, int | None], rows: int) -> float | None:

@@ -1,7 +1,8 @@
-"""A base that thinks, from what is trained to what is asked, shown and judged: the tiny one with the templates of
-Qwen3 and Qwen3.6, of which the second begins every thought itself."""
+"""A base that thinks (the tiny one with the templates of Qwen3 and Qwen3.6, of which the second begins every thought
+itself), or calls tools (Qwen2.5's), from what is trained to what is asked, shown and judged."""
 
 import json
+import shutil
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -118,3 +119,58 @@ def test_on_and_off_are_refused_where_the_template_has_no_switch(services):
     assert [parse_side(f"model=base,think={word}").think for word in ("on", "off")] == [True, False]
     assert parse_side("model=base,think=off").label == "base + no thinking"
     refused("neither on nor off", parse_side, "model=base,think=maybe")
+
+
+WEATHER = {"name": "get_weather", "description": "The weather.", "parameters": {"type": "object", "required": ["city"]}}
+
+
+def asked_about(city):
+    function = {"name": "get_weather", "arguments": json.dumps({"city": city})}
+    call = {"id": city, "type": "function", "function": function}
+    return [
+        {"role": "user", "content": f"How warm is {city}?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": city, "content": f"12 in {city}"},
+        {"role": "assistant", "content": f"It is 12 degrees in {city}."},
+    ]
+
+
+def test_a_base_with_tools_is_checked_trained_and_judged_by_its_calls(settings, tiny_base, tmp_path):
+    (trl,) = find_spec("trl").submodule_search_locations
+    base = tmp_path / "base"
+    shutil.copytree(tiny_base, base)
+    shutil.copyfile(Path(trl) / "chat_templates" / "qwen2_5.jinja", base / "chat_template.jinja")
+    cities = ["Rome", "Oslo", "Bonn", "Lima", "Pisa", "Kiel"]
+    file, replies = tmp_path / "calls.jsonl", tmp_path / "replies.jsonl"
+    rows = [{"messages": asked_about(city), "tools": [{"type": "function", "function": WEATHER}]} for city in cities]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    said = [row | {"messages": asked_about(city)[:2]} for row, city in zip(rows, [*cities[:5], "Kiew"], strict=True)]
+    said[5]["messages"][0] = rows[5]["messages"][0]
+    replies.write_text("\n".join(map(json.dumps, said)))
+    with supervised(replace(settings, base=str(base))) as built:
+        checked = built.data.check(file)
+        row = built.data.row(checked, 1, 2048)
+        assert [(turn["role"], turn["learned"]) for turn in row["turns"]] == [
+            *(("tools", False), ("user", False), ("assistant", True), ("tool", False), ("assistant", True))
+        ]
+        assert '"description": "The weather."' in row["text"]
+        assert '\n{"name": "get_weather", "arguments": {"city": "Rome"}}\n</tool_call><|im_end|>' in row["text"]
+        assert "<tool_response>\n12 in Rome\n</tool_response>" in row["text"]
+        run = built.training.start(TrainRequest(file, "calls", "lora", steps=1))
+        card = built.adapters.get(wait_state(built, run, "DONE").adapter)
+        sides = (Side("base", name="Base"), Side(card.id, name="Tuned"), parse_side(f"replies={replies},name=Said"))
+        view = last(built.verdicts.run(VerdictRequest(file, sides, max_tokens=6, forgetting=False)))
+        assert view.state == "DONE", view.error
+        assert view.record["right"] == "tool"
+        found = {side["side"]: side["metrics"] for side in view.record["sides"]}
+        assert found["Base"]["pass"]["value"] == found["Tuned"]["pass"]["value"] == 0
+        figures = {"field:tool": 1, "field:get_weather.city": 5 / 6, "pass": 5 / 6}
+        assert {name: found["Said"][name]["value"] for name in figures} == figures
+        first = next(row for row in built.verdicts.rows(view.id) if row["side"] == "Tuned")
+        assert "The weather." in first["prompt"], "the tools are in the prompt"
+        assert first["prompt"].endswith("How warm is Rome?<|im_end|>\n<|im_start|>assistant\n")
+        assert (first["question"], first["reference"].count("<tool_call>")) == ("How warm is Rome?", 1)
+        plain = built.verdicts.run(VerdictRequest(file, sides[:1], right=("exact",), max_tokens=6, forgetting=False))
+        said = built.verdicts.rows(last(plain).id)[0]
+        assert said["reference"] == "It is 12 degrees in Rome.", "where words are right, those after the result"
+        assert "12 in Rome" in said["prompt"]
