@@ -280,6 +280,12 @@ def uses_tools(messages: Sequence[Turn]) -> bool:
     return any(turn.role in (TOOLS, TOOL) for turn in messages)
 
 
+def tool_names(messages: Sequence[Turn]) -> frozenset[str]:
+    """What may be called in a chat."""
+    offered = json.loads(messages[0].content) if messages and messages[0].role == TOOLS else []
+    return frozenset(tool["function"]["name"] for tool in offered)
+
+
 class LaidOut(NamedTuple):
     """turns: as chat templates take them. tools: what may be called, None = nothing is described."""
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from playground.chat.batching import Written
 from playground.chat.programs import Chat
 from playground.data.example import Message, answer_turn
+from playground.data.tools import OPEN, TOOL, TOOLS, call_of, parted_reply, tool_names, tools_of, with_calls
 from playground.engine.request import SEED_MAX, Sampling, TokenLogprob, stamp_hash
 from playground.errors import InputError
 from playground.evaluation.checks import SCHEMA
@@ -20,12 +22,12 @@ T = TypeVar("T", int, float, bool)
 JsonObject = dict[str, Any]
 MAX_TOKENS = 512  # the longest reply where the request names none; less where the base holds no more
 FAR = 2**63
-ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": TOOL}
 
 _UNSERVED: dict[str, dict[str, tuple[object, ...]]] = {
     "Use repetition_penalty.": {"frequency_penalty": (0,), "presence_penalty": (0,)},
-    "This server runs no tools.": {"tools": ([],), "tool_choice": ("none", "auto")},
-    "This server runs no functions.": {"functions": ([],), "function_call": ("none", "auto")},
+    "Whether a tool is called is the model's to say.": {"tool_choice": ("none", "auto")},
+    "Use tools.": {"functions": ([],), "function_call": ("none", "auto")},
     "Use response_format, guided_json, guided_regex or guided_choice.": {"guided_grammar": (), "structural_tag": ()},
     "Replies are text.": {"modalities": (["text"],), "audio": ()},
     "This server searches nothing.": {"web_search_options": ()},
@@ -89,7 +91,7 @@ def read_chat(body: Mapping[str, Any]) -> ChatRequest:
         raise FieldError("model", "model is missing. It takes base or an adapter's id; /v1/models lists them.")
     if not isinstance(messages, list) or not messages:
         raise FieldError("messages", "messages is a list of at least one message, each with a role and a content.")
-    read = tuple(_message(place, item) for place, item in enumerate(messages))
+    read = _messages(body, messages)
     chat = Chat(model, read, sampling, 1 if replies is None else replies, likeliest if asked else None, longest is None)
     options = body.get("stream_options") or {}
     if not isinstance(options, Mapping):
@@ -162,6 +164,22 @@ def _schema(field: str, schema: object) -> str:
     return SCHEMA + compact(schema)
 
 
+def _messages(body: Mapping[str, Any], messages: Sequence[object]) -> tuple[Message, ...]:
+    """The chat, with what may be called before it where tools are offered or were called."""
+    try:
+        tools = [] if body.get("tool_choice") == "none" else tools_of(body.get("tools"))
+    except ValueError as error:
+        raise FieldError("tools", f"tools {error}. Each is an object of the type function, with a name.") from None
+    read = tuple(_message(place, item) for place, item in enumerate(messages))
+    for place, turn in enumerate(read):
+        before = read[place - 1] if place else turn
+        if turn.role == TOOL and not (place and (before.role == TOOL or OPEN in before.content)):
+            said = f"messages[{place}] has the role 'tool', and no call stands before it."
+            raise FieldError(f"messages[{place}].role", said)
+    called = any(isinstance(item, Mapping) and (item["role"] == TOOL or item.get("tool_calls")) for item in messages)
+    return (Message(TOOLS, json.dumps(tools, ensure_ascii=False)), *read) if tools or called else read
+
+
 def _message(place: int, item: object) -> Message:
     where = f"messages[{place}]"
     if not isinstance(item, Mapping):
@@ -170,14 +188,18 @@ def _message(place: int, item: object) -> Message:
     if role is None:
         said = f"{where} has the role {item.get('role')!r:.40}; it takes {', '.join(ROLES)}."
         raise FieldError(f"{where}.role", said)
-    if item.get("tool_calls"):
-        raise FieldError(f"{where}.tool_calls", f"{where} calls tools. This server runs no tools.")
-    content = item.get("content")
+    calls, content = item.get("tool_calls") or [], item.get("content")
+    if calls and (role != "assistant" or not isinstance(calls, list)):
+        raise FieldError(f"{where}.tool_calls", f"{where}.tool_calls is a list of calls that the assistant made.")
     text = "\n".join(_part(where, part) for part in content) if isinstance(content, list) and content else content
-    if not isinstance(text, str):
+    if not isinstance(text, str) and not (calls and text is None):
         said = f"{where} has no text. Its content is a string, or a list of parts of the type text."
         raise FieldError(f"{where}.content", said)
-    return answer_turn(text) if role == "assistant" else Message(role, text)
+    try:
+        whole = with_calls(text or "", [*map(call_of, calls)])
+    except ValueError as error:
+        raise FieldError(f"{where}.tool_calls", f"{where} {error}.") from None
+    return answer_turn(whole) if role == "assistant" else Message(role, whole)
 
 
 def _part(where: str, part: object) -> str:
@@ -213,20 +235,40 @@ def _value(body: Mapping[str, Any], name: str, kind: type[T]) -> T | None:
 LOGPROB_MIN = -9999.0  # stands for minus infinity, which JSON does not have
 
 
-def whole(model: str, written: Sequence[Written], *, logprobs: bool) -> JsonObject:
+def _told(text: str, offered: Collection[str]) -> JsonObject:
+    """A reply's text as a message has it: calls of the tools that were offered, in any common form, stand apart."""
+    said, calls = parted_reply(text) if offered else (text, ())
+    if not calls or not {call.name for call in calls} <= {*offered}:
+        return {"content": text}
+    made = [
+        {"id": f"call_{secrets.token_hex(12)}", "type": "function"}
+        | {"function": {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)}}
+        for call in calls
+    ]
+    return {"content": said or None, "tool_calls": made}
+
+
+def _finish(finish: str, told: Mapping[str, Any]) -> str:
+    return "tool_calls" if finish == "stop" and "tool_calls" in told else finish
+
+
+def whole(chat: Chat, written: Sequence[Written]) -> JsonObject:
     """A ``chat.completion``. ``playground`` is the first reply's stamp; of several, each choice carries its own."""
+    offered = tool_names(chat.messages)
+    each = [_told(one.state.text, offered) for one in written]
     choices = [
         {
             "index": place,
-            "message": {"role": "assistant", "content": one.state.text, "refusal": None}
+            "message": {"role": "assistant", "refusal": None}
+            | told
             | ({"reasoning_content": one.state.thought} if one.state.thought else {}),
-            "logprobs": _chat_reply_logprobs(one.state.logprobs) if logprobs else None,
-            "finish_reason": one.state.finish,
+            "logprobs": None if chat.logprobs is None else _chat_reply_logprobs(one.state.logprobs),
+            "finish_reason": _finish(one.state.finish, told),
         }
         | ({"playground": one.stamp} if len(written) > 1 else {})
-        for place, one in enumerate(written)
+        for place, (one, told) in enumerate(zip(written, each, strict=True))
     ]
-    return _head(model) | {
+    return _head(chat.model) | {
         "object": "chat.completion",
         "choices": choices,
         "usage": _usage(written),
@@ -236,11 +278,13 @@ def whole(model: str, written: Sequence[Written], *, logprobs: bool) -> JsonObje
 
 
 class Chunks:
-    """Snapshots as ``chat.completion.chunk`` objects: role, text, the end with the stamp, counts with ``usage``."""
+    """Snapshots as ``chat.completion.chunk`` objects: role, text, the end with the stamp, counts with ``usage``. Where
+    tools are offered the text comes at its end, when it is known whether it calls some."""
 
-    def __init__(self, model: str, count: int, *, logprobs: bool, usage: bool) -> None:
-        self._head = _head(model) | {"object": "chat.completion.chunk"} | ({"usage": None} if usage else {})
-        self._with_logprobs, self._with_usage = logprobs, usage
+    def __init__(self, chat: Chat, *, usage: bool) -> None:
+        self._head = _head(chat.model) | {"object": "chat.completion.chunk"} | ({"usage": None} if usage else {})
+        self._with_logprobs, self._with_usage, count = chat.logprobs is not None, usage, chat.replies
+        self._offered = tool_names(chat.messages)
         self._text = [0] * count  # characters told of each reply
         self._thought = [0] * count  # and of each thought before it
         self._tokens = [0] * count  # logprobs told of each
@@ -258,18 +302,22 @@ class Chunks:
         for place in list(self._open):
             one = written[place]
             thought, text = one.state.thought[self._thought[place] :], one.state.text[self._text[place] :]
+            told: JsonObject = {"content": text}
+            if self._offered:
+                told, text = (_told(text, self._offered), text) if one.state.finish else (told, "")
             if thought:
                 yield self._chunk(place, {"reasoning_content": thought})
                 self._thought[place] += len(thought)
             fresh = one.state.logprobs[self._tokens[place] :] if self._with_logprobs else ()
             if text or fresh:
                 logprobs = _chat_reply_logprobs(fresh) if self._with_logprobs else None
-                yield self._chunk(place, {"content": text}, logprobs)
+                calls = [{"index": at} | call for at, call in enumerate(told.get("tool_calls", ()))]
+                yield self._chunk(place, told | ({"tool_calls": calls} if calls else {}), logprobs)
             self._text[place] += len(text)
             self._tokens[place] += len(fresh)
             if one.state.finish:
                 self._open.remove(place)
-                yield self._chunk(place, {}, finish=one.state.finish) | {"playground": one.stamp}
+                yield self._chunk(place, {}, finish=_finish(one.state.finish, told)) | {"playground": one.stamp}
         if self._with_usage and not self._open:
             last = {"choices": [], "usage": _usage(written), "system_fingerprint": self._prints[0]}
             yield self._head | last | {"playground": written[0].stamp}

@@ -206,7 +206,7 @@ async def _chat(services: Services, request: Request) -> Response:
         written = await _last(follower, request)
     if written is None:
         return Response(status_code=GONE)
-    return JSONResponse(whole(asked.chat.model, written, logprobs=asked.chat.logprobs is not None))
+    return JSONResponse(whole(asked.chat, written))
 
 
 async def _last(follower: Follower[list[Written]], request: Request) -> list[Written] | None:
@@ -247,8 +247,7 @@ class _Events(StreamingResponse):
 async def _events(follower: Follower[list[Written]], written: list[Written], asked: ChatRequest) -> AsyncIterator[str]:
     """A comment while it waits in line, which keeps the connection alive; then the chunks; then [DONE]. The status is
     sent already, so an error becomes the stream's last event."""
-    chat = asked.chat
-    chunks = Chunks(chat.model, chat.replies, logprobs=chat.logprobs is not None, usage=asked.usage)
+    chunks = Chunks(asked.chat, usage=asked.usage)
     snapshot: list[Written] | _Failure | None = written
     while snapshot is not None:
         if isinstance(snapshot, _Failure):

@@ -54,6 +54,19 @@ def test_smaller_ways_of_saying_it():
     assert (chat.sampling.stop, chat.sampling.top_k, chat.logprobs, chat.sampling.max_tokens) == (("x",), 0, 0, 600)
 
 
+def test_tools_and_calls_with_their_results_stand_in_the_chat():
+    look = {"type": "function", "function": {"name": "look", "parameters": {}}}
+    call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": '{"word":"pi"}'}}
+    called = {"role": "assistant", "content": None, "tool_calls": [call]}
+    messages = [{"role": "user", "content": "Pi?"}, called, {"role": "tool", "tool_call_id": "c", "content": "3.14"}]
+    offered, *turns = read_chat(HELLO | {"messages": messages, "tools": [look]}).chat.messages
+    assert (offered.role, json.loads(offered.content)[0]["function"]["name"]) == ("tools", "look")
+    written = '<tool_call>\n{"name": "look", "arguments": {"word": "pi"}}\n</tool_call>'
+    assert turns == [Message("user", "Pi?"), Message("assistant", written), Message("tool", "3.14")]
+    none = read_chat(HELLO | {"tools": [look], "tool_choice": "none"}).chat.messages
+    assert [turn.role for turn in none] == ["user"]
+
+
 ID = {"type": "object", "properties": {"id": {"type": "integer"}}}
 HELD = 'json-schema:{"type":"object","properties":{"id":{"type":"integer"}}}'
 

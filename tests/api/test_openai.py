@@ -147,6 +147,30 @@ def test_a_thought_is_told_beside_the_content_whole_and_streamed(faked):
     assert told == ["Hmm.", "Yes."], "in steps as large as the reader is slow"
 
 
+LOOK = {"type": "function", "function": {"name": "look", "description": "Looks up.", "parameters": {}}}
+CALL = '<tool_call>\n{"name": "look", "arguments": {"word": "pi"}}\n</tool_call>'
+
+
+@pytest.mark.parametrize(
+    ("text", "content", "called"),
+    [
+        (f"I look.\n{CALL}", "I look.", True),
+        ('{"name": "look", "parameters": {"word": "pi"}}', None, True),
+        ('{"name": "other", "arguments": {}}', '{"name": "other", "arguments": {}}', False),
+        ("It is 3.14.", "It is 3.14.", False),
+    ],
+)
+def test_calls_of_offered_tools_are_told_apart_whole_and_streamed(faked, text, content, called):
+    caller = faked([said(text[:9])], [said(text, "stop")])
+    (choice,) = post(caller, tools=[LOOK]).json()["choices"]
+    (*_, told, ended) = [chunk["choices"][0] for chunk in events(post(caller, tools=[LOOK], stream=True))[0]]
+    for message, finish in ((choice["message"], choice["finish_reason"]), (told["delta"], ended["finish_reason"])):
+        assert (message["content"], finish) == (content, "tool_calls" if called else "stop")
+        functions = [call["function"] for call in message.get("tool_calls", ())]
+        assert functions == ([{"name": "look", "arguments": '{"word": "pi"}'}] if called else [])
+    assert post(caller).json()["choices"][0]["message"]["content"] == text, "where none is offered it is text"
+
+
 def events(answer):
     """(chunks, comments) of a stream that ends as it should."""
     parts = [part for part in answer.text.split("\n\n") if part]
