@@ -285,7 +285,7 @@ class AdapterLibrary:
             notes = [*notes, *keep_config(source, base), *([f"left where it was: {listed(left)}"] if left else [])]
             check_folder(source, base)
             if base is not None and (place := base.folder) is not None:
-                check_vocabulary(source, lambda: vocabulary_of(place))
+                notes += check_vocabulary(source, lambda: vocabulary_of(place))
             record, config, now_s = read_run(source), read_json(source / CONFIG), self._clock()
             run = cards.sanitised(record, config, name=name, owner=owner, now_s=now_s)
             write_json(source / RECORD, run | ({cards.NOTES: notes} if notes else {}))

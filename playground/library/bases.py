@@ -317,7 +317,8 @@ class BaseShapes(BaseLayout):
 
 def is_own(folder: Path, module: str, file: Path, name: str) -> bool:
     """Whether tensor ``name`` of a safetensors file is the weight of ``module`` of the base in ``folder``, number for
-    number, in the precision of either. A head that the base does not hold is its embeddings."""
+    number, in the precision of either. A head that the base does not hold is its embeddings. Rows past the base's are
+    left out: of padding, to a size that a processor likes."""
     from safetensors import safe_open
 
     found: dict[str, Path] = {}
@@ -329,6 +330,7 @@ def is_own(folder: Path, module: str, file: Path, name: str) -> bool:
         return False
     with safe_open(found[key], framework="pt") as held, safe_open(file, framework="pt") as copied:
         ours, theirs = held.get_tensor(key), copied.get_tensor(name)
+    theirs = theirs[: ours.shape[0]]
     same = ours.shape == theirs.shape
     return same and bool((ours.to(theirs.dtype) == theirs).all() or (theirs.to(ours.dtype) == ours).all())
 

@@ -246,8 +246,8 @@ def _without_copies(folder: Path, base: BaseLayout | None) -> list[str]:
         return []
     for name, module in copies.items():
         rows, there = ((shape or (0,))[0] for shape in (tensors[name].shape, base.weight(module)))
-        if rows != there or not is_own(place, module, folder / WEIGHTS, name):
-            why = f"{rows} rows, this base has {there}" if rows != there else "they were trained with it"
+        if rows < there or not is_own(place, module, folder / WEIGHTS, name):
+            why = f"{rows} rows, this base has {there}" if rows < there else "they were trained with it"
             said = f"This adapter comes with embeddings or a head of its own ({plain_text(name)}: {why})"
             raise AdapterError(f"{said}, and the base's stay as they are here. Train it without them.")
     left = {name: (name, False) for name in tensors if name not in copies}
@@ -346,22 +346,26 @@ def vocabulary_of(folder: Path) -> dict[str, int] | None:
         found = {str(pair[0]): number for number, pair in enumerate(words) if isinstance(pair, list) and pair}
     else:
         found = _numbers(words)
-    for entry in content.get("added_tokens") or []:
-        if isinstance(entry, dict):
-            found |= _numbers({entry.get("content"): entry.get("id")})
+    added = content.get("added_tokens")
+    for entry in added if isinstance(added, list) else ():
+        if isinstance(entry, dict) and isinstance(entry.get("content"), str):
+            found |= _numbers({entry["content"]: entry.get("id")})
     return found
 
 
-def check_vocabulary(folder: Path, base: Callable[[], Mapping[str, int] | None]) -> None:
-    """Raise AdapterError when a folder holds a tokenizer that is not the base's. base: asked only if there is one."""
+def check_vocabulary(folder: Path, base: Callable[[], Mapping[str, int] | None]) -> list[str]:
+    """Raise AdapterError when a folder holds a tokenizer that is not the base's. One that has a padding token more is
+    taken, and said: no text holds it, and trainers add one. base: asked only where there is a tokenizer."""
     whole, added = (is_plain_file(folder / name) for name in (TOKENIZER, ADDED))
     if not (whole or added) or (known := base()) is None:
-        return
+        return []
     here = (vocabulary_of(folder) or {}) if whole else dict(known)
     here |= _numbers(_read(folder / ADDED)) if added else {}
-    other = next((token for token, number in here.items() if known.get(token) != number), None)
-    if len(here) == len(known) and other is None:
-        return
+    pads = [token for token in here if token not in known and "pad" in token.lower()]
+    other = next((token for token, number in here.items() if known.get(token) != number and token not in pads), None)
+    if len(here) - len(pads) == len(known) and other is None:
+        said = "its tokenizer has a padding token of its own, which no text holds"
+        return [f"{said}: {plain_text(pads[0], 40)}"] if pads else []
     example = f" ({plain_text(other, 40)!r} is number {here[other]} there)" if other is not None else ""
     knows = f"it knows {len(here)} tokens, this base knows {len(known)}{example}."
     mend = "Choose the base that it was trained on, or train it again on this one."

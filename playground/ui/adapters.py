@@ -105,7 +105,7 @@ class AdaptersTab:
 
     def _build_hub(self, *, shared: bool) -> None:
         label = "Or name an adapter of the hub"
-        with gr.Column(elem_classes="folds", visible=not shared), gr.Accordion(label, open=False):
+        with gr.Column(elem_classes="card folds", visible=not shared), gr.Accordion(label, open=False):
             hint = "owner/name, or owner/name@revision"
             self.hub_id = gr.Textbox(label="Adapter", max_lines=1, max_length=200, placeholder=hint)
             with gr.Row(elem_classes="acts"):

@@ -320,6 +320,14 @@ def test_an_adapter_with_another_tokenizer_is_refused_here_and_by_the_library(ma
         library.import_path(more, BaseShapes.from_folder(base))
     assert library.list() == []
     assert library.import_path(same, BaseShapes.from_folder(base)).method == "lora"
+    padded, tokenizer = edited(folders(1), tmp_path / "padded"), models.byte_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "<|PAD_TOKEN|>"})  # as trainers do where a base has none
+    tokenizer.save_pretrained(padded)
+    attach(engine, padded, "padded")
+    assert "a padding token of its own" in library.import_path(padded, BaseShapes.from_folder(base)).notes[-1]
+    for odd in ({"added_tokens": 5}, {"added_tokens": [{"content": ["x"], "id": 1}]}, {"model": {"vocab": [[1], 2]}}):
+        (padded / "tokenizer.json").write_text(json.dumps(odd))
+        turned_away(engine, padded, "another tokenizer")
     content = json.loads((moved / "tokenizer.json").read_text())
     content["model"]["vocab"] = {word: 255 - number for word, number in content["model"]["vocab"].items()}
     (moved / "tokenizer.json").write_text(json.dumps(content))
