@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from playground.errors import InputError
@@ -50,12 +51,15 @@ class Settings:
     session_runs: runs that wait or train at once. session_adapters: adapters kept. keep_hours: how long all of it stays
     after the last visit. session_replies: replies of their verdicts, benches and judgings that wait or are written at
     once. session_tokens: the longest reply. session_steps, session_minutes: of one run, the minutes by its estimate.
+
+    sign_in: a Space of one person's own, where they can sign in to the hub, so that gated bases are fetched as theirs.
     """
 
     home: Path = field(default_factory=lambda: Path.home() / ".prompt-or-tune")
     base: str = DEFAULT_BASE
     budget_bytes: int | None = None
     shared: bool = False
+    sign_in: bool = False
     api_token: str = field(default="", repr=False)
     allowed_hosts: tuple[str, ...] = ()
     upload_mb: int | None = None
@@ -85,6 +89,8 @@ class Settings:
         shared = env.get("PLAYGROUND_SHARED", "").strip()
         if shared not in ("", "0", "1"):
             raise InputError(f"PLAYGROUND_SHARED is {shared!r}; it takes 1 (several people) or 0 (one person).")
+        is_shared = shared == "1" if shared else bool(env.get("SPACE_ID"))
+        by_oauth = bool(env.get("SPACE_ID") and env.get("OAUTH_CLIENT_ID"))  # hf_oauth in README.md's front matter
         home = env.get("PLAYGROUND_HOME", "").strip()
         endpoints = env.get("PLAYGROUND_ENDPOINTS", "").strip()
         limits = {name: value for name, variable in WHOLE.items() if (value := _whole(env, variable))}
@@ -92,7 +98,8 @@ class Settings:
             home=Path(home).expanduser().absolute() if home else Path.home() / ".prompt-or-tune",
             base=env.get("PLAYGROUND_BASE", "").strip() or DEFAULT_BASE,
             budget_bytes=int(float(budget) * 1e9) if budget else None,
-            shared=shared == "1" if shared else bool(env.get("SPACE_ID")),
+            shared=is_shared,
+            sign_in=by_oauth and not is_shared and all(map(find_spec, ("authlib", "itsdangerous"))),
             api_token=env.get("PLAYGROUND_API_TOKEN", ""),
             allowed_hosts=_hosts(env),
             upload_mb=_whole(env, "PLAYGROUND_UPLOAD_MB"),

@@ -78,9 +78,12 @@ def label_of(spec: str) -> str:
     return Path(spec).name if spec.startswith(("/", ".", "~")) else spec
 
 
-def resolve(spec: str, settings: Settings, progress: Progress = no_progress, *, offline: bool = False) -> Base:
+def resolve(
+    spec: str, settings: Settings, progress: Progress = no_progress, *, offline: bool = False, token: str = ""
+) -> Base:
     """Make ``spec`` available on disk and describe it. Of several processes one prepares it, the others wait. offline:
-    use only what is already there. Raises InputError (not a base), BaseUnavailableError (cannot be fetched)."""
+    use only what is already there. token: of the hub, "" = that of the environment. Raises InputError (not a base),
+    BaseUnavailableError (cannot be fetched)."""
     kind = kind_of(spec)
     if kind == "local":
         if settings.shared:
@@ -104,7 +107,7 @@ def resolve(spec: str, settings: Settings, progress: Progress = no_progress, *, 
             from playground.library.fetching import fetch
 
             staging.mkdir(exist_ok=True)
-            fetch(spec, staging, progress)
+            fetch(spec, staging, progress, token)
         try:
             if kind == "default":
                 shutil.rmtree(staging, ignore_errors=True)

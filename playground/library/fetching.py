@@ -180,11 +180,11 @@ class _File:
         return self.name.endswith(".safetensors")
 
 
-def fetch(spec: str, staging: Path, progress: Progress) -> None:
+def fetch(spec: str, staging: Path, progress: Progress, token: str = "") -> None:
     """Bring the base ``owner/name[@revision]`` into ``staging``, which keeps what has arrived when this fails or
-    ``progress`` raises. Raises BaseUnavailableError."""
+    ``progress`` raises. token: as in ``resolve``. Raises BaseUnavailableError."""
     instead = f"or use {DEFAULT_BASE}, or name a local folder: one that was copied from a machine with a network."
-    _fetch(spec, staging, progress, _of_base, instead, lambda: unusable(staging, whole=False))
+    _fetch(spec, staging, progress, _of_base, instead, lambda: unusable(staging, whole=False), token)
 
 
 def fetch_adapter(spec: str, staging: Path, progress: Progress) -> str:
@@ -215,6 +215,7 @@ def _fetch(
     choose: Callable[[Sequence[_File], str], list[_File]],
     instead: str,
     judge: Callable[[], str] = lambda: "",
+    token: str = "",
 ) -> str:
     """The commit that the chosen files of a repository came from. judge: what speaks against the small files, before
     the weights are fetched."""
@@ -222,7 +223,7 @@ def _fetch(
     from huggingface_hub import get_token
 
     repo, _, revision = spec.partition("@")
-    hub, token = os.environ.get("HF_ENDPOINT", "").rstrip("/") or HUB, get_token()
+    hub, token = os.environ.get("HF_ENDPOINT", "").rstrip("/") or HUB, token or get_token() or ""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     progress("fetching", 0, 0)
     try:

@@ -124,8 +124,8 @@ class BaseService:
         """Prepare and load the chosen base in the background; ``state`` says how far it is."""
         self._start(self.spec, busy="")
 
-    def _start(self, spec: str, busy: str) -> None:
-        self._jobs.start(JOB, lambda job: self._prepare(spec, job), "The base", busy=busy, interruptible=False)
+    def _start(self, spec: str, busy: str, token: str = "") -> None:
+        self._jobs.start(JOB, lambda job: self._prepare(spec, job, token), "The base", busy=busy, interruptible=False)
 
     @property
     def fetching(self) -> bool:
@@ -332,28 +332,30 @@ class BaseService:
             return BaseChoice(spec, label_of(spec), "shown once it is fetched", 0, fits=True)
         known, note = offer.known, f"Fetches {offer.known.download_bytes / 1e9:.1f} GB."
         if known.gated:
-            note += " It is gated: accept its terms on the hub, and have HF_TOKEN set to a token of that account."
+            mine = "sign in above" if self._settings.sign_in else "have HF_TOKEN set to a token of that account"
+            note += f" It is gated: accept its terms on the hub, and {mine}."
         size = int(offer.chat_bytes / LOADED_FACTOR)
         reason = f"{offer.reason}." if offer.reason else ""
         return BaseChoice(spec, label_of(spec), known.licence, size, offer.fits, reason, note)
 
-    def choose(self, spec: str) -> None:
-        """Make ``spec`` the base, in the background. Raises InputError when it is none, does not fit, or is shared."""
+    def choose(self, spec: str, token: str = "") -> None:
+        """Make ``spec`` the base, in the background. token: of the hub, to fetch it with, "" = that of the environment.
+        Raises InputError when it is none, does not fit, or is shared."""
         choice = self.inspect(spec)
         if not choice.fits:
             raise InputError(f"{choice.label} {choice.reason}")
-        self._start(choice.spec, busy="A base is being prepared already. Wait until it is there.")
+        self._start(choice.spec, "A base is being prepared already. Wait until it is there.", token)
 
     def fingerprint_check(self) -> Fingerprint:
         """Hash the weights in memory again."""
         return Fingerprint(*self.engine().check_fingerprint())
 
-    def _prepare(self, spec: str, job: Job) -> None:
+    def _prepare(self, spec: str, job: Job, token: str) -> None:
         """Fetch a base, wait for the memory that it needs and load it; ``state`` says how that goes."""
         if self.loaded is not None and spec == self.spec:
             return
         with self._noting(spec):
-            base = self._judged(spec, self._teller(spec, job=job))
+            base = self._judged(spec, self._teller(spec, job=job), token)
             job.report("loading")
             self._say("loading", f"Waiting for memory to load {label_of(spec)}", spec)
             wanted = ((spec, int(self._weight_bytes(base) * LOADED_FACTOR)),)
@@ -391,9 +393,9 @@ class BaseService:
         self._jobs.start(f"fingerprint {id(engine)}", lambda job: _hash(engine), "The fingerprint", interruptible=False)
         return engine
 
-    def _judged(self, spec: str, progress: bases.Progress) -> Base:
+    def _judged(self, spec: str, progress: bases.Progress, token: str = "") -> Base:
         """A base on disk that can be loaded. Raises BaseUnavailableError, also where it cannot."""
-        base = bases.resolve(spec, self._settings, progress)
+        base = bases.resolve(spec, self._settings, progress, token=token)
         if why := unusable(base.path):
             raise BaseUnavailableError(f"{label_of(spec)} {why}")
         return base

@@ -51,6 +51,8 @@ _GET = (
 _POST = ("/gradio_api/queue/join", "/gradio_api/cancel", "/gradio_api/reset", UPLOAD, "/gradio_api/call/{api_name}")
 GRADIO_ROUTES = frozenset({("HEAD", "/"), *(("GET", path) for path in _GET), *(("POST", path) for path in _POST)})
 """The method and path, as Gradio writes it, of every route of Gradio's that is answered."""
+SIGN_IN_ROUTES = frozenset(("GET", path) for path in ("/login/huggingface", "/login/callback", "/logout"))
+"""Beside these where a person signs in to the hub."""
 FRAMING_BYTES = 1 << 20  # what a multipart body may hold besides the files
 UPLOAD_S = 900.0  # how long an upload may take
 HEADERS_BYTES = 32 * 1024
@@ -74,7 +76,8 @@ class Gate:
     ) -> None:
         self._app, self._settings, self._body_s, self._upload_s = app, settings, body_s, upload_s
         self._routes = [(method, OWN, route.path_regex) for route in own for method in sorted(route.methods or ())]
-        self._routes += [(method, path, compile_path(path)[0]) for method, path in sorted(GRADIO_ROUTES)]
+        routes = GRADIO_ROUTES | (SIGN_IN_ROUTES if settings.sign_in else frozenset())
+        self._routes += [(method, path, compile_path(path)[0]) for method, path in sorted(routes)]
         self._folders = [folder.resolve() for folder in (settings.incoming_dir, settings.exports_dir)]
         self._incoming = Incoming(settings.incoming_dir, settings.upload_limit_bytes)
 

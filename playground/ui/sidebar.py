@@ -18,7 +18,7 @@ from playground.storage import ADAPTER, BASE, CHECKPOINTS, PASSING, PROMPTS, RUN
 from playground.ui import html
 from playground.ui.html import FAILURES, card, plural, size
 from playground.ui.runs import PICK_JS
-from playground.ui.wiring import AWAY, Dropdown, Initial, Updates, Visit, hidden_slot, listen, slot, unasked
+from playground.ui.wiring import AWAY, SIGNED, Dropdown, Initial, Updates, Visit, hidden_slot, listen, slot, unasked
 
 _piece = partial(html.piece, "device")
 _header, _device, _now, waiting_html, base_html = map(_piece, ("header", "device", "now", "waiting", "base"))
@@ -49,6 +49,8 @@ class SidebarView:
             self.stop = small("Stop fetching", variant="stop", visible=False)
             alone = not services.settings.shared
             with gr.Accordion("Another base", open=False, elem_classes="picker", visible=alone) as self.fold:
+                if services.settings.sign_in:
+                    gr.LoginButton("Sign in, for gated bases", size="sm", elem_classes="fit")
                 self.known = gr.HTML("", js_on_load=PICK_JS)
                 self.choices = Dropdown([], label="On this machine", filterable=False, interactive=False)
                 self.spec = gr.Textbox(label="Or a hub id, or a local folder", placeholder="owner/name", max_length=300)
@@ -64,7 +66,7 @@ def wire(services: Services, view: SidebarView, page: gr.Blocks) -> None:
     looked(view.choices.input, inspect, view.spec, spec=view.choices)
     looked([view.inspect.click, view.spec.submit], inspect, view.spec)
     looked(view.known.pick, look, [view.found, view.choose, view.spec])
-    looked(view.choose.click, choose)
+    looked(view.choose.click, choose, token=SIGNED)
     on(view.stop.click, stop, view.stop)
     on(view.fold.expand, known, view.known)
     unasked(services, view, page.load, choices, view.choices)
@@ -120,8 +122,9 @@ def stop(visit: Visit, view: SidebarView) -> Updates:
     return {view.stop: AWAY}
 
 
-def choose(visit: Visit, view: SidebarView, *, spec: str) -> Updates:
-    visit.services.bases.choose(spec.strip())
+def choose(visit: Visit, view: SidebarView, *, spec: str, token: str) -> Updates:
+    """token: of the hub, of who signed in."""
+    visit.services.bases.choose(spec.strip(), token)
     loads = html.good("It loads in the background; the old base answers until then.")
     return {view.choose: AWAY, view.found: slot(loads)}
 

@@ -227,6 +227,11 @@ PICKED = object()
 """As an input: the id that a click inside an HTML widget carries, a text that the handler must not trust."""
 
 
+SIGNED = object()
+"""As an input of a handler that takes no PICKED: the hub token of who signed in on their own Space, "" = nobody. It is
+for the hub alone: not to be kept, shown or handed on."""
+
+
 @dataclass(frozen=True)
 class _Listener:
     """What one listener calls, and what it writes; the fields are those of ``listen``."""
@@ -270,11 +275,16 @@ class _Listener:
         def call_picked(request: gr.Request, event: gr.EventData, *values: Any) -> Value:
             return next(self.answers(request, str(getattr(event, "id", "")), values))
 
+        def call_signed(request: gr.Request, token: gr.OAuthToken | None, *values: Any) -> Value:
+            return next(self.answers(request, token.token if token is not None else "", values))
+
         def call_stream(request: gr.Request, *values: Any) -> Iterator[Value]:
             yield from self.answers(request, "", values)
 
         streams = inspect.isgeneratorfunction(getattr(self.handler, "func", self.handler))
         wired: Handler = call_stream if streams else call_picked if PICKED in self.inputs.values() else call
+        if SIGNED in self.inputs.values() and self.services.settings.sign_in:
+            wired = call_signed
         wired.__name__ = _name(self.handler)
         return wired
 
@@ -360,7 +370,7 @@ def _leaves(given: Any) -> Iterator[Block]:
     if isinstance(given, Mapping | list | tuple):
         for one in given.values() if isinstance(given, Mapping) else given:
             yield from _leaves(one)
-    elif given is not PICKED:
+    elif given not in (PICKED, SIGNED):
         yield given
 
 
@@ -370,7 +380,7 @@ def _filled(given: Any, values: Iterator[Any], picked: str) -> Any:
         return {name: _filled(one, values, picked) for name, one in given.items()}
     if isinstance(given, list | tuple):
         return tuple(_filled(one, values, picked) for one in given)
-    return picked if given is PICKED else next(values)
+    return picked if given in (PICKED, SIGNED) else next(values)
 
 
 def _sequence(one_or_more: Any) -> list[Any]:

@@ -103,6 +103,7 @@ def test_every_route_of_gradio_is_allowed_or_refused_on_purpose(gated):
     assert not found - gate.GRADIO_ROUTES - REFUSED, "new in this Gradio: does the page need them?"
     assert not gate.GRADIO_ROUTES - found, "no longer in this Gradio"
     assert not gate.GRADIO_ROUTES & REFUSED
+    assert [caller(app).get(path).status_code for _, path in gate.SIGN_IN_ROUTES] == [404] * 3, "nobody signs in here"
     for method, path in sorted(REFUSED - {TWIN}):
         concrete = re.sub(r"{(path|path_or_url|url_path):path}|{size}|{component_id}", "1", path)
         answer = caller(app).request(method, re.sub("[{}]", "", concrete))

@@ -236,6 +236,10 @@ def test_a_base_comes_from_the_hub_small_files_first_and_goes_on_where_it_was_st
     assert (base.fingerprint, bases.unfinished(settings)) == (file_fingerprint(tiny_base), [])
     assert max(told)[2] == whole
     assert resolve("owner/name", settings, offline=True) == base
+    hers, before = replace(settings, home=tmp_path / "hers"), len(server.asked)
+    resolve("owner/name", hers, token="hf_hers")
+    assert {key for _, key, _ in server.asked[before:]} == {"Bearer hf_hers"}, "of who signed in, not the app's"
+    assert not [file for file in hers.home.rglob("*") if file.is_file() and b"hf_hers" in file.read_bytes()]
 
 
 def test_what_the_hub_has_and_cannot_be_a_base_is_said_in_a_sentence(hub, tmp_path, tiny_base):

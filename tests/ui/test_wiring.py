@@ -3,6 +3,8 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from operator import attrgetter
 from types import SimpleNamespace
@@ -10,10 +12,12 @@ from typing import Any
 
 import gradio as gr
 import pytest
+from gradio.helpers import special_args
 
 from playground.errors import InputError
 from playground.services import build_services
 from playground.settings import Settings
+from playground.ui import sidebar
 from playground.ui.page import build_page, launch_options
 from playground.ui.train import Offers
 from playground.ui.wiring import AS_HTML, PICKED, SETTABLE, Choices, Drawn, Initial, Page, Updates, Visit, slot
@@ -52,6 +56,21 @@ def greet(visit: Visit, tab: Tab, *, name: str, sides: tuple[float, ...], said: 
     if not name:
         raise InputError(f"No name {EVIL}")
     return {tab.said: f"{said}{name} {sides} {visit.session}", tab.count: sum(sides)}
+
+
+@pytest.mark.parametrize("signs_in", [False, True])
+def test_who_signed_in_on_their_own_space_fetches_by_their_own_token(services, signs_in):
+    services.settings, chosen = replace(services.settings, sign_in=signs_in), []
+    services.bases.choose = lambda *asked: chosen.append(asked)
+    with suppress(ImportError, ValueError), gr.Blocks() as page:  # only a Space has what Gradio then looks for
+        view = sidebar.SidebarView(services)
+        sidebar.wire(services, view, page)
+    assert any(isinstance(block, gr.LoginButton) for block in page.blocks.values()) == signs_in
+    choose = next(one.fn for one in page.fns.values() if one.fn is not None and one.fn.__name__ == "choose")
+    for hers in (gr.OAuthToken("hf_hers", "read-repos", 9e9), None):
+        inputs, *_ = special_args(choose, ["owner/gated"], gr.Request(), token=hers)
+        assert "hf_hers" not in str(choose(*inputs))
+    assert chosen == [("owner/gated", "hf_hers" if signs_in else ""), ("owner/gated", "")]
 
 
 def test_a_handler_gets_its_values_by_name_and_answers_by_widget(services, tab, listen):
