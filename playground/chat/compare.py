@@ -13,10 +13,10 @@ from typing import Any
 
 from playground.chat.batching import Asked, Batches, Written, prompt_of
 from playground.data.example import Example, Message, question_of
+from playground.data.markup import TOOLS
 from playground.data.render import encode, thinking, with_passages
 from playground.data.retrieval import Documents
 from playground.data.split import part
-from playground.data.tools import TOOLS
 from playground.engine.request import Sampling, stamp_hash
 from playground.errors import InputError, PlaygroundError
 from playground.evaluation.checks import parse_check

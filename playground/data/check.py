@@ -38,7 +38,7 @@ from playground.data.example import (
 )
 from playground.data.files import MEBI, READING, Part, Paths, no_usable_rows, opened, read_parts
 from playground.data.layouts import Usage, options_text, source_text
-from playground.data.markup import is_marked, picture_in, read_markup, without_end
+from playground.data.markup import TOOL, TOOLS, is_marked, picture_in, read_markup, uses_tools, without_end
 from playground.data.records import (
     AS_FOUND,
     OnProgress,
@@ -47,7 +47,7 @@ from playground.data.records import (
     reading_of,
 )
 from playground.data.split import Repeats
-from playground.data.tools import OPEN, TOOL, TOOLS, uses_tools
+from playground.data.tools import OPEN
 from playground.errors import InputError
 
 Record = Mapping[str, Any]

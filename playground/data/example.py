@@ -14,20 +14,17 @@ from decimal import Decimal
 from itertools import pairwise, takewhile
 from typing import Any, ClassVar, NamedTuple
 
-from playground.data.markup import TAGS, joined, parted, read_markup, without_end
+from playground.data.markup import TAGS, TOOL, TOOLS, joined, parted, read_markup, uses_tools, without_end
 from playground.data.tools import (
     CALL_ROLES,
     OPEN,
-    TOOL,
     TOOL_ROLES,
-    TOOLS,
     Call,
     call_of,
     fitted,
     results_in,
     tagged_calls,
     tools_of,
-    uses_tools,
     whole_calls,
     with_calls,
 )

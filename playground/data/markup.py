@@ -1,11 +1,14 @@
 """Marks inside a text: a chat template's (ChatML, Llama, Gemma, ``### Instruction``) -> the turns they mark; and the
-tags around what a thinking model writes before its answer, for replies and for data."""
+tags around what a thinking model writes before its answer, for replies and for data. And the roles of tools' turns."""
 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
+TOOLS, TOOL = "tools", "tool"
+"""Roles of turns: what may be called (JSON, the first turn of a chat with tools), and what a call gave back."""
 _SPEAKERS = {"human": "user", "instruction": "user", "question": "user", "input": "user", "model": "assistant"}
 _SPEAKERS |= {"response": "assistant", "answer": "assistant", "bot": "assistant", "gpt": "assistant"}
 _SPEAKERS |= {role: role for role in ("system", "user", "assistant")}
@@ -159,3 +162,17 @@ def _of_channels(text: str, done: bool) -> Parted:
 def joined(thought: str, answer: str, tags: Tags = TAGS) -> str:
     """The other way round, as most families write it; the answer alone without a thought."""
     return f"{tags.begin}\n{thought}\n{tags.end}\n\n{answer}" if thought else answer
+
+
+class Turn(Protocol):
+    """A turn of a chat, as ``Message`` is one."""
+
+    @property
+    def role(self) -> str: ...
+
+    @property
+    def content(self) -> str: ...
+
+
+def uses_tools(messages: Sequence[Turn]) -> bool:
+    return any(turn.role in (TOOLS, TOOL) for turn in messages)

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from jinja2 import TemplateError
 
 from playground.data.example import HALF_CHARACTER, Example, Judged, Message, Passage, Preference, Row, variants
-from playground.data.markup import CHANNELS, FAMILIES, TAGS, Tags, joined
-from playground.data.tools import OPEN, TOOLS, WHO_CAN, LaidOut, ToolSupport, laid_out, tool_support, uses_tools
+from playground.data.markup import CHANNELS, FAMILIES, TAGS, TOOLS, Tags, joined, uses_tools
+from playground.data.tools import OPEN, WHO_CAN, LaidOut, ToolSupport, laid_out, tool_support
 from playground.errors import InputError
 
 PLAIN_TEMPLATE = (

@@ -13,9 +13,8 @@ from playground.data.check import prompt_of
 from playground.data.columns import detect
 from playground.data.example import Example, Message, Unusable, is_turn, plain_text, turn_text
 from playground.data.files import read_records
-from playground.data.markup import parted
+from playground.data.markup import TOOL, TOOLS, parted
 from playground.data.records import Records
-from playground.data.tools import TOOL, TOOLS
 from playground.errors import InputError
 
 REPLIES = ("reply", "response", "model_output", "prediction")

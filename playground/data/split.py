@@ -18,7 +18,7 @@ from zlib import crc32
 import numpy as np
 
 from playground.data.example import Example, Judged, Passage, Preference, Row, RowWarning, texts_of
-from playground.data.tools import TOOLS
+from playground.data.markup import TOOLS
 from playground.errors import InputError
 
 R = TypeVar("R", bound=Row)

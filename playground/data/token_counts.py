@@ -15,6 +15,7 @@ import numpy as np
 
 from playground.data.example import BadRow, Checked, Example, Passage, Row, RowWarning, variants
 from playground.data.files import no_usable_rows
+from playground.data.markup import uses_tools
 from playground.data.records import OnProgress, Progress
 from playground.data.render import (
     LAST,
@@ -25,7 +26,6 @@ from playground.data.render import (
     render_many,
     tools_of_base,
 )
-from playground.data.tools import uses_tools
 from playground.errors import InputError
 
 _SHUFFLES = 10

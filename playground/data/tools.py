@@ -10,10 +10,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-TOOLS, TOOL = "tools", "tool"
-"""Roles of turns: what may be called (JSON, the first turn of a chat with tools), and what a call gave back."""
+from playground.data.markup import TOOL, TOOLS, Turn
+
 TOOL_ROLES = frozenset({"tool", "function", "ipython", "tool_response", "observation"})
 CALL_ROLES = frozenset({"function_call", "tool_call"})
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
@@ -29,16 +29,6 @@ _SCHEMA = ("parameters", "input_schema", "inputSchema", "args_schema")
 _DESCRIBED = frozenset({*_SCHEMA, "description"})
 WHO_CAN = "Qwen2.5, Qwen3, SmolLM3, Llama 3.2 and Mistral"
 """Bases of the catalogue whose template writes tools."""
-
-
-class Turn(Protocol):
-    """A turn of a chat, as ``Message`` is one."""
-
-    @property
-    def role(self) -> str: ...
-
-    @property
-    def content(self) -> str: ...
 
 
 class Call(NamedTuple):
@@ -274,10 +264,6 @@ def fitted(calls: Sequence[Call], tools: Sequence[Mapping[str, Any]]) -> list[Ca
             raise ValueError(f"calls {call.name[:40]} without {', '.join(map(str, missing))[:80]}, which it must have")
         made.append(Call(call.name, given))
     return made
-
-
-def uses_tools(messages: Sequence[Turn]) -> bool:
-    return any(turn.role in (TOOLS, TOOL) for turn in messages)
 
 
 def tool_names(messages: Sequence[Turn]) -> frozenset[str]:

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from playground.data.example import Message
-from playground.data.markup import parted
-from playground.data.tools import TEXT, call_of, laid_out, uses_tools, with_calls
+from playground.data.markup import parted, uses_tools
+from playground.data.tools import TEXT, call_of, laid_out, with_calls
 from playground.engine.request import RowState, Sampling
 from playground.errors import EndpointError
 from playground.evaluation.form import REGEX, schema_of

@@ -12,11 +12,11 @@ from typing import NamedTuple
 from playground.chat.batching import Asked, Batches, Written, prompt_of
 from playground.chat.compare import Side, conversation, form_like, passages_for, picked_rows
 from playground.data.example import Example, Message, question_of
+from playground.data.markup import TOOLS
 from playground.data.records import beside
 from playground.data.render import encode, thinking
 from playground.data.retrieval import Documents
 from playground.data.split import BY_CHANCE, part
-from playground.data.tools import TOOLS
 from playground.engine.request import Sampling
 from playground.errors import EndpointError, InputError, OutOfMemoryError, PlaygroundError
 from playground.evaluation.forgetting import REFUSALS_REPLY_TOKENS as REPLY_TOKENS

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 from playground.chat.compare import Side, side_as_json, side_from
 from playground.data.example import Example
+from playground.data.markup import uses_tools
 from playground.data.records import beside
 from playground.data.render import encode
 from playground.data.split import BY_CHANCE, SplitBy, overlaps, part, unseen
-from playground.data.tools import OPEN, uses_tools
+from playground.data.tools import OPEN
 from playground.engine.request import Sampling
 from playground.errors import InputError, PlaygroundError
 from playground.evaluation.checks import Check, parse_check, parse_checks, schema_file
