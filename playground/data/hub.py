@@ -201,7 +201,8 @@ def _opened(dataset: DatasetId, commit: str, cache: str) -> tuple[Any, str, tupl
         there = ", ".join(map(str, splits))
         raise InputError(f"{dataset.name} has no split {chosen!r}. There are: {there}. Write {dataset.name}@SPLIT.")
     said = (builder.info.splits or {}).get(chosen)
-    return splits[chosen].decode(False), chosen, tuple(map(str, splits)), said.num_examples if said else 0
+    stream = splits[chosen].decode(False) if splits[chosen].features else splits[chosen]
+    return stream, chosen, tuple(map(str, splits)), said.num_examples if said else 0
 
 
 def _plain(value: Any, feature: Any) -> Any:

@@ -19,7 +19,7 @@ from playground.data.records import Limits
 from playground.errors import InputError
 from playground.settings import PASSED, PROJECT_ROOT
 
-_BYTES, _S, _BYTES_A_S = 1 << 29, 120, 500_000
+_BYTES, _S, _BYTES_A_S = 1 << 29, 30, 100_000
 _ENVIRONMENT = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1")
 _ENVIRONMENT |= {"MALLOC_ARENA_MAX": "2", "ARROW_DEFAULT_MEMORY_POOL": "system"}
 """Address space that a core more would reserve is nothing that the file takes, and the limit counts it."""
@@ -47,7 +47,7 @@ def read_limited(reader: Reader, path: Path, limits: Limits, *more: str) -> Iter
             late.set()
             child.kill()
 
-        timer = threading.Timer(2 * seconds, end)
+        timer = threading.Timer(4 * seconds, end)
         timer.start()
         try:
             assert child.stdout is not None
@@ -62,7 +62,7 @@ def read_limited(reader: Reader, path: Path, limits: Limits, *more: str) -> Iter
             timer.cancel()
             child.kill()
     if late.is_set():
-        raise InputError(f"{limits.name} took longer than {2 * seconds} s to unpack. {_FIX}")
+        raise InputError(f"{limits.name} took longer than {4 * seconds} s to unpack. {_FIX}")
     what = f"{limits.name} needs more than {memory / 2**30:.1f} GB of memory, or {seconds} s, to unpack"
     raise InputError(f"{what}. {_FIX}")
 

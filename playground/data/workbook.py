@@ -20,13 +20,15 @@ from typing import Any
 from playground.data.column_profile import listed
 from playground.data.layouts import flat_rows
 from playground.data.limited import read_limited
-from playground.data.records import Limits, Numbered, OnProgress, Records, stream
+from playground.data.records import LONGEST_LINE, Limits, Numbered, OnProgress, Records, stream
 from playground.data.text_formats import build_table
 from playground.errors import InputError
 
 _BATCH_BYTES = 16 << 20  # decoded bytes of a Parquet file that become Python values at a time
 _ROW_BYTES = 4 << 20
 """Of a sheet's XML: openpyxl holds a row whole, 80 times as large where its cells are empty."""
+_STYLE_BYTES = 8 << 20
+"""Of a workbook's styles, all of which openpyxl reads: two seconds for each of these megabytes."""
 _NO_ARCHIVE = (zipfile.BadZipFile, zlib.error, struct.error)
 _VALUE_BYTES = 200  # what a Python value takes besides, about
 
@@ -63,12 +65,14 @@ def parse_xlsx(path: Path, limits: Limits, wanted: str = "") -> Records:
 
 
 def _chosen(book: Any, wanted: str) -> list[Any]:
-    """The sheets to go through."""
+    """The sheets to go through. Raises InputError for too many."""
+    if (count := len(book.worksheets)) > _SHEETS:
+        raise InputError(f"The workbook has {count:,} sheets; at most {_SHEETS} are read. Keep the one with the rows.")
     return [one for one in book.worksheets if not wanted or one.title.strip().casefold() == wanted.strip().casefold()]
 
 
-_LOOKED_AT = 50
-"""First rows of another sheet, which tell whether it holds anything."""
+_SHEETS, _LOOKED_AT = 500, 50
+"""Sheets of a workbook, at most; first rows of another sheet, which tell whether it holds anything."""
 _NAMES = "Give every column that holds something a name in the first row."
 
 
@@ -93,6 +97,8 @@ def _check_archive(path: Path, limits: Limits) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             limits.check_unpacked(sum(entry.file_size for entry in archive.infolist()))
+            if any(one.filename == "xl/styles.xml" and one.file_size > _STYLE_BYTES for one in archive.infolist()):
+                raise InputError(f"{path.name} holds more styles than a table needs. Save it again, or as CSV.")
             damaged = archive.testzip()
     except (*_NO_ARCHIVE, OSError, EOFError, ValueError, RuntimeError):  # RuntimeError: encrypted, or not implemented
         what = f"{path.name} is no Excel workbook (.xlsx), or has a password"
@@ -225,7 +231,7 @@ def _label_names(path: Path) -> dict[str, list[str]]:
         held = json.loads((pyarrow.parquet.read_schema(path).metadata or {})[b"huggingface"])
         features = {name: feature.get("feature", feature) for name, feature in held["info"]["features"].items()}
         return {name: feature["names"] for name, feature in features.items() if feature.get("_type") == "ClassLabel"}
-    except (KeyError, ValueError, TypeError, AttributeError):
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
 
 
@@ -250,6 +256,9 @@ def _rows(sheet: Any, limits: Limits) -> Iterator[list[object]]:
         while width and row[width - 1] in (None, ""):
             width -= 1
         cells += len(row)
+        if any(isinstance(cell, str) and len(cell) > LONGEST_LINE for cell in row[:width]):
+            what = f"row {number + 1:,} of the sheet has a cell of more than {LONGEST_LINE:,} characters"
+            raise InputError(f"{limits.name}: {what}. Shorten it.")
         limits.check_columns(width)
         limits.check("cells", cells)
         limits.check("rows", number)

@@ -87,6 +87,9 @@ def test_a_folder_is_read_by_split_with_labels_by_name(folder, tmp_path):
     refused("from 1 to", written, "owner/set", tmp_path, first=0)
     refused("more than the size limit", written, "owner/set", tmp_path, 1000)
     refused("There are: train, test", written, "owner/set@dev", tmp_path)
+    (tmp_path / "plain" / "data").mkdir(parents=True)  # whose features nobody wrote down
+    put(tmp_path / "plain" / "data", "train.csv", "prompt,completion\nq,a\n")
+    assert written("plain@train", tmp_path) == [{"prompt": "q", "completion": "a"}]
     put(folder, "rows.csv", "prompt,completion\nq,a\n")
     assert parse_dataset("owner/set") is None  # a folder of files, as ever
 

@@ -40,8 +40,8 @@ for path in sys.argv[2:]:
 """
 
 
-def sheet(rows):
-    """A workbook whose one sheet holds this XML."""
+def sheet(rows, part="xl/worksheets/sheet1.xml"):
+    """A workbook whose one sheet holds this XML; or another part of it that is given whole."""
     held = io.BytesIO()
     with (
         zipfile.ZipFile(io.BytesIO(book(["prompt", "completion"], ["a", "b"]))) as plain,
@@ -49,9 +49,9 @@ def sheet(rows):
     ):
         for entry in plain.infolist():
             content = plain.read(entry)
-            if entry.filename == "xl/worksheets/sheet1.xml":
-                head, _, _ = content.decode().partition("<sheetData>")
-                content = f"{head}<sheetData>{rows}</sheetData></worksheet>".encode()
+            if entry.filename == part:
+                head, found, _ = content.decode().partition("<sheetData>")
+                content = f"{head}<sheetData>{rows}</sheetData></worksheet>".encode() if found else rows.encode()
             out.writestr(entry.filename, content)
     return held.getvalue()
 
@@ -96,6 +96,12 @@ def crossed():
     return json.dumps({"a": dict.fromkeys(map(str, range(90_000)), 1)} | {f"c{n}": {"0": 1} for n in range(900)})
 
 
+PARTS = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+STYLES = f'<styleSheet xmlns="{PARTS}"><cellXfs>{"<xf/>" * 2_000_000}</cellXfs></styleSheet>'
+SHEETS = (
+    f'<workbook xmlns="{PARTS}" xmlns:r="http://schemas.openxmlformats.org/officeDocument/2006/relationships"><sheets>'
+)
+SHEETS += "".join(f'<sheet name="s{n}" sheetId="{n + 1}" r:id="rId1"/>' for n in range(600)) + "</sheets></workbook>"
 LAUGHS = "<!DOCTYPE w [" + '<!ENTITY a "ha">'
 LAUGHS += "".join(f'<!ENTITY {b} "{f"&{a};" * 10}">' for a, b in zip("abcdefghi", "bcdefghij", strict=True)) + "]>"
 OUTSIDE = '<!DOCTYPE w [<!ENTITY a SYSTEM "file:///etc/passwd">]>'
@@ -104,6 +110,12 @@ BOMBS = {
     "far.xlsx": (far_row, "rows, the most that are read"),
     "wide.xlsx": (last_column, "16,384 columns; at most 1000"),
     "row.xlsx": (lambda: sheet('<row r="1">' + "<c/>" * 2_000_000 + "</row>"), "to unpack"),
+    "styles.xlsx": (lambda: sheet(STYLES, "xl/styles.xml"), "more styles than a table needs"),
+    "sheets.xlsx": (lambda: sheet(SHEETS, "xl/workbook.xml"), "has 600 sheets; at most 500"),
+    "cell.xlsx": (
+        lambda: sheet(f'<row r="1">{cell("A1", "x" * 17_000_000)}</row>'),
+        "row 1 of the sheet has a cell of more",
+    ),
     "dictionary.parquet": (lambda: repeated(2, 2_000_000, store_schema=False), "to unpack"),
     "coded.parquet": (lambda: repeated(40, 500_000, store_schema=True), "to unpack"),
     "nested.parquet": (nested_parquet, CELLS),

@@ -5,6 +5,8 @@ import json
 import time
 
 import openpyxl
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from playground.data.example import Unusable
@@ -64,6 +66,9 @@ def test_parquet(tmp_path):
     turns = [[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]]
     chat = put(tmp_path, "chat.parquet", parquet(messages=turns))
     assert [*read_records(chat, LIMIT).rows] == [(1, {"messages": turns[0]})]
+    deep = pyarrow.table({"label": [0]}).replace_schema_metadata({"huggingface": "[" * 100_000})
+    pyarrow.parquet.write_table(deep, tmp_path / "deep.parquet")  # names of labels that nest too deep are none
+    assert [*read_records(tmp_path / "deep.parquet", LIMIT).rows] == [(1, {"label": 0})]
     null = put(tmp_path, "null.parquet", parquet(prompt=["a", None], n=[1, None]))
     assert [*read_records(null, LIMIT).rows] == [(1, {"prompt": "a", "n": 1}), (2, {"prompt": "", "n": ""})]
 
