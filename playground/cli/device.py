@@ -170,7 +170,7 @@ def endpoints(settings: Settings, options: Namespace) -> Outcome:
 
 def adapters(settings: Settings, options: Namespace) -> Outcome:
     """List, import, export, blend, push or remove."""
-    services = build_services(settings)
+    services = services_for(settings, getattr(options, "base", None))
     service, found = services.adapters, dict[str, Any]()
     match options.action:
         case "import":

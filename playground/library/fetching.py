@@ -19,7 +19,7 @@ from playground.errors import AdapterError, BaseUnavailableError, InputError
 from playground.library.archive import KNOWN, check_size, left_of, listed, place_of
 from playground.library.bases import BODY_ONLY, BaseShapes
 from playground.library.card import CONFIG
-from playground.library.files import is_pointer, read_json, sha256_of
+from playground.library.files import read_json, refuse_pointer, sha256_of
 from playground.library.safety import what_lacks
 from playground.methods.shapes import EMBEDDINGS, layer_of
 from playground.plain import plain_number, plain_text
@@ -53,9 +53,13 @@ def unusable(folder: Path, *, whole: bool = True) -> str:
 
 @lru_cache(maxsize=64)
 def _unusable(folder: Path, whole: bool, version: tuple[tuple[str, int, int], ...]) -> str:
-    for name in ("config.json", "tokenizer.json"):
-        if (folder / name).is_file() and is_pointer(folder / name):
-            return f"has a pointer in place of its {name}: run git lfs pull in its folder, or fetch it again."
+    for file in (folder / "config.json", folder / "tokenizer.json"):
+        try:
+            refuse_pointer(file)
+        except AdapterError as error:
+            return f"cannot be used: {error}"
+        except OSError:  # whatever it is or is not is said below
+            continue
     try:
         config = read_json((folder / "config.json").resolve())
     except (AdapterError, OSError):

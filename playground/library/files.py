@@ -53,12 +53,25 @@ def _refuse_other_files(path: Path) -> None:
         raise AdapterError(f"{path.name} is missing from {path.parent.name}, or is not a regular file.")
 
 
+_LFS_POINTER = b"version https://git-lfs"
+
+
+def refuse_pointer(path: Path) -> None:
+    """Raise AdapterError for what git leaves of a large file until ``git lfs pull`` (git-lfs, docs/spec.md)."""
+    with path.open("rb") as reading:
+        if reading.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            what = "the weights" if path.suffix == ".safetensors" else "the file"
+            where = f"{path.name} in {path.parent.name} is a pointer, not {what}"
+            raise AdapterError(f"{where}: run git lfs pull in its folder, or download the file itself.")
+
+
 def read_json(path: Path, limit: int = JSON_LIMIT_BYTES) -> dict[str, Any]:
     """The JSON object in a small file. Raises AdapterError when it is no regular file, too large, or no object."""
     _refuse_other_files(path)
     size, where = path.stat().st_size, f"{path.name} in {path.parent.name}"
     if size > limit:
         raise AdapterError(f"{path.name} is {size} bytes long; such a file has at most {limit}.")
+    refuse_pointer(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=refuse_constant)
     except (ValueError, RecursionError, OSError) as error:
@@ -121,7 +134,6 @@ def sync_folder(folder: Path, *, with_files: bool = True) -> None:
 
 HEADER_LIMIT_BYTES, TENSORS_LIMIT = 32 * 1024 * 1024, 200_000
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
-_LFS_POINTER = b"version https://git-lfs"
 
 
 class TensorEntry(NamedTuple):
@@ -133,21 +145,13 @@ class TensorEntry(NamedTuple):
     end: int
 
 
-def is_pointer(path: Path) -> bool:
-    """Whether a file is what git leaves of a large one until ``git lfs pull`` (git-lfs, docs/spec.md)."""
-    with path.open("rb") as reading:
-        return reading.read(len(_LFS_POINTER)) == _LFS_POINTER
-
-
 def read_header(path: Path, most: int = TENSORS_LIMIT) -> dict[str, TensorEntry]:
     """Name -> entry of every tensor. Raises AdapterError when the file is damaged, cut off, or not safetensors, and
     where it has more than ``most``, or a header that is too long for them: the library takes a minute for 300,000."""
     from safetensors import SafetensorError, safe_open
 
     _refuse_other_files(path)
-    if is_pointer(path):
-        where = f"{path.name} in {path.parent.name} is a pointer, not the weights"
-        raise AdapterError(f"{where}: run git lfs pull in its folder, or download the file itself.")
+    refuse_pointer(path)
     with path.open("rb") as reading:
         length = int.from_bytes(reading.read(8), "little")
         try:

@@ -140,12 +140,10 @@ class Answering:
 
     def cards(self, request: VerdictRequest) -> list[AdapterCard | None]:
         """Whose weights answer, by side. Raises NotFoundError, and InputError for what cannot answer."""
-        owner = request.owner
-        found = [self._adapters.model(side.model, owner) if side.is_here else None for side in request.sides]
-        unusable = {row.card.id: row.reason for row in self._adapters.list(owner) if not row.usable}
+        found = [self._adapters.model(side.model, request.owner) if side.is_here else None for side in request.sides]
         for card in found:
-            if card is not None and card.id in unusable:
-                raise InputError(f"{card.name} cannot be a side: {unusable[card.id]}.")
+            if card is not None and (why := self._adapters.unfit(card)):
+                raise InputError(f"{card.name} cannot be a side: {why}.")
         return found
 
     def endpoints(self, request: VerdictRequest) -> list[Endpoint | None]:

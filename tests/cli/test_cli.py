@@ -66,7 +66,7 @@ def test_another_base_is_a_side_of_a_comparison_and_of_a_verdict(done, rows_file
 
 
 @pytest.mark.usefixtures("forks")
-def test_train_list_compare_export_import_remove(call, done, rows_file, tmp_path):
+def test_train_list_compare_export_import_remove(call, done, rows_file, tmp_path, qwen):
     words = ("--steps", 4, "--batch-size", 4, "--name", "First one", "--rank", 2)
     code, trained, progress = call("train", rows_file, *words)
     assert code == 0, trained
@@ -92,7 +92,11 @@ def test_train_list_compare_export_import_remove(call, done, rows_file, tmp_path
 
     done("adapters", "export", "first_one", tmp_path / "out")
     done("adapters", "remove", "first_one")
+    code, refused, _ = call("adapters", "import", tmp_path / "out", "--base", qwen)
+    assert (code, "trained on another base" in refused["error"]) == (2, True)
     (imported,) = done("adapters", "import", tmp_path / "out")["adapters"]
+    code, offline, _ = call("adapters", "import", "owner/name")
+    assert (code, offline["error"].count(". ")) == (1, 1), "a sentence, and what to do"
     assert imported in done("adapters")["adapters"]
     assert imported["rank"] == 2
 

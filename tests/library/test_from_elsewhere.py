@@ -196,6 +196,7 @@ HOSTILE = {  # why it is refused -> what the config's text becomes
     "not readable JSON .*4300 digits": lambda text: text.replace('"r": 4', f'"r": 1{"0" * 5000}'),
     "not readable JSON .*invalid start byte": lambda text: b"\x80\x04\x95" + text.encode(),
     "not readable JSON .*can't decode": lambda text: text.encode("utf-16"),
+    "adapter_config.json in a is a pointer, not the file": lambda text: "version https://git-lfs.github.com/spec/v1",
     "not readable JSON .*NaN": lambda text: text.replace("8", "NaN"),
     "rank 4 in layer .* its config says 8": lambda text: text[:-1] + ', "r": 8}',
     "target_modules does not match": lambda text: text.replace('"down_proj"', '"k_proj"'),

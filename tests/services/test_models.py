@@ -342,7 +342,7 @@ EMBEDDINGS = "model.embed_tokens.weight"
 CHANGES = {
     "has a damaged config.json": file_with("config.json", "{"),
     "has a damaged config.json, or none": file_with("config.json", "[]"),
-    "a pointer in place of its config.json": file_with("config.json", POINTER),
+    "config.json in other is a pointer, not the file": file_with("config.json", POINTER),
     r"cannot be used \(ZeroDivisionError": config_with(num_attention_heads=0),
     "cannot be used .*expected int, got str": config_with(vocab_size="many"),
     "is a BertForMaskedLM": config_with(model_type="bert", architectures=["BertForMaskedLM"]),
@@ -350,7 +350,7 @@ CHANGES = {
     "program code of its own": config_with(model_type=["x"], architectures=None, auto_map={"AutoModel": "x.py"}),
     "has no tokenizer": lambda folder: [file.unlink() for file in folder.glob("tokenizer*")],
     "has a damaged tokenizer.json": file_with("tokenizer.json", "{}"),
-    "a pointer in place of its tokenizer.json": file_with("tokenizer.json", POINTER),
+    "tokenizer.json in other is a pointer": file_with("tokenizer.json", POINTER),
     "a tokenizer that cannot be read": file_with("tokenizer_config.json", "{"),
     "cannot be asked anything.*is unsafe": file_with("chat_template.jinja", "{{ ''.__class__.__mro__ }}"),
     "its chat template leaves the question out": file_with("chat_template.jinja", "{{ ''.__class__ }}"),
