@@ -347,9 +347,12 @@ def _found(
     )
     kind = rows.reading(checked.mapping).lower() if checked.mapping else checked.format
     guessed = checked.confidence < rows.SURE
-    warned = any(one.warning for one in checked.unused)
-    warned = warned or (len(checked.sheets) > 1 and "sheet" not in source.reading)
-    columns, mapped = rows.show_columns(tab, checked.columns, source, checked.confidence, checked.why, warned=warned)
+    unread = len(checked.sheets) > 1 and "sheet" not in source.reading
+    look = {
+        "warned": unread or any(one.warning for one in checked.unused),
+        "holds_test": "test" in checked.held.values(),
+    }
+    columns, mapped = rows.show_columns(tab, checked.columns, source, checked.confidence, checked.why, **look)
     mapped |= rows.show_reading(tab, source, checked)
     report, emptied = rows.show_report(tab, checked, tokens, source.leave_out)
     drawn: Drawn = {

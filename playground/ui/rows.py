@@ -167,11 +167,18 @@ def offers(unused: Sequence[Unused]) -> tuple[tuple[str, str], ...]:
 
 
 def show_columns(
-    tab: Card, columns: Sequence[str], source: Source, confidence: float, why: str, *, warned: bool = False
+    tab: Card,
+    columns: Sequence[str],
+    source: Source,
+    confidence: float,
+    why: str,
+    *,
+    warned: bool = False,
+    holds_test: bool = False,
 ) -> tuple[Drawn, Updates]:
     """The Columns fold, and what is chosen in it; away without columns, open where the guess should be checked.
 
-    warned: something that seems to belong to the examples is in none."""
+    warned: something that seems to belong to the examples is in none. holds_test: the file has its own test rows."""
     if not columns:
         return {tab.columns: AWAY}, {}
     mapping = source.mapping or {}
@@ -189,7 +196,9 @@ def show_columns(
     filled |= dict.fromkeys(tab.roles, AWAY)
     ways = [(said.format(column), f"{kind}:{column}") for column in columns for kind, said in _WAYS.items()]
     chosen_way = next((f"{kind}:{column}" for kind, column in source.by._asdict().items() if column), "")
-    filled[tab.held_by] = gr.update(choices=[("Drawn by chance", ""), *ways], value=chosen_way)
+    filled[tab.held_by] = gr.update(
+        choices=[("The file's own test rows" if holds_test else "Drawn by chance", ""), *ways], value=chosen_way
+    )
     for role, dropdown in zip(source.roles, tab.roles, strict=False):
         none = [] if role in needs else [("none", "")]
         choices = [*none, *((column, column) for column in columns)]
@@ -214,7 +223,7 @@ def show_reading(tab: Card, source: Source, there: Checked | Records | None) -> 
     if there is None:
         return dict.fromkeys(tab.reading.values(), AWAY)
     said = {name: source.reading.get(name, "") for name in tab.reading}
-    looks = f"As it looks: {there.encoding}" if there.encoding and not said["encoding"] else "As it looks"
+    looks = f"Found: {there.encoding}" if there.encoding and not said["encoding"] else "As found"
     codecs = [(f"{codec} ({letters})", codec) for codec, letters in ENCODINGS.items()]
     splits = [*there.splits]
     choices = {"encoding": [(looks, ""), *codecs], "sheet": [(sheet, sheet) for sheet in there.sheets]}

@@ -160,10 +160,11 @@ def test_encoding_sheet_and_split_are_said_and_another_one_reads_the_file_anew(s
     shown = read(ROWS)
     says(shown[tab.facts], "encoding cp1250", "sheet May, 1 of 2", "train: 2 rows", "never trained on")
     encoding, sheet, split = (shown[tab.reading[name]] for name in ("encoding", "sheet", "split"))
-    assert (encoding["choices"][0], encoding["value"]) == (("As it looks: cp1250", ""), "")
+    assert (encoding["choices"][0], encoding["value"]) == (("Found: cp1250", ""), "")
     assert (sheet["choices"], sheet["value"]) == ([("May", "May"), (EVIL, EVIL)], "May")
     assert (split["choices"][1:], split["visible"]) == ([("train", "train"), ("test", "test")], True)
     assert shown[tab.columns]["open"], "a sheet that is not read is worth a look"
+    assert shown[tab.held_by]["choices"][0] == ("The file's own test rows", "")
     chosen = {"encoding": "cp1252", "sheet": "", "split": None}
     again = call(examples.read_otherwise, tab, reading=chosen, source=shown[tab.source], max_tokens=2048)[-1]
     assert services.data.mappings[-2] == {"encoding": "cp1252"}, "the columns are guessed anew"
