@@ -142,10 +142,10 @@ def _beside_log(record: Mapping[str, Any]) -> dict[str, Any]:
         value = record[name]
         parts = [value, value.get("body")] if isinstance(value, dict) else []
         held = {key: inner for part in parts if isinstance(part, dict) for key, inner in part.items() if key != "body"}
-        choices = held.get("choices")
+        choices = held.get("choices")  # a name that would say options
         if name == "response" and isinstance(choices, list) and choices and isinstance(choices[0], dict):
             first = {key: inner for key, inner in choices[0].items() if key != "message"}
-            held["choices"] = [one for one in (first, *choices[1:]) if one]
+            held["replies"] = [one for one in (first, *held.pop("choices")[1:]) if one]
         elif name == "response" and is_turn(held):
             held = {}
         found |= {f"{name}.{key}": inner for key, inner in held.items() if key not in turns}

@@ -120,6 +120,7 @@ WHOLE = st.one_of(
     st.fixed_dictionaries({"messages": CHAT}, optional=BESIDE),
 )
 TURNED = {"request.messages": "messages", "response.choices[].message": "messages[]"}
+TURNED |= {"response.choices": "response.replies"}
 """Where the turns of a log come to stand; its row's own are moved."""
 
 
