@@ -134,7 +134,7 @@ def advise(checked: Checked, tokens: TokenReport | None = None) -> tuple[Advice,
 
 
 def _few(facts: _Facts) -> Iterator[Advice]:
-    count = len(facts.rows)
+    count = sum(row.row not in facts.checked.held for row in facts.rows)
     if facts.checked.objective == "text":
         if facts.tokens and (total := sum(facts.tokens.lengths)) < FEW_TOKENS:
             text = f"The text is {total:,} tokens in all. So little is learned by heart, not as a style or a subject."
@@ -330,6 +330,8 @@ def as_json(
     if tokens:
         found["histogram"] = [{"from": low, "to": high, "rows": rows} for low, high, rows in tokens.histogram()]
         found["padding"] = {key: round(value, 4) for key, value in asdict(tokens.padding()).items()}
+    if checked.sheets:
+        found |= {"sheet": checked.sheet, "sheets": list(checked.sheets)}
     if checked.files:
         found["files"] = [asdict(part) for part in checked.files]
     if split is not None:

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 
-from playground.data.advice import as_json, as_text
+from playground.data.advice import advise, as_json, as_text
 from playground.data.check import check_file
 from playground.data.editing import good_rows_jsonl
 from playground.data.example import Checked, FilePart, Message, Passage, RowWarning
@@ -275,6 +275,7 @@ def test_a_file_s_own_splits_are_offered_and_its_test_rows_are_the_test_part(tmp
     names = {name.casefold(): rows for name, rows in as_json(checked)["splits"].items()}
     assert names == {"train": 20, "test": 4}
     assert "never trained on" in as_text(checked)
+    assert next(one.text for one in advise(checked) if one.kind == "few").startswith("There are 20 rows to learn from")
     test = {row for row, part in checked.held.items() if part == "test"}
     parts = split(checked.usable, 7, test=0, own=checked.held)
     assert (set(parts.test), len(test), checked.unused) == (test, 4, ())
@@ -312,6 +313,8 @@ def test_lists_of_other_names_are_chosen_from_and_a_column_of_other_values_split
     checked = check_file(other)
     assert (checked.splits, [one.column for one in checked.unused]) == ({}, ["split"])
     assert check_file(other, {"split": "A"}).good == 4
+    texts = check_file(put(tmp_path, "t.json", json.dumps({"train": ["one text", "two"], "test": ["three"]})))
+    assert (texts.objective, texts.held) == ("text", {3: "test"})
     refused("It has no splits", check_file, put(tmp_path, "c.csv", "q,a\nb,c\n"), {"split": "A"})
 
 
