@@ -28,9 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from playground.engine.adapter_weights import ModuleWeights
 from playground.engine.llama_model import LlamaModel
-from playground.engine.load import load
+from playground.engine.load import ModuleWeights, load
 from playground.engine.request import Row, Sampling
 from playground.evaluation.form import shared_form
 from playground.library.bases import resolve

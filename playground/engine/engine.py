@@ -23,12 +23,11 @@ from typing import NamedTuple, TypeVar
 import torch
 
 from playground.data.render import encode, end_ids
-from playground.engine.adapter_weights import AdapterWeights, fitted, out_in, read_adapter
 from playground.engine.constraint import Grammars
 from playground.engine.hf_backend import HfBackend
 from playground.engine.llama_backend import LlamaBackend
 from playground.engine.llama_model import unfit
-from playground.engine.load import Loaded, live_fingerprint, load
+from playground.engine.load import AdapterWeights, Loaded, fitted, live_fingerprint, load, out_in, read_adapter
 from playground.engine.request import GONE, AdapterFile, Row, RowState, Score, ScoreRow, Text
 from playground.errors import AdapterError, BaseUnavailableError, InputError
 from playground.library.bases import cannot_run

@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from playground.engine.adapter_weights import AdapterWeights, out_in
 from playground.engine.constraint import Grammars
 from playground.engine.hf_rows import NO_SOFT_PROMPT, ActiveRows, Padded, SlottedLinear, SoftPrompt, new_cache, padded
-from playground.engine.load import Loaded
+from playground.engine.load import AdapterWeights, Loaded, out_in
 from playground.engine.request import PLACES, ROWS_MAX, Row, RowState, Score, Text, parts
 from playground.engine.sequence import Generation, LossSum
 from playground.errors import AdapterError, BaseUnavailableError

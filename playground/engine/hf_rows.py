@@ -1,6 +1,6 @@
 """Rows of one Hugging Face forward pass: adapter slots beside each linear layer, padding, and soft prompts.
 
-Row b carries slot k and gets the formula of ``adapter_weights.py`` with that slot's matrices, vectors and bottleneck
+Row b carries slot k and gets the formula of ``load.py`` with that slot's matrices, vectors and bottleneck
 (S-LoRA's batched form, Sheng et al. 2023, arXiv:2311.03285). Slot 0 is the base: zeros and ones. A row is read as
 [padding | embeddings | text], behind [padding | keys and values] in the KV cache.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from playground.engine.adapter_weights import ModuleWeights, Neck, StackedNecks, stacked
+from playground.engine.load import ModuleWeights, Neck, StackedNecks, stacked
 from playground.errors import AdapterError
 
 

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from playground.engine.adapter_weights import AdapterWeights
 from playground.engine.constraint import Grammars
 from playground.engine.llama_layout import BASE, PackedAdapter, pack
 from playground.engine.llama_memory import AdapterSlots, KVCache
 from playground.engine.llama_model import LlamaModel, Segment
-from playground.engine.load import Loaded
+from playground.engine.load import AdapterWeights, Loaded
 from playground.engine.request import PLACES, Score, Text, parts
 from playground.engine.scheduler import PREFILL_CHUNK, Scheduler
 from playground.engine.sequence import LossSum

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from playground.engine.adapter_weights import AdapterWeights, ModuleWeights, Neck
+from playground.engine.load import AdapterWeights, ModuleWeights, Neck
 from playground.engine.request import ROWS_MAX
 
 

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from playground.engine.adapter_weights import MaskedNecks, StackedNecks, stacked
 from playground.engine.llama_layout import LinearGroup, PackedAdapter, Pair, Scales
+from playground.engine.load import MaskedNecks, StackedNecks, stacked
 
 STEP = 256
 """Room grows by this many tokens at a time."""

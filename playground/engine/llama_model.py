@@ -234,7 +234,7 @@ class _Forward:
     def linear(
         self, group: int, x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None
     ) -> Tensor:
-        """A group's product with everything that adapters may do to it; see ``adapter_weights``."""
+        """A group's product with everything that adapters may do to it; see ``load``."""
         if group not in self.changed:
             y = self.model.matmul(x, weight, bias, residual)
             self.add_low_rank(group, x, y)

@@ -1,5 +1,5 @@
 """What every fine-tuning method says of itself and does with its own files: the class that each derives from, and the
-methods that there are; and what an adapter's file holds, in terms of the engine's formula (``engine/adapter_weights``).
+methods that there are; and what an adapter's file holds, in terms of the engine's formula (``engine/load``).
 Imports no torch."""
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ from playground.chat.programs import Saved, all_replies
 from playground.engine.request import Sampling
 from playground.library.adapters import AdapterCard
 from playground.models.bases import BASE
-from playground.server.access import TooLargeError, from_here, read_body, refusal, shows
 from playground.server.chat_format import ChatRequest, Chunks, read_chat, whole
+from playground.server.gate import TooLargeError, from_here, read_body, refusal, shows
 from playground.services import Services
 from playground.verdict.request import request_from
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from playground.server.access import foreign
+from playground.server.gate import foreign
 from playground.services import build_services
 from playground.settings import Settings
 from tests.api.conftest import told

@@ -23,7 +23,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from playground.server import gate
-from playground.server.access import LIMIT_BYTES
+from playground.server.gate import LIMIT_BYTES
 from playground.settings import Settings
 from playground.workspace.visitors import COOKIE
 from tests.api.conftest import on_a_port, sent, wait_until

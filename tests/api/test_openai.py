@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 from playground.chat.batching import Written
 from playground.engine.request import RowState, TokenLogprob, stamp_hash
 from playground.errors import BaseUnavailableError, BusyError, OutOfMemoryError, RunFailedError
-from playground.server.access import LIMIT_BYTES
+from playground.server.gate import LIMIT_BYTES
 from playground.server.routes import build_routes
 from playground.services import build_services
 from tests.api.conftest import on_a_port, sent, told, wait_until

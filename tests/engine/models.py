@@ -10,10 +10,9 @@ from functools import cache
 import torch
 from safetensors.torch import load_file, save_file
 
-from playground.engine.adapter_weights import fitted, read_adapter
 from playground.engine.engine import Engine
 from playground.engine.llama_backend import LlamaBackend
-from playground.engine.load import forbid_repacking
+from playground.engine.load import fitted, forbid_repacking, read_adapter
 from playground.engine.request import AdapterFile
 
 WINDOW = 12

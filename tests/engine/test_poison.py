@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from playground.engine.adapter_weights import ModuleWeights
 from playground.engine.engine import Engine
 from playground.engine.llama_layout import LinearGroup, pack
 from playground.engine.llama_memory import AdapterSlots
 from playground.engine.llama_model import CapturedDecode, Segment
+from playground.engine.load import ModuleWeights
 from playground.engine.request import Row, Sampling
 from playground.errors import AdapterError
 from playground.library.adapters import AdapterLibrary
