@@ -371,46 +371,43 @@ def read_turns(value: object, what: str) -> tuple[Message, ...]:
         value = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(value)]
     elif _is_round(value[0]):  # 2
         value = [turn for item in value for turn in _both(item)]
-    turns = _answered([turn for place, item in enumerate(value, 1) for turn in _turns(item, place, what)])
+    read: list[Any] = [_turn(item, place, what) for place, item in enumerate(value, 1)]
+    turns: list[Message] = _answered(read) if list in map(type, read) else read
     return tuple(turn for turn in turns if turn.role != "system" or turn.content.strip())
 
 
-class _Read(NamedTuple):
-    """A turn as it is read. ids: of its calls, or of the call that it answers; "" where a file gives none."""
+class _Called(NamedTuple):
+    """A turn with calls or a result. ids: of these, "" where a file gives none. word: its role, as the file says it."""
 
     turn: Message
-    place: int
-    word: str  # its role, as the file says it
-    ids: tuple[str, ...] = ()
+    ids: tuple[str, ...]
+    word: str
 
 
-def _answered(read: list[_Read]) -> list[Message]:
+def _answered(read: Sequence[Message | list[_Called]]) -> list[Message]:
     """The turns; in a chat with calls, results in the order of the calls. Raises Unusable where these do not match."""
-    if not any(one.ids for one in read):
-        return [one.turn for one in read]
-    if not any(OPEN in one.turn.content for one in read) and all(
-        one.word == "observation" for one in read if one.turn.role == TOOL
-    ):
-        return [replace(one.turn, role="user" if one.turn.role == TOOL else one.turn.role) for one in read]
-    turns, rest = [Message(TOOLS, "[]")], read
+    rest = [one for each in read for one in (each if isinstance(each, list) else [_Called(each, (), "")])]
+    results = {one.word for one in rest if one.turn.role == TOOL}
+    if results == {"observation"} and not any(OPEN in one.turn.content for one in rest):
+        return [replace(one.turn, role="user" if one.turn.role == TOOL else one.turn.role) for one in rest]
+    turns = [Message(TOOLS, "[]")]
     while rest:
-        one, *rest = rest
-        results = [*takewhile(lambda other: other.turn.role == TOOL, rest)]
-        rest = rest[len(results) :]
-        count = len(_calls(one.turn, f"turn {one.place}")) if one.turn.role == "assistant" else 0
-        ids, given = one.ids or ("",) * count, [*(id for result in results for id in result.ids)]
-        if one.turn.role == TOOL or (results and not count):
-            raise Unusable(
-                f"turn {one.place + bool(results)} is a tool's result, and nothing was called before", _RESULT_FIX
-            )
-        if (results or (count and rest)) and len(results) != count:
-            raise Unusable(f"turn {one.place} makes {count} calls, and {len(results)} results follow", _RESULT_FIX)
-        if all(ids) and all(given):
-            if given and sorted(ids) != sorted(given):
+        (turn, ids, _), *rest = rest
+        answers = [*takewhile(lambda other: other.turn.role == TOOL, rest)]
+        rest, place = rest[len(answers) :], len(turns)
+        count = len(_calls(turn, f"turn {place}")) if turn.role == "assistant" else 0
+        if turn.role == TOOL or (answers and not count):
+            at = place + (turn.role != TOOL)
+            raise Unusable(f"turn {at} is a tool's result, and nothing was called before", _RESULT_FIX)
+        if (answers or (count and rest)) and len(answers) != count:
+            raise Unusable(f"turn {place} makes {count} calls, and {len(answers)} results follow", _RESULT_FIX)
+        given = [id for answer in answers for id in answer.ids]
+        if given and ids and all(ids) and all(given):
+            if sorted(ids) != sorted(given):
                 other = next(id for id in given if id not in ids or given.count(id) > ids.count(id))
-                raise Unusable(f"no call of turn {one.place} has the id {other[:40]!r} of a result", _RESULT_FIX)
-            results.sort(key=lambda result: ids.index(result.ids[0]))
-        turns += [one.turn, *(result.turn for result in results)]
+                raise Unusable(f"no call of turn {place} has the id {other[:40]!r} of a result", _RESULT_FIX)
+            answers.sort(key=lambda answer: ids.index(answer.ids[0]))
+        turns += [turn, *(answer.turn for answer in answers)]
     return turns
 
 
@@ -457,7 +454,7 @@ def read_transcript(text: str) -> tuple[Message, ...]:
 
 def check_turns(turns: Sequence[Message]) -> None:
     """Raises Unusable for what a base's template may refuse: system only first, then user and assistant in turn."""
-    turns = [turn for turn in turns if turn.role != TOOLS]
+    turns = turns[1:] if turns and turns[0].role == TOOLS else turns
     rest = turns[1:] if turns and turns[0].role == "system" else turns
     if rest and [turn.role for turn in rest] == _IN_TURN * (len(rest) // 2):
         return
@@ -518,11 +515,11 @@ def _said_by(item: Mapping[str, Any]) -> str | None:
     return key if isinstance(key, str) and key.casefold() in ROLES else None
 
 
-def _turns(item: object, place: int, what: str) -> Iterator[_Read]:
-    """The turns of one item: Anthropic writes the results of calls and what the user says after them as one."""
+def _turn(item: object, place: int, what: str) -> Message | list[_Called]:
+    """One item. A list where it calls or is a result: Anthropic writes results and what the user says then as one."""
     if not isinstance(item, dict):
         raise Unusable(f"turn {place} of {what} is not an object", _TURN)
-    if isinstance(item.get("data"), dict) and "content" in item["data"]:  # LangChain's, as it saves them
+    if "data" in item and isinstance(item["data"], dict) and "content" in item["data"]:  # LangChain's, as it saves them
         item = {**item["data"], **item, "content": item["data"]["content"]}
     name, content = item.get("role") or _speaker(item), _first(item, _WHAT)
     if not name and (by := _said_by(item)):
@@ -536,37 +533,55 @@ def _turns(item: object, place: int, what: str) -> Iterator[_Read]:
     if role == TOOL:
         given = results_in(result_text(content))
         id = _first(item, ("tool_call_id", "id")) if len(given) == 1 else None
-        yield from (_Read(Message(TOOL, text), place, said, (str(id or ""),)) for text in given)
-        return
-    blocks = content if isinstance(content, list) else []
-    for block in (one for one in blocks if isinstance(one, dict) and one.get("type") == "tool_result"):
-        id = str(block.get("tool_use_id") or "")
-        yield _Read(Message(TOOL, result_text(block.get("content"))), place, said, (id,))
-    left = [one for one in blocks if not isinstance(one, dict) or one.get("type") not in ("tool_result", "tool_use")]
-    if blocks and not left and len(left) < len(blocks) and role != "assistant":
-        return
-    calls = [one for one in blocks if isinstance(one, dict) and one.get("type") == "tool_use"]
-    calls += [one for one in item.get("tool_calls") or () if one is not None]
-    calls += [item["function_call"]] if item.get("function_call") else []
-    turn = Message(role, without_end(turn_text(left if blocks else content, place)))
+        return [_Called(Message(TOOL, text), (str(id or ""),), said) for text in given]
+    calls: list[Any] = []
+    results: list[_Called] = []
+    if isinstance(content, list):
+        results = [*_results(content, said)]
+        calls = [one for one in content if isinstance(one, dict) and one.get("type") == "tool_use"]
+        left = [one for one in content if not isinstance(one, dict) or one.get("type") not in _BLOCKS]
+        if results and not left:
+            return results
+        content = left
+    turn = Message(role, without_end(turn_text(content, place)))
     if role == "assistant":
         turn = answer_turn(turn.content, thought if isinstance(thought := _first(item, _THOUGHT), str) else "")
-        if not MASKS.isdisjoint(item):
+        if not _BESIDE.isdisjoint(item):
             turn = replace(turn, learned=not any(str(item.get(key)).strip().casefold() in _OFF for key in MASKS))
-        try:
-            made = [*map(call_of, calls)]
-            if said in CALL_ROLES and turn.content.lstrip().startswith(("{", "[")):
-                calls = read if isinstance(read := json.loads(turn.content), list) else [read]
-                turn, made = replace(turn, content=""), [*map(call_of, calls)]
-        except ValueError as error:
-            reason = "makes a call that is no JSON" if isinstance(error, json.JSONDecodeError) else error
-            raise Unusable(f"turn {place} {reason}", _CALL_FIX) from None
-        if made:
-            turn = replace(turn, content=with_calls(turn.content, made))
+            calls += [one for one in item.get("tool_calls") or () if one is not None]
+            calls += [item["function_call"]] if item.get("function_call") else []
+        if calls or (said in CALL_ROLES and turn.content.lstrip().startswith(("{", "["))):
+            turn, calls = _calling(turn, calls, place)
     if not turn.content.strip() and role != "system":
         empty = "holds a thought and no answer" if turn.thought else "is empty"
         raise Unusable(f"turn {place} ({role}) {empty}", "Fill in its text, or remove the turn.")
-    yield _Read(turn, place, said, tuple(str(call.get("id") or "") for call in calls))
+    if not (calls or results):
+        return turn
+    return [*results, _Called(turn, tuple(str(call.get("id") or "") for call in calls), said)]
+
+
+_BESIDE = MASKS | {"tool_calls", "function_call"}
+_BLOCKS = ("tool_use", "tool_result")
+"""Anthropic's parts of a turn that are no text."""
+
+
+def _calling(turn: Message, calls: list[Any], place: int) -> tuple[Message, list[Any]]:
+    """(the turn with its calls, these). Without any its text is them. Raises Unusable."""
+    try:
+        if not calls:
+            calls = read if isinstance(read := json.loads(turn.content), list) else [read]
+            turn = replace(turn, content="")
+        return replace(turn, content=with_calls(turn.content, [*map(call_of, calls)])), calls
+    except ValueError as error:
+        reason = "makes a call that is no JSON" if isinstance(error, json.JSONDecodeError) else error
+        raise Unusable(f"turn {place} {reason}", _CALL_FIX) from None
+
+
+def _results(content: list[Any], said: str) -> Iterator[_Called]:
+    for block in content:
+        if isinstance(block, dict) and block.get("type") == "tool_result":
+            text = result_text(block.get("content"))
+            yield _Called(Message(TOOL, text), (str(block.get("tool_use_id") or ""),), said)
 
 
 def result_text(content: object) -> str:
