@@ -338,8 +338,9 @@ def read_files(path: Paths, limit_bytes: int, reading: Reading = AS_FOUND) -> It
 
 
 def no_usable_rows(name: str, rows: int, bad: Sequence[BadRow]) -> InputError:
-    """The refusal of a file of which nothing can be used, with the first reasons."""
-    if len(bad) == rows > 1 and len({(row.reason, row.fix) for row in bad}) == 1:
+    """The refusal of a file of which nothing can be used, with the first row of each reason."""
+    firsts = [*{(row.reason, row.fix): row for row in reversed(bad)}.values()][::-1]
+    if len(bad) == rows > len(firsts) == 1:
         return InputError(f"{name}: none of the {rows} rows can be used: {bad[0].reason}. {bad[0].fix}")
-    first = " ".join(f"Row {row.row}: {row.reason}. {row.fix}" for row in bad[:3])
+    first = " ".join(f"Row {row.row}: {row.reason}. {row.fix}" for row in firsts[:3])
     return InputError(f"{name}: none of the {rows} rows can be used. {first}")

@@ -331,7 +331,7 @@ class ToolSupport:
         most = max((turn.content.count(OPEN) for turn in messages if turn.role == "assistant"), default=0)
         results = any(turn.role == TOOL for turn in messages)
         missing = [
-            *(["what may be called"] if offers and not self.variable else []),
+            *(["tools"] if offers and not self.variable else []),
             *(
                 ["calls"]
                 if most and not self.form
