@@ -122,7 +122,7 @@ class _Facts:
 def advise(checked: Checked, tokens: TokenReport | None = None) -> tuple[Advice, ...]:
     """All advice, warnings first. Without a token report there is none on lengths."""
     rows = checked.usable
-    answers = () if checked.objective == "text" else tuple(row.answers[0] if row.answers else "" for row in rows)
+    answers = tuple(row.answers[0] for row in rows if row.answers)
     labels: Counter[str] = Counter()
     if len(answers) >= _LABELS_FROM and all(len(answer) <= _LABEL for answer in answers):
         labels.update(map(_plain, answers))

@@ -20,6 +20,7 @@ from playground.data.example import (
     Message,
     Passage,
     Preference,
+    PromptOnly,
     Repair,
     Row,
     RowWarning,
@@ -288,10 +289,18 @@ def _preference(record: Record, shape: Shape, row: int, mend: Mend) -> Preferenc
     return Preference(prompt, chosen, rejected, row)
 
 
+def _prompt_only(record: Record, shape: Shape, row: int, mend: Mend) -> PromptOnly:
+    answer = Message("assistant", "?")
+    turns = mend((*prompt_of(record, shape.mapping), answer))
+    check_turns(turns)
+    return PromptOnly(turns[:-1], row)
+
+
 BUILDERS: dict[str, Callable[[Record, Shape, int, Mend], Row]] = {
     "sft": _example,
     "preference": _preference,
     "unpaired_preference": _judged,
+    "prompts": _prompt_only,
     "text": lambda record, shape, row, _: Passage(_text(record, shape.mapping["text"], "text"), row),
 }
 

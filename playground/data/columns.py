@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from playground.data.column_profile import NAMES, Column, listed, named, profile, rank, spelling, two_answers
+from playground.data.example import ROLES as TURN_ROLES
 from playground.data.layouts import option_columns
 from playground.data.records import Records
 from playground.errors import InputError
@@ -284,10 +285,7 @@ _MAP = "prompt=COLUMN completion=COLUMN"
 SAY = f"Say which column is which: {_MAP} (on the command line: --map {_MAP})."
 
 
-_PROMPTS_ONLY = (
-    "Learning from rewards (grpo) starts from prompts and writes its own answers; it, too, takes a file with answers, "
-    "to know how long they are: add a column such as completion."
-)
+_PROMPTS_ONLY = "grpo (learning from rewards) answers them itself; to learn answers or to judge by them, add these"
 
 
 @dataclass(frozen=True)
@@ -327,6 +325,8 @@ def detect(records: Records, mapping: Mapping[str, str] | None = None) -> Shape:
     ]
     if marked:
         guess = guess._replace(why=f"{guess.why}; a template's marks are read as turns: {listed(marked)}")
+    if shape := _prompts_only(every, given, guess, records):
+        return shape
     if shape := _shape(_doubted(guess, every), records):  # 2, 3
         return shape
     found = f"The file has the columns {listed(records.columns)}" if records.columns else "The file has no columns"
@@ -335,14 +335,33 @@ def detect(records: Records, mapping: Mapping[str, str] | None = None) -> Shape:
         needs = "; ".join(" + ".join(role for role in ROLES if role in each.needed) for each in FORMATS)
         what = f"{said} is not enough to train on, or does not go together"
         raise InputError(f"{what}. {found}. What goes together: {needs}.")
-    asks = named([column for column in columns if column.kind in ("text", "turns")], "prompts")
-    if asks and not named(columns, "completions"):
-        what = f"{found}: prompts ({asks}) and no answers"
-        raise InputError(f"{what}. {_PROMPTS_ONLY} {SAY}")
     if first := next((column.name for column in columns if is_headless(column.name)), None):
         found = f"The first line looks like data, not like column names: {first[:60]!r}"
         raise InputError(f"{found}. Add a line such as prompt,completion above it.")
     raise InputError(f"{found}; which is the prompt and which the answer cannot be told from that. {SAY}")
+
+
+def _prompts_only(columns: list[Column], given: dict[str, str], guess: Guess, records: Records) -> Shape | None:
+    """Prompts that no column answers; None for any other file."""
+    if not given.keys() <= {"prompt", *_EXTRA} or not guess.mapping.keys() <= {"messages", "prompt", *_EXTRA}:
+        return None
+    chats = guess.mapping.get("messages", "")
+    able = [one for one in columns if one.kind in ("text", "turns") and chats in ("", one.name)]
+    prompt = given.get("prompt") or named(able, "prompts")
+    if not prompt or rank(prompt, "prompts") is None or named(_without(columns, prompt), "completions"):
+        return None
+    if chats and not all(_is_asked(record.get(chats)) for record in records.sample):
+        return None
+    rest = _without(columns, prompt)
+    beside = _roles(system=_system(rest), history=_past(rest), options=_options(rest))
+    why = f"{prompt} asks and no column answers: {_PROMPTS_ONLY}"
+    return Shape("prompts", "prompts", {"prompt": prompt, **beside, **given}, 0.6, why)
+
+
+def _is_asked(turns: object) -> bool:
+    """Whether a list of turns ends with the user's."""
+    last = turns[-1] if isinstance(turns, list) and turns else None
+    return isinstance(last, dict) and TURN_ROLES.get(str(last.get("role", last.get("from"))).casefold()) == "user"
 
 
 def _given(records: Records, mapping: Mapping[str, str]) -> dict[str, str]:

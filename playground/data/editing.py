@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from playground.data.advice import bad_rows
-from playground.data.example import Checked, Example, Message, Passage, Preference, Row
+from playground.data.example import Checked, Example, Message, Passage, Preference, PromptOnly, Row
 from playground.data.files import read_files
 from playground.data.markup import TOOLS, uses_tools
 from playground.data.records import AS_FOUND, Reading
@@ -109,6 +109,8 @@ def as_record(row: Row) -> dict[str, Any]:
     if isinstance(row, Example):
         return {"messages": _turns(row.messages)} | _offered(row.messages)
     prompt = {"prompt": _turns(row.prompt)} | _offered(row.prompt)
+    if isinstance(row, PromptOnly):
+        return prompt
     answers = [[{"role": "assistant", "content": text}] for text in row.answers]
     if isinstance(row, Preference):
         return prompt | {"chosen": answers[0], "rejected": answers[1]}

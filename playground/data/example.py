@@ -122,7 +122,16 @@ class Passage:
     answers: ClassVar[tuple[str, ...]] = ()
 
 
-Row = Example | Preference | Judged | Passage
+@dataclass(frozen=True, slots=True)
+class PromptOnly:
+    """What is asked, to be answered by the model itself (grpo). ``prompt`` ends with the user's turn."""
+
+    prompt: tuple[Message, ...]
+    row: int
+    answers: ClassVar[tuple[str, ...]] = ()
+
+
+Row = Example | Preference | Judged | Passage | PromptOnly
 
 
 def texts_of(row: Row, *, system: bool = True) -> list[str]:

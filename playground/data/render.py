@@ -13,7 +13,17 @@ from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
-from playground.data.example import HALF_CHARACTER, Example, Judged, Message, Passage, Preference, Row, variants
+from playground.data.example import (
+    HALF_CHARACTER,
+    Example,
+    Judged,
+    Message,
+    Passage,
+    Preference,
+    PromptOnly,
+    Row,
+    variants,
+)
 from playground.data.markup import CHANNELS, FAMILIES, TAGS, TOOLS, Tags, joined, uses_tools
 from playground.data.tools import OPEN, WHO_CAN, LaidOut, ToolSupport, laid_out, tool_support
 from playground.errors import InputError
@@ -236,6 +246,12 @@ def _in_turn(tokenizer: Any, example: Example) -> list[tuple[str, bool]] | None:
     return [*texts[:-1], (learned_answer(texts[-1][0], tokenizer), True)] if texts else None
 
 
+def render_asked(tokenizer: Any, row: PromptOnly) -> Rendered:
+    """A prompt that the model answers itself: nothing of it is learned. Raises InputError as ``render_prompt``."""
+    text = render_prompt(tokenizer, row.prompt, False)
+    return Rendered(text, "", encode(tokenizer, text), [])
+
+
 def learned_answer(answer: str, tokenizer: Any) -> str:
     """What is learned of an answer as the template wrote it: without an empty thought, and with an end token."""
     answer = closed_answer(_NO_THOUGHT.sub("", answer, count=1) if _NO_THOUGHT.match(answer) else answer, tokenizer)[0]
@@ -408,6 +424,8 @@ def preview_tokens(tokenizer: Any, row: Row, max_tokens: int, turns: str = LAST)
     """A row as the base is given it: a preference is two texts. Raises InputError as ``render_example`` does."""
     if isinstance(row, Passage):
         return (TokenPreview("", tuple(_tokens(tokenizer, encode(tokenizer, row.text), LEARNED))),)
+    if isinstance(row, PromptOnly):
+        return (TokenPreview("", tuple(_tokens(tokenizer, render_asked(tokenizer, row).prompt_ids, READ))),)
     titles: tuple[str, ...] = ("",)
     if isinstance(row, Preference):
         titles = ("The better answer", "The worse answer")

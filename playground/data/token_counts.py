@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from playground.data.example import BadRow, Checked, Example, Passage, Row, RowWarning, variants
+from playground.data.example import BadRow, Checked, Example, Passage, PromptOnly, Row, RowWarning, variants
 from playground.data.files import no_usable_rows
 from playground.data.markup import uses_tools
 from playground.data.records import OnProgress, Progress
@@ -22,6 +22,7 @@ from playground.data.render import (
     answer_by_answer,
     encode,
     learned_answer,
+    render_asked,
     render_example,
     render_many,
     tools_of_base,
@@ -204,6 +205,9 @@ class _Measure:
                 length = next(texts)
                 why = "the base's tokenizer makes no tokens of it", "Write some text, or remove the row."
                 yield (0, length) if length else BadRow(row.row, *why)
+                continue
+            if isinstance(row, PromptOnly):
+                yield len(render_asked(self._tokenizer, row).prompt_ids), 0
                 continue
             found = [next(examples) for _ in variants(row)]
             bad = next((item for item in found if isinstance(item, BadRow)), None)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from playground.data.example import Checked, Judged, Passage, Preference, Row, variants
+from playground.data.example import Checked, Judged, Passage, Preference, PromptOnly, Row, variants
 from playground.data.render import ALL, encode, thinking
 from playground.data.split import VALIDATION, Parts, SplitBy
 from playground.db import RunStore
@@ -389,7 +389,8 @@ class Planner:
             known = self._answers.get(key)
             if known is None or known[0] is not checked:
                 tokenizer = self._bases.tokenizer()
-                lengths = sorted(len(encode(tokenizer, _learned(one, turns))) + 2 for one in checked.usable[:ANSWERS])
+                texts = [_learned(one, turns) for one in checked.usable[:ANSWERS]]
+                lengths = sorted(len(encode(tokenizer, text)) + 2 * bool(text) for text in texts)
                 known = self._answers[key] = (checked, lengths[int(0.95 * (len(lengths) - 1))])
                 if len(self._answers) > REMEMBERED:
                     del self._answers[next(iter(self._answers))]
@@ -408,8 +409,8 @@ def _learned(example: Row, turns: str) -> str:
         return max(example.chosen, example.rejected, key=len)
     if isinstance(example, Judged):
         return example.completion
-    if isinstance(example, Passage):
-        return example.text
+    if isinstance(example, Passage | PromptOnly):
+        return example.text if isinstance(example, Passage) else ""
     first = next(place for place, turn in enumerate(example.messages) if turn.role == "assistant")
     return "\n".join(turn.whole for turn in example.messages[first if turns == ALL else -1 :])
 
@@ -424,4 +425,4 @@ def _objective(request: TrainRequest, checked: Checked) -> str:
     if request.objective and request.objective not in able:
         wants, can = _NEEDS[OBJECTIVES[request.objective][0]], ", ".join(able)
         raise InputError(f"{name} holds {kind} rows; {request.objective} needs {wants}. These rows can train {can}.")
-    return request.objective or own[0]
+    return request.objective or (own or able)[0]

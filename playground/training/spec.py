@@ -27,7 +27,7 @@ OBJECTIVES: dict[str, tuple[str, ...]] = {
     "kto": ("unpaired_preference", "preference"),
     "orpo": ("preference",),
     "reward": ("preference",),
-    "grpo": ("sft",),
+    "grpo": ("sft", "prompts"),
 }
 """What can be trained -> what the file may hold, its own kind first. A kind's first objective is the default."""
 WHOLE_BATCH = ("kto", "grpo")
@@ -378,9 +378,10 @@ def rows_a_step(objective: str, batch_size: int) -> int:
 
 def reply_tokens(answers: Iterable[int], max_tokens: int) -> int:
     """How long grpo lets a reply become, from the token counts of the file's own answers: a quarter more than 95 in a
-    hundred need, and half of a row at most."""
+    hundred need, and half of a row at most; of a file without answers what is allowed."""
     lengths = sorted(answers)
     needed = lengths[int(0.95 * (len(lengths) - 1))] * 5 // 4 if lengths else 0
+    needed = needed or LONGEST_REPLY
     return min(LONGEST_REPLY, max(SHORTEST_REPLY, needed), max_tokens // 2)
 
 

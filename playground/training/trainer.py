@@ -15,8 +15,8 @@ from transformers import PrinterCallback, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import is_torch_tf32_available
 
-from playground.data.example import Checked, Example, Judged, Message, Passage, Preference, question_of
-from playground.data.render import LAST, Rendered, answer_by_answer, pack, render_example
+from playground.data.example import Checked, Example, Judged, Message, Passage, Preference, PromptOnly, question_of
+from playground.data.render import LAST, Rendered, answer_by_answer, pack, render_asked, render_example
 from playground.data.retrieval import add_passages, read_documents
 from playground.data.split import MOST_HASHED, MOST_VALIDATION, hashes_of, part, split
 from playground.errors import InputError, RunFailedError
@@ -41,7 +41,7 @@ from playground.training.spec import OBJECTIVES, RunSpec, rows_a_step
 EVAL_ROWS = 16  # validation rows that are scored at every checkpoint: enough for a curve, cheap enough for two cores
 SAMPLES = 3  # validation prompts that are answered at every checkpoint, always the same
 QUESTION = 300  # characters of a prompt that an event repeats
-Source = Example | Preference | Judged | Passage
+Source = Example | Preference | Judged | Passage | PromptOnly
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,8 @@ def rows_of(tokenizer: Any, source: Source, spec: RunSpec) -> list[Row]:
         return [
             render_example(tokenizer, one, spec.max_tokens, LAST if len(parts) > 1 else spec.turns) for one in parts
         ]
+    if isinstance(source, PromptOnly):
+        return [render_asked(tokenizer, source)]
     if isinstance(source, Judged):
         return [Marked(answered(source.prompt, source.completion), source.good)]
     if isinstance(source, Passage):

@@ -345,7 +345,8 @@ def _found(
         offers=rows.offers(checked.unused),
         chats=any(sum(turn.role == "assistant" for turn in one.messages) > 1 for one in checked.examples[:1000]),
     )
-    kind = rows.reading(checked.mapping).lower() if checked.mapping else checked.format
+    known = checked.mapping and checked.objective != "prompts"
+    kind = rows.reading(checked.mapping).lower() if known else checked.format
     guessed = checked.confidence < rows.SURE
     unread = len(checked.sheets) > 1 and "sheet" not in source.reading
     look = {

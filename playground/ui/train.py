@@ -234,13 +234,14 @@ def presets(visit: Visit, tab: RunForm, *, source: Source, method: str, max_toke
         return {}
     offered, aims = _offered(visit, source, method, max_tokens), form.aims_of(source.kind)
     first, *_ = offered.values()
+    rewarded = aims[0][1] == "grpo"  # prompts alone
     return {
         tab.preset: gr.update(choices=_choices(offered), value=first.name),
         tab.fields["steps"]: first.steps,
         tab.name: free_name(source.slug, {row.card.name for row in visit.services.adapters.list(visit.owner)}),
         tab.fields["test"]: round(100 * visit.services.data.test_share(source.path, source.good)),
-        tab.fields["objective"]: gr.update(choices=aims, value=aims[0][1], visible=len(aims) > 1),
-        tab.fields["rewards"]: AWAY,
+        tab.fields["objective"]: gr.update(choices=aims, value=aims[0][1], visible=len(aims) > 1 or rewarded),
+        tab.fields["rewards"]: gr.update(visible=rewarded),
     }
 
 

@@ -121,7 +121,7 @@ class Answering:
         there, rows, seen = self._judged(request)
         if not there:
             needed = "A verdict needs rows with a request and an answer."
-            raise InputError(f"The answers are none: this file holds raw text. {needed}")
+            raise InputError(f"The answers are none: this file holds raw text, or prompts alone. {needed}")
         if not rows:
             why = f": {seen} were left out, which a tuned side may have been trained on" * bool(seen)
             raise InputError(f"No row is left to judge by{why}. Choose another part, or a file with more rows.")

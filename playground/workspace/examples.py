@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from playground.data.advice import Advice, advise
 from playground.data.check import check_file
 from playground.data.editing import Table, bad_rows_csv, edited_lines, good_rows_jsonl, table_of
-from playground.data.example import Checked, Example, Message, Passage, Preference, Row, variants
+from playground.data.example import Checked, Example, Message, Preference, Row, variants
 from playground.data.files import MEBI, opened, read_files, read_records
 from playground.data.hub import FIRST, parse_dataset, write_dataset
 from playground.data.records import OnProgress, Records, reading_of
@@ -212,10 +212,10 @@ class DataService:
         if index is None:
             raise InputError(f"There is no row {number}; the file has {checked.rows}, counted from 1.")
         row, tokenizer = checked.usable[index], self._tokenizer()
-        said = [] if isinstance(row, Passage) else [*variants(row)[0].messages]
-        learned = (
-            learned_turns(tokenizer, row, turns) if isinstance(row, Example) else [False] * (len(said) - 1) + [True]
-        )
+        said = [*row.prompt] if not row.answers else [*variants(row)[0].messages]
+        learned = [False] * (len(said) - 1) + [bool(row.answers)]
+        if isinstance(row, Example):
+            learned = learned_turns(tokenizer, row, turns)
         if isinstance(row, Preference):
             said, learned = [*said, Message("assistant", row.rejected)], [*learned, False]
         shown = preview_tokens(tokenizer, row, max_tokens, turns)

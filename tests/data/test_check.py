@@ -412,8 +412,8 @@ def test_what_other_programs_write_is_read_as_turns(name, tmp_path):
     checked = check_file(file)
     assert (checked.good, len(checked.bad)) == (case.get("good", 1), case.get("bad", 0))
     row = checked.usable[0]
-    answer = row.answers[0]
-    assert [*(f"{turn.role} {turn.content}" for turn in row.prompt), f"assistant {answer}"] == case["turns"]
+    said = [*row.prompt, *(Message("assistant", answer) for answer in row.answers[:1])]
+    assert [f"{turn.role} {turn.content}" for turn in said] == case["turns"]
     assert case.get("why", "") in checked.why
     assert checked.objective == case.get("trains", checked.objective)
     assert check_file(file, checked.mapping).usable == checked.usable

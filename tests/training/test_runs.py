@@ -28,6 +28,7 @@ from tests.refused import refused
 from tests.training.conftest import PLAIN
 
 FIGURE = {"dpo": "rewards/accuracies", "orpo": "rewards/accuracies", "reward": "accuracy", "grpo": "reward"}
+NUMBERS = [f"Say number {n}" for n in range(24)]
 RUNS = {
     "lora": {},
     "pissa": {"options": {"pissa": True}},
@@ -36,8 +37,8 @@ RUNS = {
     "full": {"method": "full", "rank": 0},
     "last-layer": {"method": "full", "rank": 0, "options": {"layers": 1}},
     **{objective: {"objective": objective} for objective in ("dpo", "orpo", "kto", "reward", "grpo")},
+    "prompts": {"objective": "grpo", "rows": [{"prompt": text} for text in NUMBERS]},
 }
-NUMBERS = [f"Say number {n}" for n in range(24)]
 ANSWERS = [{"prompt": text, "completion": f"Number {n}, gladly."} for n, text in enumerate(NUMBERS)]
 PAIRS = [{"prompt": text, "chosen": f"Number {n}, gladly.", "rejected": f"No {n}."} for n, text in enumerate(NUMBERS)]
 JUDGED = [

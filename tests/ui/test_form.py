@@ -49,8 +49,11 @@ def test_empty_fields_are_the_methods_own_defaults_and_rewards_are_one_a_line_an
 
 
 def test_what_rows_can_train_is_offered_the_usual_first():
-    aims = {kind: [objective for _, objective in form.aims_of(kind)] for kind in ("preference", "text", "sft")}
+    aims = {
+        kind: [objective for _, objective in form.aims_of(kind)] for kind in ("preference", "text", "sft", "prompts")
+    }
     assert (aims["preference"], aims["text"]) == (["dpo", "orpo", "reward", "kto"], ["pretrain"])
+    assert aims["prompts"] == ["grpo"]
     assert aims["sft"][0] == "sft"
 
 
