@@ -341,7 +341,7 @@ class ToolSupport:
             ),
             *(["their results"] if results and not self.answered else []),
         ]
-        return " and ".join(missing)
+        return " and ".join(filter(None, (", ".join(missing[:-1]), *missing[-1:])))
 
     def silences(self, messages: Sequence[Turn]) -> bool:
         """Whether it leaves out what is said beside a call of a chat."""
