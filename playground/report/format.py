@@ -13,6 +13,7 @@ from playground.evaluation.comparison import money
 from playground.evaluation.criterion import FIELD
 from playground.evaluation.decision import TUNED
 from playground.evaluation.inferred_checks import LIKE_REFERENCES
+from playground.plain import duration
 
 Record = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -164,10 +165,4 @@ def amount(value: float | None, currency: str) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """A duration: ``3.4 s``, ``48 s``, ``2 min 10 s``."""
-    if value is None:
-        return "not timed"
-    if value < 60:
-        return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
-    minutes, rest = divmod(round(value), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    return "not timed" if value is None else duration(value)

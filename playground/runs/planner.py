@@ -25,11 +25,12 @@ from playground.library.safety import unfit
 from playground.methods import all_methods, get_method
 from playground.methods.method import Method
 from playground.models.bases import BaseService, own_weights
+from playground.plain import size
 from playground.runs.request import QUICK_STEPS, TrainRequest
 from playground.runs.runner import START_S, Workers
 from playground.settings import Settings
 from playground.training import processes
-from playground.training.failure import oom_advice, size_words, smallest_bytes
+from playground.training.failure import oom_advice, smallest_bytes
 from playground.training.spec import (
     MAX_TOKENS,
     OBJECTIVES,
@@ -204,7 +205,7 @@ class Planner:
         self._settings.home.mkdir(parents=True, exist_ok=True)
         writes, free = needed.disk_bytes * DISK_FACTOR, shutil.disk_usage(self._settings.home).free
         if writes > free:
-            return f"The run writes about {size_words(writes)}; {size_words(free)} of disk are free. Free some space."
+            return f"The run writes about {size(writes)}; {size(free)} of disk are free. Free some space."
         budget, method = self._manager.budget_bytes, resolved.method
         if needed.memory_bytes > budget:
             parts = "" if resolved.objective in WHOLE_BATCH else "more parts a step (gradient accumulation) or "

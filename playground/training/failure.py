@@ -18,6 +18,7 @@ from pathlib import Path
 from playground.errors import PlaygroundError
 from playground.methods import all_methods, get_method
 from playground.methods.method import NO_OPTIONS, Shapes
+from playground.plain import size
 from playground.training.spec import WHOLE_BATCH, RunSpec, needs
 
 MEMORY, DISK, OTHER = "memory", "disk", "other"
@@ -76,16 +77,11 @@ def reason_in(text: str) -> str:
 def disk_words(folder: Path, needs_bytes: int) -> str:
     """The sentence for a full disk. needs_bytes: what a run writes, about; 0 = unknown."""
     try:
-        free = f": {size_words(shutil.disk_usage(folder).free)} free"
+        free = f": {size(shutil.disk_usage(folder).free)} free"
     except OSError:
         free = ""
-    needs = f", the run needs about {size_words(needs_bytes)}" if needs_bytes else ""
+    needs = f", the run needs about {size(needs_bytes)}" if needs_bytes else ""
     return f"The disk is full{free}{needs}. Free some space (runs and adapters can be deleted), then resume the run."
-
-
-def size_words(value: int) -> str:
-    """1.2 GB, or 3.4 MB below one."""
-    return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{value / 1e6:.1f} MB"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,9 @@ from typing import cast
 from markupsafe import Markup
 
 from playground.errors import PlaygroundError
+from playground.plain import duration as duration
+from playground.plain import plural as plural
+from playground.plain import size as size
 from playground.report.report import environment
 from playground.ui import words
 
@@ -37,32 +40,6 @@ def sentence_failure(error: BaseException) -> str:
         return str(error)
     _LOG.error("unexpected error behind the page", exc_info=error)
     return words.OUR_SIDE
-
-
-def size(count: float | None) -> str:
-    """``98_000_000`` -> ``98 MB``; one decimal below ten and for gigabytes."""
-    if count is None:
-        return "unknown"
-    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if (value := count / unit) >= 1:
-            return f"{value:.1f} {name}" if value < 10 or name == "GB" else f"{value:.0f} {name}"
-    return f"{int(count)} B"
-
-
-def duration(seconds: float | None) -> str:
-    """``130`` -> ``2 min 10 s``; a tenth of a second below ten."""
-    if seconds is None:
-        return "unknown"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if rest and minutes < 10 else f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 
 def about(seconds: float | None) -> str:
@@ -94,10 +71,6 @@ def share(part: float, whole: float) -> str:
     """``0.9 %``; two decimals where one would read 0.0."""
     percent = 100 * part / whole if whole else 0.0
     return f"{percent:.2f} %" if 0 < percent < 0.1 else f"{percent:.1f} %" if percent < 100 else "100 %"
-
-
-def plural(number: int, noun: str, nouns: str = "") -> str:
-    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
 
 
 def rate(value: float | None) -> str:

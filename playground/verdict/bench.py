@@ -17,6 +17,7 @@ from playground.chat.compare import SHOTS_MAX, Side
 from playground.data.split import BY_CHANCE, Parts, SplitBy
 from playground.errors import InputError, NotFoundError, PlaygroundError
 from playground.library.files import write_json
+from playground.plain import plural
 from playground.verdict.files import BENCH, LIVE, State, VerdictFiles
 from playground.verdict.request import SIDES_MAX, VerdictRequest
 from playground.workspace.examples import DataService
@@ -203,17 +204,13 @@ def best_of(record: Record) -> Best:
     *few, most = map(str, counts)
     several = f"{', '.join(few)} or {most}" if few else most
     shots = "without shots" if counts == [0] else f"with {several} {'shot' if counts == [1] else 'shots'}"
-    tried = f"{_counted(len({side['prompt'] for side in tries}), 'prompt')}, {shots}"
+    tried = f"{plural(len({side['prompt'] for side in tries}), 'prompt')}, {shots}"
     which = f"The best of {len(tries)} ({tried})" if len(tries) > 1 else f"The only one that was tried ({tried})"
-    rows = _counted(record["examples"], "validation row")
+    rows = plural(record["examples"], "validation row")
     sentence = f"{which} on {rows}: {figure(record, best)}."
     sentence += f" Searched for {search['seconds'] / 60:.1f} min by successive halving." if search else ""
     how = best.get("nearest", False), tuple(best.get("picked", ()))
     return Best(best["prompt"], best["shots"], sentence, best["side"], best.get("model", "base"), *how)
-
-
-def _counted(many: int, what: str) -> str:
-    return f"{many} {what if many == 1 else f'{what}s'}"
 
 
 def figure(record: Record, side: Record) -> str:
@@ -335,7 +332,7 @@ class PromptBench:
         checked = self._data.check(source, mapping, owner)
         found = self._data.split(source, checked.examples, seed, test=test, by=by, owner=owner, checked=checked)
         if not found.validation:
-            has = f"{source.name} has {_counted(len(checked.examples), 'row')} with an answer and no validation part"
+            has = f"{source.name} has {plural(len(checked.examples), 'row')} with an answer and no validation part"
             instead = "Add rows: a prompt must not be chosen by the rows that the verdict asks."
             raise InputError(f"{has}, which is drawn from 10 on. {instead}")
         return found
@@ -368,7 +365,7 @@ class PromptBench:
             drawn["rows"] = self.rows(source, owner, drawn.get("mapping"), drawn.get("seed", SEED))
         sides = []
         for one, count in itertools.product(kept, counts):
-            name = f"{one.id} + {_counted(count, 'shot')}" if count else one.id
+            name = f"{one.id} + {plural(count, 'shot')}" if count else one.id
             sides.append(Side(model, one.text, count, source if count else None, name))
         asked = VerdictRequest(source, tuple(sides), tuple(checks), losses=False, forgetting=False, **drawn)
         return replace(asked, name=f"Prompt bench: {source.name}", purpose=BENCH)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from playground.db import RaceTable
 from playground.errors import InputError, PlaygroundError
 from playground.methods import all_methods, get_method
+from playground.plain import size
 from playground.report import charts
 from playground.runs.planner import Plan
 from playground.runs.request import TrainRequest
@@ -225,7 +226,7 @@ def cells(entry: Entry) -> list[str]:
         right = f"{forgot['right_after']} of {forgot['questions']}, was {forgot['right_before']}"
         forgotten = [general, right, _number(forgot.get("divergence"), ".2f")]
     trained = [_number(figures.get("trainable_params"), ",.0f")]
-    trained += [_size(figures.get(name)) for name in ("bytes", "peak_memory_bytes")]
+    trained += [NONE if (held := figures.get(name)) is None else size(held) for name in ("bytes", "peak_memory_bytes")]
     trained += [_number(figures.get(name), ".0f") for name in ("seconds", "tokens_per_s")]
     loss = [_number(entry.lr or None, "g"), _number(eval_loss(entry), ".3f")]
     return [label(entry.method), *loss, *kept, *trained, *forgotten]
@@ -286,10 +287,3 @@ def _record(entry: Entry) -> dict[str, Any]:
 
 def _number(value: float | None, form: str) -> str:
     return NONE if value is None else format(value, form)
-
-
-def _size(count: float | None) -> str:
-    if count is None:
-        return NONE
-    unit, name = next((u, n) for u, n in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B")) if count >= u or u == 1.0)
-    return f"{count / unit:.{2 if name == 'GB' else 1 if count / unit < 10 else 0}f} {name}"

@@ -169,7 +169,7 @@ VIEW = RaceView(Race("x", "local", "n", "f.jsonl", 1.0, "RUNNING", "json", 20, N
 
 
 def test_a_line_is_as_long_as_the_head_whatever_is_known_and_what_is_missing_says_why():
-    line = "LoRA|0.001|0.500|15 of 16|2,442,240|9.8 MB|4.56 GB|61|183|+0.25|18 of 40, was 20|–"
+    line = "LoRA|0.001|0.500|15 of 16|2,442,240|9.8 MB|4.6 GB|61|183|+0.25|18 of 40, was 20|–"
     assert cells(DONE) == line.split("|")
     assert cells(WAITS) == ["Full", *[NONE] * (len(HEAD) - 1)]
     assert cells(BASE)[:4] == ["Base, untrained", NONE, "3.100", "0 of 16"]
