@@ -22,7 +22,7 @@ from playground.library.bases import label_of
 from playground.library.card import weight_files
 from playground.library.files import sha256_of
 from playground.models.adapters import AdapterService
-from playground.models.bases import BASE, BaseService
+from playground.models.bases import BASE, PREFIX, BaseService
 from playground.models.remote import NOT_REPLAYABLE
 from playground.plain import plain_number, plain_text
 from playground.settings import Settings
@@ -87,6 +87,8 @@ class CompletionService:
         try:
             return self._adapters.model(model, self._owner)
         except NotFoundError as error:
+            if model.startswith(PREFIX):  # it says why
+                raise
             there = ", ".join([BASE, *[card.id for card in self.models()]])
             raise NotFoundError(f"There is no model {plain_text(model, 80)!r}. There is: {there}.") from error
 

@@ -230,7 +230,8 @@ def from_mlx(folder: Path) -> list[str]:
     config: dict[str, Any] = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": scale * rank}
     config |= {"bias": "none", "target_modules": modules, "use_dora": kind == "dora"}
     _write(folder / CONFIG, config | {"base_model_name_or_path": told.get("model")})
-    return [f"MLX's layout is turned into PEFT's: {len(modules)} layers of rank {rank}, with the scale {scale:g}"]
+    many = f"{len(modules)} layer{'s' * (len(modules) > 1)}"
+    return [f"MLX's layout is turned into PEFT's: {many} of rank {rank}, with the scale {scale:g}"]
 
 
 _COPIED = re.compile(rf"{re.escape(BEGIN)}(?P<module>(?:\w+\.)*(?:embed_tokens|wte|lm_head))(?:\.base_layer)?\.weight")

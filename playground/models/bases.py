@@ -239,10 +239,7 @@ class BaseService:
         if spec == self.spec:
             return None
         try:
-            found = bases.resolve(spec, self._settings, offline=True)
-            if why := unusable(found.path):
-                raise InputError(f"{label_of(spec)} {why}")
-            return self._card(found)
+            return self._card(self._judged(spec, offline=True))
         except (InputError, BaseUnavailableError) as error:
             there = ", ".join([BASE, *(card.id for card in self.others())])
             raise NotFoundError(f"There is no base {spec[:200]!r} to ask. There is: {there}. {error}") from error
@@ -269,11 +266,11 @@ class BaseService:
         )
 
     def others(self) -> list[AdapterCard]:
-        """Every base of this machine but the one in use; none where the app is shared."""
+        """Every base of this machine that can be asked, but the one in use; none where the app is shared."""
         found = []
         for spec in self._specs():
             with contextlib.suppress(PlaygroundError):
-                found.append(self._card(bases.resolve(spec, self._settings, offline=True)))
+                found.append(self._card(self._judged(spec, offline=True)))
         return [card for card in found if card is not None]
 
     def of_fingerprint(self, fingerprint: object) -> AdapterCard | None:
@@ -393,9 +390,11 @@ class BaseService:
         self._jobs.start(f"fingerprint {id(engine)}", lambda job: _hash(engine), "The fingerprint", interruptible=False)
         return engine
 
-    def _judged(self, spec: str, progress: bases.Progress, token: str = "") -> Base:
+    def _judged(
+        self, spec: str, progress: bases.Progress = bases.no_progress, token: str = "", *, offline: bool = False
+    ) -> Base:
         """A base on disk that can be loaded. Raises BaseUnavailableError, also where it cannot."""
-        base = bases.resolve(spec, self._settings, progress, token=token)
+        base = bases.resolve(spec, self._settings, progress, token=token, offline=offline)
         if why := unusable(base.path):
             raise BaseUnavailableError(f"{label_of(spec)} {why}")
         return base

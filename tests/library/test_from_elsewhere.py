@@ -166,7 +166,7 @@ def test_what_mlx_saves_is_turned_into_pefts_layout_or_refused_with_the_reason(l
     kept = json.loads((card.path / "adapter_config.json").read_text())
     assert (kept["r"], kept["lora_alpha"], kept["target_modules"]) == (4, 80, MODULES[:1])
     assert {path.name for path in card.path.iterdir()} == set(KEPT)
-    assert card.notes == ("MLX's layout is turned into PEFT's: 1 layers of rank 4, with the scale 20",)
+    assert card.notes == ("MLX's layout is turned into PEFT's: 1 layer of rank 4, with the scale 20",)
 
 
 def test_a_copy_of_the_bases_own_embeddings_is_left_out_and_others_are_refused(library, tmp_path):

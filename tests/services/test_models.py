@@ -377,7 +377,8 @@ def test_a_folder_that_cannot_be_a_base_is_judged_when_it_is_chosen_or_named(ser
     CHANGES[words](folder)
     refused(words, services.bases.choose, str(folder))
     refused(words, build_services(replace(services.settings, base=str(folder))).bases.resolve)
-    refused(words, services.bases.card, str(folder), error=NotFoundError)
+    refused(words, services.completion.card, f"base:{folder}", error=NotFoundError)
+    assert services.bases.others() == []
 
 
 def test_a_base_with_a_token_past_its_embeddings_that_nothing_needs_can_be_chosen(services, tiny_base, tmp_path):
