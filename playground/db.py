@@ -85,7 +85,6 @@ class _Tables:
         return self._connection().execute(statement, values).fetchall()
 
     def _changed(self, statement: str, *values: Any) -> bool:
-        """Whether a row was changed."""
         with self._write() as db:
             return db.execute(statement, values).rowcount > 0
 
@@ -276,7 +275,6 @@ class RunStore(_Tables):
         return [row for row in rows if row.state in ACTIVE]  # a pending write may have ended it
 
     def set_supervisor(self, pid: int, pid_started_s: float) -> None:
-        """This process supervises the runs from now on."""
         self._changed("INSERT OR REPLACE INTO supervisor VALUES (1, ?, ?)", pid, pid_started_s)
 
     def clear_supervisor(self, pid: int) -> None:

@@ -149,7 +149,6 @@ class Jobs:
             self._end(job, "")
 
     def get(self, key: str) -> Job | None:
-        """The live job with this key."""
         return self._live.get(key)
 
     def count(self, prefix: str) -> int:

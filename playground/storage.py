@@ -275,7 +275,6 @@ class StorageService:
 
 
 def _item(kind: str, id: str, name: str, place: Path, stays: str = "") -> Item:
-    """What lies at a place."""
     try:
         made_s = place.stat().st_mtime
     except OSError:  # gone meanwhile
@@ -290,7 +289,6 @@ def _by_its_file(kind: str, start: str, folder: Path) -> Item:
 
 
 def _within(folder: Path) -> list[Path]:
-    """What lies in a folder; nothing where it has gone meanwhile."""
     try:
         return sorted(folder.iterdir())
     except OSError:

@@ -354,7 +354,6 @@ class CompareService:
         return f"This leaves your machine: {'; '.join(said.values())}. You are asked once in this session."
 
     def agree(self, sides: Sequence[Side], session: str = "local") -> None:
-        """The person agreed to ``leaving``."""
         self._agreed |= {(session, endpoint) for side in sides if (endpoint := self._away(side)) is not None}
 
     def _away(self, side: Side) -> Endpoint | None:

@@ -188,8 +188,6 @@ class Saved:
 
 
 class ReplayService:
-    """Runs stamps again."""
-
     def __init__(self, bases: BaseService, adapters: AdapterService, batches: Batches) -> None:
         self._bases, self._adapters, self._batches = bases, adapters, batches
 

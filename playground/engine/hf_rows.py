@@ -165,7 +165,6 @@ class SlottedLinear:
 
 
 def _resized(old: Tensor, shape: tuple[int, ...], empty: float = 0.0) -> Tensor:
-    """Cut and filled up to another shape."""
     new, kept = old.new_full(shape, empty), tuple(slice(min(sides)) for sides in zip(old.shape, shape, strict=True))
     new[kept] = old[kept]
     return new

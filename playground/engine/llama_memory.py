@@ -254,7 +254,6 @@ class AdapterSlots:
             self._empty_if_left(slot)
 
     def remove(self, key: str) -> None:
-        """Empty the slot of an adapter once no sequence uses it."""
         for slot, there in enumerate(self._slots):
             if there.adapter is not None and there.adapter.key == key:
                 there.leaving = True
@@ -309,7 +308,6 @@ class AdapterSlots:
             y.addmm_(torch.mm(x, self.a[place][own].t()), self.b[place][own])
 
     def adapter(self, slot: int | None) -> PackedAdapter | None:
-        """What lies in a slot."""
         return self._slots[slot].adapter if slot is not None else None
 
     @property

@@ -179,7 +179,6 @@ class Scheduler:
             torch.cuda.empty_cache()  # a training process beside this one can use it only then
 
     def _run_round(self) -> None:
-        """One round, and another after it while there are sequences."""
         try:
             with torch.inference_mode():  # all of a round: the cache may grow inside a forward pass
                 self._round()

@@ -129,7 +129,6 @@ class Lanes:
                 lock.release()
 
     def threads(self, lane: str) -> int:
-        """What ``lane`` may use now."""
         with self._lock:
             busy = {other for other in COMPUTING if other != lane and self._is_busy(other)}
             return threads_of(lane, self._cores, busy)

@@ -96,7 +96,6 @@ class Lora(Method):
     dora = False  # it learns the size of each output row apart
 
     def adapted(self, shapes: Shapes) -> list[Linear]:
-        """The base's linear layers that get a correction."""
         return linears(shapes) if isinstance(self.targets, str) else linears_ending(shapes, self.targets)
 
     def saves(self, shapes: Shapes, rank: int, options: Options) -> Shapes:

@@ -318,12 +318,10 @@ def linears_ending(shapes: Shapes, ends: Iterable[str]) -> list[Linear]:
 
 
 def linear_weights(shapes: Shapes) -> int:
-    """Weights of all linear layers of the body."""
     return sum(one.outputs * one.inputs for one in linears(shapes))
 
 
 def weights_in(shapes: Shapes) -> int:
-    """Number of weights."""
     return sum(math.prod(shape) for shape in shapes.values())
 
 

@@ -33,7 +33,6 @@ def layer_of(name: str) -> int | None:
 
 
 def layer_count(shapes: Shapes) -> int:
-    """How many layers there are."""
     return 1 + max((index for name in shapes if (index := layer_of(name)) is not None), default=-1)
 
 
@@ -108,7 +107,6 @@ class BaseLayout:
 
     @property
     def layers(self) -> int | None:
-        """How many decoder layers there are."""
         found = layer_count(self.shapes)
         return min(found, self._config_layers or found) if found else self._config_layers
 

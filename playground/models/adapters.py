@@ -141,7 +141,6 @@ class Residents:
                 self._account(card)
 
     def forget(self) -> None:
-        """Clear the prefix cache of every model in memory."""
         with self._lock:
             engines = [self.bases.loaded, *self._whole.values()]
         for engine in engines:
@@ -209,7 +208,6 @@ class Residents:
 
 
 def _resident(model: str) -> str:
-    """What a whole model is called among the device's residents."""
     return model if model.startswith(BASE_PREFIX) else f"full {model}"
 
 

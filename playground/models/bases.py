@@ -323,7 +323,6 @@ class BaseService:
         return BaseChoice(spec, label_of(spec), found.licence, size, not reason, reason, note)
 
     def _offered(self, spec: str) -> BaseChoice:
-        """A base that is not on this machine: what is known of it."""
         offer = next((one for one in self.offers() if one.known.id == spec), None)
         if offer is None:
             return BaseChoice(spec, label_of(spec), "shown once it is fetched", 0, fits=True)
@@ -344,7 +343,6 @@ class BaseService:
         self._start(choice.spec, "A base is being prepared already. Wait until it is there.", token)
 
     def fingerprint_check(self) -> Fingerprint:
-        """Hash the weights in memory again."""
         return Fingerprint(*self.engine().check_fingerprint())
 
     def _prepare(self, spec: str, job: Job, token: str) -> None:

@@ -189,7 +189,6 @@ def radar(axes: Sequence[str], sides: Sequence[tuple[str, str, Sequence[float]]]
 
 
 def legend(entries: Sequence[tuple[str, str]]) -> Markup:
-    """Which line is whose: colour and dashes."""
     key = tag("svg", tag("polyline", points="0,4 26,4"), width=26, height=8, aria_hidden="true")
     items = (tag("span", key, label, class_=f"{name} d{place % 4}") for place, (label, name) in enumerate(entries))
     return tag("span", *items, class_="v-legend")

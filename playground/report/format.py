@@ -83,7 +83,6 @@ def element_id(link: str) -> str:
 
 
 def title_of(record: Record, metric: str) -> str:
-    """A metric's name for a person; a check has its label."""
     if metric in TITLES:
         return TITLES[metric]
     if metric.startswith(FIELD):

@@ -143,7 +143,6 @@ FAULTS = {"wrong fact": ("content", 0.0), "wrong form": ("format", 0.0), "reply 
 
 
 def faults_of(row: Row) -> list[str]:
-    """What is wrong with one reply."""
     return [name for name, (metric, value) in FAULTS.items() if row["metrics"].get(metric) == value]
 
 

@@ -155,7 +155,6 @@ def fields(record: Record) -> Context | None:
 
 
 def _measured_words(record: Record, metric: str, side: Seen, who: str = "") -> tuple[str, str, str]:
-    """A side's figure, its interval, and both as a picture."""
     one = side.said["metrics"].get(metric, {"value": None, "low": None, "high": None})
     words, span = figure(record, metric, one["value"]), shown.interval(record, metric, one["low"], one["high"])
     scale, label = shown.scale_of(record, metric), f"{who}{words}, 95 % interval {span}"
@@ -258,7 +257,6 @@ def cost(record: Record) -> Context:
 
 
 def _a_thousand(side: Seen, currency: str) -> str:
-    """What 1,000 requests cost."""
     cost = side.per_request
     return "not timed" if cost is None else amount(1000 * cost, currency)
 
@@ -340,7 +338,6 @@ def _lengths(record: Record, currency: str, sides: Sequence[Seen]) -> str:
 
 
 def _tick(value: float) -> str:
-    """An amount beside an axis."""
     return f"{value:,.2f}" if value >= 0.01 or value == 0 else f"{value:.1g}"
 
 
@@ -389,7 +386,6 @@ def refusals(record: Record) -> Context | None:
 
 
 def measured(record: Record) -> Context:
-    """When, on what and how it was measured."""
     device, created, about = record.get("device") or {}, record.get("created_s"), record["about"]
     timings = (f"{TIMINGS.get(name, name)} {seconds(took)}" for name, took in (record.get("timings") or {}).items())
     when = datetime.datetime.fromtimestamp(created or 0).strftime("%d %b %Y, %H:%M").lstrip("0")

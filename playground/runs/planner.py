@@ -185,7 +185,6 @@ class Planner:
         return [method.sized(self._bases.weights()) for method in methods]
 
     def plan(self, resolved: Resolved) -> Plan:
-        """What the run will need and whether it can start."""
         request, needed = resolved.request, self._estimate(resolved)
         names = ("trainable_params", "total_params", "seconds", "memory_bytes", "disk_bytes")
         return Plan(

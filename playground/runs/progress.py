@@ -85,8 +85,6 @@ class RunView:
 
 
 class RunLog:
-    """Follows one run's events and keeps what they add up to."""
-
     def __init__(self, run_dir: Path) -> None:
         self._reader = EventReader(run_dir)
         self._points: dict[str, dict[int, float | None]] = {name: {} for name in ("loss", "eval_loss", *CURVES)}
@@ -281,8 +279,6 @@ def idle_bound_s(gaps: Sequence[float], patience: Patience) -> float:
 
 
 class Pulse:
-    """One worker's signs of life, as seen from outside."""
-
     def __init__(self, patience: Patience | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._patience, self._clock = patience or Patience(), clock
         self._at: float | None = None

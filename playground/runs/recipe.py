@@ -115,7 +115,6 @@ def command(request: TrainRequest, plan: Plan, objective: str, file: str) -> str
 
 
 def _flag(name: str, one: Setting, value: Any) -> list[str]:
-    """A setting as words of the command line."""
     if name == "rewards":
         return [word for reward in value for word in (one.flag, reward)]
     if one.kind is tuple:
@@ -132,7 +131,6 @@ def _long(name: str) -> str:
 
 
 def _filled(request: TrainRequest, plan: Plan, objective: str) -> TrainRequest:
-    """With the plan's values in place of the defaults."""
     rewards = tuple(_named(one) for one in request.rewards)
     filled = replace(request, steps=plan.steps, lr=plan.lr, rank=plan.rank or None, epochs=None)
     return replace(filled, objective=objective, rewards=rewards)

@@ -293,7 +293,6 @@ class DeviceService:
         return kept | {name: len(whole[name]) for name in ("residents", "leases", "queue")}
 
     def line(self, owner: str = "local") -> str:
-        """The status in one line."""
         state, leases = self._bases.state(), self._manager.leases()
         if state.phase != "ready":
             return "No base" if state.phase == "failed" else state.message

@@ -119,7 +119,6 @@ def oom_advice(spec: RunSpec, shapes: Shapes, there_bytes: int, **place: bool) -
 
 
 def smallest_bytes(spec: RunSpec, shapes: Shapes, **place: bool) -> int:
-    """What the smallest of all settings needs."""
     return min(estimated(spec, shapes, *candidate, **place) for candidate in _candidates(spec))
 
 

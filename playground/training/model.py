@@ -47,7 +47,6 @@ class TrainableAdapter:
 
     @property
     def _virtual(self) -> int:
-        """How many virtual tokens stand before the text."""
         config = self.active_peft_config
         return int(config.num_virtual_tokens) if config.is_prompt_learning else 0
 
@@ -250,7 +249,6 @@ def load_for_training(
 
 
 def _with_adapter(model: Any, config: Any) -> Any:
-    """A new adapter over the base."""
     with warnings.catch_warnings(action="ignore"):  # PEFT warns of settings that are ours on purpose
         return trainable(peft.get_peft_model(model, config))
 

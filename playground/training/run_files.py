@@ -173,7 +173,6 @@ def is_complete(folder: Path) -> bool:
 
 
 def newest_complete(run_dir: Path) -> Path | None:
-    """The complete checkpoint with the highest step, or None."""
     return next((folder for folder in reversed(_folders(run_dir)) if is_complete(folder)), None)
 
 
@@ -224,7 +223,6 @@ def prune(run_dir: Path) -> None:
 
 
 def _folders(run_dir: Path) -> list[Path]:
-    """All checkpoint folders, by step."""
     found = [folder for folder in run_dir.glob("checkpoints/checkpoint-*") if folder.name.rpartition("-")[2].isdigit()]
     return sorted(found, key=step_of)
 

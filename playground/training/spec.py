@@ -60,7 +60,6 @@ class Setting:
 
 
 def setting(kind: type, help: str = "", *, flag: str = "", **more: Any) -> dict[str, Setting]:
-    """A dataclass field's metadata."""
     return {"setting": Setting(kind, help, flag, **more)}
 
 
@@ -71,7 +70,6 @@ def whole(low: int, high: int, help: str = "", **more: Any) -> dict[str, Setting
 
 
 def share(help: str, **more: Any) -> dict[str, Setting]:
-    """A share from 0 to below 1."""
     bounds = "it goes from 0 (none) to below 1, such as 0.1"
     return setting(float, help, unit="share", metavar="SHARE", bounds=bounds, allowed=lambda v: 0 <= v < 1, **more)
 
@@ -82,7 +80,6 @@ def given(default: Any, metadata: dict[str, Setting]) -> Any:
 
 
 def settings_of(kind: type) -> dict[str, Setting]:
-    """The settings of a dataclass, by name."""
     return {item.name: item.metadata["setting"] for item in fields(kind) if "setting" in item.metadata}
 
 
@@ -231,7 +228,6 @@ class RunSpec(RunSettings):
 
     @property
     def reward_models(self) -> int:
-        """How many of the rewards are trained models."""
         return sum(name.startswith(REWARD_MODEL) for name in self.rewards)
 
     @property

@@ -271,7 +271,6 @@ class RunCallback(TrainerCallback):
         return bool(patience) and len(scores) > patience and min(scores[-patience:]) >= min(scores[:-patience])
 
     def stop_early(self) -> None:
-        """Write the ``stopped`` event."""
         best = min(self._scores, key=lambda step: (self._scores[step], step))
         count = self.setup.spec.early_stop
         times = "once" if count == 1 else f"{count} times in a row"

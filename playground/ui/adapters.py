@@ -184,7 +184,6 @@ def wire(services: Services, tab: AdaptersTab) -> None:
 
 
 def list_html(rows: Sequence[AdapterRow], chosen: str = "", active: str = "") -> str:
-    """Every adapter as a button, those of another base too."""
     return _listed(rows, chosen, active, method_label) if rows else html.empty(words.ADAPTERS_EMPTY)
 
 
@@ -326,7 +325,6 @@ def _settled(visit: Visit, log: Log, active: str) -> Log:
 
 
 def turned(visit: Visit, tab: AdaptersTab, *, log: Log, active: str) -> Updates:
-    """The active adapter changed: a divider, and the chat's title."""
     name = side.labels(visit).get(active or "base", words.BASE_LABEL)
     hint = "Press another adapter on the left and go on; the base stays where it is."
     title = html.heading(f"Chat with {name}", hint)
@@ -399,7 +397,6 @@ def make(
 
 
 def moved(visit: Visit, tab: AdaptersTab, *, made: str, **blend: Any) -> Stream:
-    """A slider was moved: blend again, once there is a blend."""
     if made:
         yield from make(visit, tab, made=made, **blend)
     else:

@@ -33,7 +33,6 @@ class Comparison:
     logs: dict[str, Log] = field(default_factory=lambda: {letter: Log() for letter in words.LETTERS})
 
     def of_shown(self, change: Callable[[Log], Log]) -> Comparison:
-        """Every shown side's transcript, changed."""
         return self.with_logs({letter: change(self.logs[letter]) for letter in self.shown})
 
     def with_logs(self, changed: dict[str, Log]) -> Comparison:
@@ -82,7 +81,6 @@ def board_html(services: Services, comparison: Comparison, known: dict[str, str]
 
 
 def _shown(visit: Visit, tab: Tab, comparison: Comparison, check: CheckValues) -> Updates:
-    """The comparison, its table and every side's transcript."""
     board = board_html(visit.services, comparison, side.labels(visit), check)
     return {tab.comparison: comparison, tab.board: board, **_chats(tab, comparison, words.LETTERS)}
 
@@ -185,13 +183,11 @@ def ask_again(
 
 
 def send(visit: Visit, tab: Tab, *, comparison: Comparison, question: str, leaving: Leaving, **given: Any) -> Stream:
-    """The person agreed: what was to be asked is asked."""
     asks = ask_again if leaving.again else ask
     yield from asks(visit, tab, comparison=comparison, question=question, leaving=leaving, **given)
 
 
 def not_sent(visit: Visit, tab: Tab) -> Updates:
-    """Nothing is asked, and the question to the person goes."""
     return {tab.sending: AWAY}
 
 

@@ -269,7 +269,6 @@ def closed(visit: Visit, view: BlindView) -> Drawn:
 
 
 def show(visit: Visit, view: BlindView, *, verdict: str) -> Drawn:
-    """What the shown verdict asks next."""
     try:
         if not verdict:
             raise InputError(view.nothing)

@@ -173,7 +173,6 @@ class DemoCard:
 
 
 def play(visit: Visit, demo: DemoCard, *, does: str) -> Drawn:
-    """Starts, cancels or resets the story, as ``does`` says."""
     getattr(visit.services.demo, does)(visit.owner)
     return show(visit, demo)
 

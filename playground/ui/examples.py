@@ -229,7 +229,6 @@ def remap(visit: Visit, tab: ExamplesCard, *, roles: Sequence[object], source: S
 
 
 def take_in(visit: Visit, tab: ExamplesCard, *, place: int, source: Source, max_tokens: float) -> Stream:
-    """A column that no example holds becomes part of every example."""
     if place < len(source.offers):
         opened = replace(source, mapping=(source.mapping or {}) | dict([source.offers[place]]), index=0)
         yield from read(visit, tab, source=opened, max_tokens=max_tokens)

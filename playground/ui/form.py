@@ -92,7 +92,6 @@ def _share(name: str, whole: float, label: str, info: str) -> Field:
 
 
 def lines_of(text: str | None) -> tuple[str, ...]:
-    """What is written one a line."""
     return tuple(line.strip() for line in (text or "").splitlines() if line.strip())
 
 
@@ -183,7 +182,6 @@ def settings_of(request: TrainRequest) -> dict[str, Any]:
 
 
 def settings_label(method: str, settings: Settings) -> str:
-    """The closed fold says what is set in it."""
     values = read(settings)
     parts = [f"from {values['start']}"] if values["start"] else []
     parts += [f"{values['steps']} steps"] if values["steps"] else []

@@ -116,13 +116,11 @@ def role_word(role: str) -> str:
 
 
 def reading(mapping: Mapping[str, str]) -> str:
-    """The format that a mapping reads the file as."""
     able = [name for name, (needs, extra) in READ_AS.items() if {*needs} <= {*mapping} <= {*needs, *extra}]
     return max(able, key=lambda name: len(READ_AS[name][0]), default=next(iter(READ_AS)))
 
 
 def roles_of(name: str) -> tuple[str, ...]:
-    """The roles of a format, those it needs first."""
     needs, extra = READ_AS.get(name, ((), ()))
     return (*needs, *extra)[:ROLES]
 

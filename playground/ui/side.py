@@ -142,7 +142,6 @@ def adapter_choices(cards: Sequence[AdapterCard]) -> list[tuple[str, str]]:
 
 
 def model_choices(services: Services, cards: Sequence[AdapterCard]) -> list[tuple[str, str]]:
-    """The base, adapters, other bases, and other servers."""
     base = [(words.BASE_LABEL, "base")]
     others = [(f"{one.name} · {words.OTHER_BASE}", one.id) for one in services.bases.others()]
     servers = [(f"{one.name} · {one.label}", PREFIX + one.name) for one in services.endpoints.usable()]
@@ -286,7 +285,6 @@ class Log:
         return [Turn(question, reply.text) for question, reply in there if reply and reply.text and not reply.error]
 
     def newest_text(self) -> str:
-        """The raw text of the newest reply, for the clipboard."""
         replies = [item.reply for item in self.items if isinstance(item, Exchange) and item.reply]
         return next((reply.text for reply in reversed(replies) if reply.text), "")
 

@@ -311,12 +311,10 @@ def begun(visit: Visit, tab: RunForm, *, start: str, method: str) -> Updates:
 
 
 def _explain_html(method: Method) -> str:
-    """Two sentences on a method, and its paper."""
     return html.note(f"{method.explain} {html.sentence(method.paper)}".strip())
 
 
 def rate_of(visit: Visit, tab: RunForm, *, method: str, pissa: bool) -> Updates:
-    """The method's own learning rate, which PiSSA changes."""
     chosen = all_methods()[method]
     return {tab.fields["lr"]: chosen.default_rate(Options(pissa=bool(pissa) and "pissa" in chosen.options))}
 

@@ -288,7 +288,6 @@ def wire(
 
 
 def _wire_shown(services: Services, tab: VerdictTab) -> None:
-    """What can be done with the verdict that is shown."""
     on = partial(listen, services, tab, failure=tab.shown_error)
     on(tab.stop.click, verdict_shown.stop)
     on(tab.listing.pick, verdict_shown.shown, tab.shown, followed=PICKED)
@@ -307,7 +306,6 @@ def _wire_shown(services: Services, tab: VerdictTab) -> None:
 
 
 def wire_carry(services: Services, tabs: gr.Tabs, tab: VerdictTab, sides: CompareTab, training: TrainTab) -> None:
-    """The Compare tab's button brings its sides here."""
     outputs = [tabs, tab.kept, tab.source, tab.checks, tab.sides, tab.offered, tab.fold]
     given: dict[str, Any] = {"uploaded": training.uploaded, "comparison": sides.comparison}
     given |= {"check": sides.check, "setups": sides.setups}

@@ -190,7 +190,6 @@ _ANYWHERE = Path("examples")
 
 
 def adapters(rows: Sequence[AdapterRow]) -> list[tuple[str, str]]:
-    """Usable ones, and none."""
     none = [("No adapter", "")]
     return none + side.adapter_choices([row.card for row in rows if row.usable])
 
@@ -207,7 +206,6 @@ def _key_of(one: Side) -> str:
 
 
 def _file_of(services: Services, source: str | None, uploaded: Path | None, kept: Kept) -> Path | None:
-    """The file of the examples that are chosen."""
     shipped = shipped_set(services, source)
     return shipped.heldout if shipped is not None else {UPLOAD: uploaded, FILE: kept.dropped}.get(source or "")
 
@@ -273,7 +271,6 @@ def _own(visit: Visit, prompt: str | None) -> str | None:
 
 
 def drop(visit: Visit, tab: VerdictTab, *, file: str | None, kept: Kept, uploaded: Path | None) -> Updates:
-    """A file to judge by was dropped."""
     if not file:
         return {}
     kept = replace(kept, dropped=visit.services.data.keep_uploads([Path(file)], visit.owner))
@@ -281,7 +278,6 @@ def drop(visit: Visit, tab: VerdictTab, *, file: str | None, kept: Kept, uploade
 
 
 def documents(visit: Visit, tab: VerdictTab, *, file: str | None, kept: Kept) -> Updates:
-    """A text to look things up in was dropped, or taken away."""
     try:
         path = visit.services.data.keep_uploads([Path(file)], visit.owner) if file else None
         if path is not None:
@@ -292,7 +288,6 @@ def documents(visit: Visit, tab: VerdictTab, *, file: str | None, kept: Kept) ->
 
 
 def replies(visit: Visit, tab: VerdictTab, *, file: str | None, kept: Kept) -> Updates:
-    """Recorded replies were dropped, or taken away."""
     path = visit.services.data.keep_uploads([Path(file)], visit.owner) if file else None
     return {tab.kept: replace(kept, replies=path)}
 
@@ -512,5 +507,4 @@ def start(
 
 
 def not_sent(visit: Visit, tab: VerdictTab) -> Updates:
-    """Nothing is measured, and the question goes."""
     return {tab.sending: AWAY}

@@ -81,7 +81,6 @@ def shown(visit: Visit, tab: VerdictTab, *, followed: str, fault: str) -> Drawn:
 
 
 def filtered(visit: Visit, tab: VerdictTab, *, followed: str, fault: str) -> Updates:
-    """Other examples: those on which some side has this fault."""
     return {tab.body: slot(body(visit, _followed(visit, followed), fault))}
 
 
@@ -112,7 +111,6 @@ def _followed(visit: Visit, followed: str) -> VerdictView:
 
 
 def stop(visit: Visit, tab: VerdictTab, *, followed: str) -> Updates:
-    """Stop what is measured, and keep what there is."""
     visit.services.verdicts.stop(_followed(visit, followed).id, visit.owner)
     return {}
 
@@ -126,7 +124,6 @@ def ask_remove(visit: Visit, tab: VerdictTab, *, followed: str) -> Updates:
 
 
 def keep(visit: Visit, tab: VerdictTab) -> Updates:
-    """The question is taken back."""
     return {tab.question: AWAY, tab.delete: gr.update(visible=True)}
 
 

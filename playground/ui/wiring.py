@@ -161,7 +161,6 @@ def _safe(block: Block, value: Any) -> Any:
 
 
 def update_of(value: Value) -> dict[str, Any]:
-    """An answer for one widget as an update."""
     is_update = isinstance(value, dict) and value.get("__type__") == "update"
     return cast(dict[str, Any], value) if is_update else gr.update(value=value)
 
@@ -366,7 +365,6 @@ def needed(handler: Handler, tab: object, inputs: dict[str, Any]) -> dict[str, A
 
 
 def _leaves(given: Any) -> Iterator[Block]:
-    """The widgets in nested mappings and sequences, in order."""
     if isinstance(given, Mapping | list | tuple):
         for one in given.values() if isinstance(given, Mapping) else given:
             yield from _leaves(one)

@@ -35,8 +35,6 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ShippedSet:
-    """A set of examples that comes with the app."""
-
     id: str
     title: str
     description: str

@@ -158,7 +158,6 @@ class Sessions:
         return self._table.all()
 
     def forget(self, owner: str) -> None:
-        """Nothing of theirs is left."""
         with self._lock:
             self._written.pop(owner, None)
         self._table.remove(owner)

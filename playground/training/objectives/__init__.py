@@ -167,7 +167,6 @@ class LossTrainer(Trainer):
 
 
 def collated(trainer: Trainer, rows: Sequence[Any]) -> dict[str, Any]:
-    """Rows as one batch on the model's device."""
     return dict(trainer._prepare_inputs(trainer.data_collator(list(rows))))
 
 
@@ -245,7 +244,6 @@ class TextBlockCollator:
 
 
 def collator(objective: str, pad_id: int, model: Any) -> Collator:
-    """The batch builder of an objective for this model."""
     if objective == "pretrain":
         return TextBlockCollator(pad_id)
     return PackedSequenceCollator() if fits(model) else AnswerCollator(pad_id)
@@ -271,7 +269,6 @@ def answer_loss(model: Any, batch: dict[str, Any], items: Any | None = None) -> 
 
 
 def learned_tokens(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """How many tokens of a batch count for its loss."""
     return (batch["labels"] != IGNORED).sum()
 
 
