@@ -32,7 +32,8 @@ from playground.ui.side import RecordedValues
 from playground.ui.sidebar import ready, require
 from playground.ui.wiring import AWAY, Drawn, Initial, Updates, Visit, slot
 from playground.verdict.answers import Size
-from playground.verdict.request import VerdictRequest, judged_at
+from playground.verdict.records import judged_at
+from playground.verdict.request import VerdictRequest
 from playground.workspace.examples import ShippedSet
 
 if TYPE_CHECKING:

@@ -31,7 +31,8 @@ from playground.models.remote import Remote, Spending
 from playground.verdict import recorded
 from playground.verdict.files import VERDICT
 from playground.verdict.losses import ScoringService, ToScore
-from playground.verdict.request import VerdictRequest, judged_at, rows_judged
+from playground.verdict.records import judged_at, rows_judged
+from playground.verdict.request import VerdictRequest
 from playground.workspace.examples import DataService
 
 Key = tuple[int, str]

@@ -14,7 +14,8 @@ from playground.data.replies import Joined, join, rows_words
 from playground.errors import InputError
 from playground.evaluation.cost import TokenPrices
 from playground.evaluation.verdict import Answered
-from playground.verdict.request import VerdictRequest, file_sha256
+from playground.verdict.records import file_sha256
+from playground.verdict.request import VerdictRequest
 from playground.workspace.examples import DataService
 
 NOT_REPLAYABLE = "not replayable: recorded"

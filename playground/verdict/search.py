@@ -34,7 +34,8 @@ from playground.verdict.answers import Answering, Asking, Item, Key, Progress
 from playground.verdict.bench import LETTERS_MAX, SEED, Best, Drawn, PromptBench
 from playground.verdict.files import BENCH, VerdictFiles
 from playground.verdict.measuring import Marking, Work
-from playground.verdict.request import CANDIDATES_MAX, RecordMaker, VerdictRequest, request_from
+from playground.verdict.records import RecordMaker
+from playground.verdict.request import CANDIDATES_MAX, VerdictRequest, request_from
 from playground.workspace.examples import DataService
 from playground.workspace.visitors import LOCAL
 

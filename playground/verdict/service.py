@@ -33,7 +33,8 @@ from playground.verdict.files import DONE, FAILED, LIVE, MEASURING, STOPPED, VER
 from playground.verdict.judges import Judges, Trust
 from playground.verdict.losses import ForgettingService
 from playground.verdict.measuring import Measuring, Work
-from playground.verdict.request import Kept, RecordMaker, SoFar, VerdictRequest, file_sha256, request_from
+from playground.verdict.records import Kept, RecordMaker, SoFar, file_sha256
+from playground.verdict.request import VerdictRequest, request_from
 from playground.verdict.search import Searching
 from playground.workspace.examples import DataService
 from playground.workspace.visitors import LOCAL, Quota

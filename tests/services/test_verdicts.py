@@ -29,7 +29,8 @@ from playground.verdict.answers import Answering, Asking, Item, Progress
 from playground.verdict.files import VerdictFiles, answer_of
 from playground.verdict.losses import Recalling
 from playground.verdict.measuring import Measuring, Work
-from playground.verdict.request import RecordMaker, VerdictRequest, file_sha256, request_from, undertrained
+from playground.verdict.records import RecordMaker, file_sha256, undertrained
+from playground.verdict.request import VerdictRequest, request_from
 from playground.verdict.service import VerdictService
 from tests.refused import refused
 from tests.services.conftest import last, put_rows, verdicts_by
