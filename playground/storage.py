@@ -8,7 +8,6 @@ import logging
 import shutil
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -90,13 +89,6 @@ class StorageService:
             *(self._passing_items() if everything else ()),
             *(() if everything else (_by_its_file(PASSING, "exports/", room) for room in self.quota.rooms(owner))),
         ]
-
-    def totals(self, owner: str = LOCAL) -> dict[str, int]:
-        """Bytes of each kind that there is."""
-        found: Counter[str] = Counter()
-        for item in self.items(owner):
-            found[item.kind] += item.bytes
-        return dict(found)
 
     def folders(self) -> dict[str, int]:
         """Bytes below each of the home's folders, whoever they belong to."""

@@ -170,9 +170,10 @@ def test_every_kind_is_listed_with_its_size(alone, hers):
     incoming(alone.settings, "left.csv", b"x" * 700)
     items = alone.storage.items()
     assert [item.kind for item in items] == ["base", "adapter", "run", "checkpoints", "upload", "passing"]
-    assert {item.kind: item.bytes for item in items}["checkpoints"] == 5000
-    assert alone.storage.totals()["base"] == bytes_in(alone.settings.bases_dir / "smollm2-135m") > 1_000_000
-    assert alone.storage.totals()["upload"] == hers.upload.stat().st_size
+    sizes = {item.kind: item.bytes for item in items}
+    assert sizes["checkpoints"] == 5000
+    assert sizes["base"] == bytes_in(alone.settings.bases_dir / "smollm2-135m") > 1_000_000
+    assert sizes["upload"] == hers.upload.stat().st_size
     assert alone.storage.free_bytes() > 0
     alone.bases.resolve()
     assert [item.stays for item in alone.storage.items() if item.kind == "base"] == ["it is in use"]
