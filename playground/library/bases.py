@@ -318,8 +318,8 @@ class BaseShapes(BaseLayout):
         return _context(self.config)
 
 
-def is_own(folder: Path, module: str, file: Path, name: str) -> bool:
-    """Whether tensor ``name`` of a safetensors file is the weight of ``module`` of the base in ``folder``, number for
+def is_own(folder: Path, module: str, part: str, file: Path, name: str) -> bool:
+    """Whether tensor ``name`` of a safetensors file is ``module.part`` of the base in ``folder``, number for
     number, in the precision of either. A head that the base does not hold is its embeddings. Rows past the base's are
     left out: of padding, to a size that a processor likes."""
     from safetensors import safe_open
@@ -327,8 +327,8 @@ def is_own(folder: Path, module: str, file: Path, name: str) -> bool:
     found: dict[str, Path] = {}
     for own in map(Path.resolve, _weight_files(folder)):
         found |= dict.fromkeys(files.read_header(own), own)
-    keys = [f"{one}.weight" for one in (module, module.partition(".")[2], f"model.{module}")]
-    keys += [key for key in found if key.endswith(EMBEDDINGS)] if module.endswith("lm_head") else []
+    keys = [f"{one}.{part}" for one in (module, module.partition(".")[2], f"model.{module}")]
+    keys += [key for key in found if key.endswith(EMBEDDINGS)] if (module, part) == ("lm_head", "weight") else []
     if (key := next((key for key in keys if key in found), None)) is None:
         return False
     with safe_open(found[key], framework="pt") as held, safe_open(file, framework="pt") as copied:

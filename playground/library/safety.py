@@ -234,7 +234,8 @@ def from_mlx(folder: Path) -> list[str]:
     return [f"MLX's layout is turned into PEFT's: {many} of rank {rank}, with the scale {scale:g}"]
 
 
-_COPIED = re.compile(rf"{re.escape(BEGIN)}(?P<module>(?:\w+\.)*(?:embed_tokens|wte|lm_head))(?:\.base_layer)?\.weight")
+_OUTER = rf"{re.escape(BEGIN)}(?P<module>(?:\w+\.)*(?:embed_tokens|wte|lm_head))"
+_COPIED = re.compile(_OUTER + r"(?:\.base_layer)?\.(?P<part>weight|bias)")
 """Embeddings and head as PEFT saves them beside an adapter of the head, or where it does not know the base's config."""
 
 
@@ -242,18 +243,19 @@ def _without_copies(folder: Path, base: BaseLayout | None) -> list[str]:
     """Leave out of the weights in ``folder`` what is the base's own, number for number; returns that in words. Raises
     AdapterError where such weights are others than the base's."""
     place, tensors = base.folder if base is not None else None, read_header(folder / WEIGHTS, TENSORS_LIMIT)
-    copies = {name: match["module"] for name in tensors if (match := _COPIED.fullmatch(name))}
+    copies = {name: (match["module"], match["part"]) for name in tensors if (match := _COPIED.fullmatch(name))}
     if base is None or place is None or not copies:
         return []
-    for name, module in copies.items():
+    for name, (module, part) in copies.items():
         rows, there = ((shape or (0,))[0] for shape in (tensors[name].shape, base.weight(module)))
-        if rows < there or not is_own(place, module, folder / WEIGHTS, name):
+        if rows < there or not is_own(place, module, part, folder / WEIGHTS, name):
             why = f"{rows} rows, this base has {there}" if rows < there else "they were trained with it"
             said = f"This adapter comes with embeddings or a head of its own ({plain_text(name)}: {why})"
             raise AdapterError(f"{said}, and the base's stay as they are here. Train it without them.")
     left = {name: (name, False) for name in tensors if name not in copies}
     write_tensors(folder / WEIGHTS, folder / WEIGHTS, left)
-    return [f"the copy of the base's own {' and '.join(sorted(set(copies.values())))} is left out of the weights"]
+    modules = " and ".join(sorted({module for module, _ in copies.values()}))
+    return [f"the copy of the base's own {modules} is left out of the weights"]
 
 
 _CHOOSING = ("exclude_modules", "layers_to_transform", "layers_pattern")

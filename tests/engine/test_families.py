@@ -3,10 +3,13 @@ one; and half precision and 4 bits, near what PEFT says in the same precision an
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from playground.engine.engine import Engine
 from playground.engine.request import Row, Sampling, ScoreRow
 from playground.errors import AdapterError, BaseUnavailableError
+from playground.library.adapters import AdapterLibrary
+from playground.library.bases import BaseShapes
 from playground.library.files import file_fingerprint
 from tests.engine import models
 from tests.engine.models import World, attach, ids_of, logits_of, run, save_adapter
@@ -43,6 +46,23 @@ def test_a_family_says_in_one_batch_what_peft_says_one_by_one(family, tmp_path):
     texts = [*TEXTS[:3], ("A" * 9, "x" * (3 * models.WINDOW))]
     held_to_peft(engine, world, [ScoreRow(*text, kind, True) for text in texts for kind in (None, "lora")])
     assert engine.check_fingerprint()[1]
+
+
+@pytest.mark.parametrize(("family", "targets"), [("phi", ["q_proj", "lm_head"]), ("gpt2", ["c_attn", "lm_head"])])
+def test_an_adapter_on_the_head_is_imported_with_peft_s_copies_of_it_and_says_what_peft_says(family, targets, tmp_path):
+    """Where the path carries adapters on any linear layer; on the others it is refused (services/test_chat)."""
+    base, folder = models.save_base(family, tmp_path / "base"), tmp_path / "made"
+    config = LoraConfig(r=4, target_modules=targets, fan_in_fan_out=family == "gpt2", task_type="CAUSAL_LM")
+    made = get_peft_model(models.load_base(base), config)
+    models.draw(made, 1)
+    made.save_pretrained(folder)  # with the head, which the adapter lies on
+    library = AdapterLibrary(tmp_path / "own", tmp_path / "shipped")
+    card = library.import_path(folder, BaseShapes.from_folder(base))
+    assert card.notes == ("the copy of the base's own lm_head is left out of the weights",)
+    engine = models.engine_with(base, {"mine": card.path})
+    (state,) = run(engine, [Row(PROMPTS[1], "mine", Sampling(max_tokens=12))])
+    said = models.said_by(models.with_adapter(models.load_base(base), folder), ids_of(engine, PROMPTS[1]), 12).tokens
+    assert list(state.tokens) == said != models.said_by(models.load_base(base), ids_of(engine, PROMPTS[1]), 12).tokens
 
 
 def test_what_a_family_has_no_keys_and_values_for_is_refused_in_words(tmp_path):
