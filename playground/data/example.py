@@ -380,9 +380,20 @@ def read_turns(value: object, what: str) -> tuple[Message, ...]:
         value = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(value)]
     elif _is_round(value[0]):  # 2
         value = [turn for item in value for turn in _both(item)]
-    read: list[Any] = [_turn(item, place, what) for place, item in enumerate(value, 1)]
+    read: list[Any] = [_plain(item) or _turn(item, place, what) for place, item in enumerate(value, 1)]
     turns: list[Message] = _answered(read) if list in map(type, read) else read
     return tuple(turn for turn in turns if turn.role != "system" or turn.content.strip())
+
+
+def _plain(item: object) -> Message | None:
+    """A turn of a role and a text without marks, as most are; None for others, which take several times as long."""
+    if not isinstance(item, dict) or len(item) != 2:
+        return None
+    word, text = item.get("role") or item.get("from"), item.get("content") or item.get("value")
+    role = ROLES.get(word) if isinstance(word, str) and word not in CALL_ROLES else None
+    if role is None or role == TOOL or not isinstance(text, str) or "<" in text or not text.strip():
+        return None
+    return None if not text.isascii() and HALF_CHARACTER.search(text) else Message(role, text)
 
 
 class _Called(NamedTuple):
