@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from playground.data.column_profile import first_won, own_part, spelling, truth
@@ -109,9 +108,8 @@ def validate(parts: Sequence[Part], progress: Progress, reading: Reading = AS_FO
             if isinstance(record, Unusable):
                 bad.append(BadRow(last, record.reason, record.fix))
                 continue
-            build = partial(_row, record, shape, last)
             try:
-                row = mender.row(last, build) if reading.repair else build(_as_they_are)
+                row = (mender.row if reading.repair else _row)(record, shape, last)
             except Unusable as error:
                 if is_blank(record, shape.mapping):
                     mender.add(BLANK, last)
@@ -119,7 +117,7 @@ def validate(parts: Sequence[Part], progress: Progress, reading: Reading = AS_FO
                         continue
                 elif not reading.repair:
                     with suppress(Unusable):
-                        mender.row(last, build)
+                        mender.row(record, shape, last)
                 bad.append(BadRow(last, error.reason, error.fix))
                 continue
             text = "".join(texts_of(row))
@@ -127,7 +125,7 @@ def validate(parts: Sequence[Part], progress: Progress, reading: Reading = AS_FO
                 mender.look(row)
             rows.append(row)
             repeats.add(row)
-            usage.add(record, row, mender.before)
+            usage.add(record, row, mender.before if reading.repair else ())
             if not text.isascii() and _DAMAGED in text:
                 reason = f"holds {_DAMAGED}: a character was lost when the file was saved"
                 warnings.append(RowWarning(last, reason, "damaged"))
@@ -177,7 +175,7 @@ def _as_they_are(turns: Turns) -> Turns:
     return turns
 
 
-def _row(record: Record, shape: Shape, number: int, mend: Mend) -> Row:
+def _row(record: Record, shape: Shape, number: int, mend: Mend = _as_they_are) -> Row:
     """Raises Unusable."""
     for column in shape.pictures:
         if isinstance(record.get(column), list | dict | bytes) and record[column]:
@@ -441,6 +439,20 @@ def is_blank(record: Mapping[str, Any], mapping: Mapping[str, str]) -> bool:
     return not any(value.strip() if isinstance(value, str) else value not in (None, [], {}) for value in held)
 
 
+def _said(record: Record, column: str) -> Record:
+    """A row without the turns at a chat's end that say nothing."""
+    turns = record.get(column)
+    if not isinstance(turns, list):
+        return record
+    end = len(turns)
+    while end and isinstance(turn := turns[end - 1], dict) and is_turn(turn) and not any(map(turn.get, _SAYS)):
+        end -= 1
+    return record if end == len(turns) else {**record, column: turns[:end]}
+
+
+_SAYS = ("content", "value", "text", "parts", "message", "utterance", "tool_calls", "function_call")
+
+
 class Mender:
     """Mends one row after another, and keeps what it did to which."""
 
@@ -448,9 +460,10 @@ class Mender:
         self._rows: dict[str, list[int]] = {}
         self.before: list[str] = []  # texts of the last row's turns as they were, empty where nothing was done to them
 
-    def row(self, number: int, build: Callable[[Mend], Row]) -> Row:
-        """The row that is built of mended turns. Raises Unusable as ``build`` does."""
-        kinds: list[str] = []
+    def row(self, record: Record, shape: Shape, number: int) -> Row:
+        """The row that is built of mended turns. Raises Unusable."""
+        said = _said(record, shape.mapping.get("messages", ""))
+        kinds = ["end"] if said is not record else []
 
         def mend(turns: Turns) -> Turns:
             found, did = mended(turns)
@@ -459,7 +472,7 @@ class Mender:
             return found
 
         self.before = []
-        row = build(mend)
+        row = _row(said, shape, number, mend)
         for kind in dict.fromkeys(kinds):
             self.add(kind, number)
         return row

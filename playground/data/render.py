@@ -321,7 +321,7 @@ def _template(tokenizer: Any, messages: Sequence[Message], *, prompt: bool, thin
         first = next((place for place, turn in enumerate(messages) if turn.role == "user"), 0)
         if calls:
             pass
-        elif any(turn.role == "assistant" for turn in messages[:first]):
+        elif any(turn.role == "assistant" and not turn.learned for turn in messages[:first]):
             asked = (*(turn for turn in messages[:first] if turn.role != "assistant"), *messages[first:])
             return _template(tokenizer, asked, prompt=prompt, think=think)
         elif [turn.role for turn in messages[:2]] == ["system", "user"]:
