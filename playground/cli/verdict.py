@@ -16,7 +16,7 @@ from playground.errors import InputError, RunFailedError
 from playground.evaluation.comparison import Questions, money
 from playground.evaluation.cost import Prices, read_prices
 from playground.evaluation.decision import Terms
-from playground.evaluation.verdict import TIMED
+from playground.evaluation.reasons import TIMED
 from playground.library.files import write_json
 from playground.report.format import draws_words
 from playground.services import Services

@@ -22,7 +22,8 @@ from playground.errors import EndpointError, InputError, OutOfMemoryError, Playg
 from playground.evaluation.forgetting import REFUSALS_REPLY_TOKENS as REPLY_TOKENS
 from playground.evaluation.forgetting import questions
 from playground.evaluation.form import REFERENCES
-from playground.evaluation.verdict import TIMED, Answered
+from playground.evaluation.reasons import TIMED
+from playground.evaluation.verdict import Answered
 from playground.library.adapters import AdapterCard
 from playground.models.adapters import AdapterService
 from playground.models.bases import BaseService
