@@ -91,14 +91,17 @@ ROLES = 5
 SURE = 0.8
 """Confidence of a guess from which on the person is not asked to check it."""
 READ_AS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "Prompt and answer": (("prompt", "completion"), ("system", "input", "thought", "history", "options")),
-    "Conversation": (("messages",), ("system",)),
-    "A better and a worse answer": (("chosen", "rejected"), ("prompt", "system", "input", "history", "options")),
+    "Prompt and answer": (("prompt", "completion"), ("system", "input", "thought", "history", "options", "tools")),
+    "Conversation": (("messages",), ("system", "tools")),
+    "A better and a worse answer": (
+        ("chosen", "rejected"),
+        ("prompt", "system", "input", "history", "options", "tools"),
+    ),
     "An answer and whether it is good": (
         ("prompt", "completion", "label"),
-        ("system", "thought", "input", "history", "options"),
+        ("system", "thought", "input", "history", "options", "tools"),
     ),
-    "A conversation and whether it is good": (("messages", "label"), ("system",)),
+    "A conversation and whether it is good": (("messages", "label"), ("system", "tools")),
     "Raw text": (("text",), ()),
 }
 """Name of a format -> the roles it needs, the roles it may have."""

@@ -118,7 +118,7 @@ def test_another_reading_of_the_file_keeps_what_is_known_and_a_column_that_is_ta
     assert rows.completed("Raw text", known, there) == {"text": "patient"}
     assert rows.reading(known) == "Prompt and answer"
     assert rows.reading(known | {"label": "stars"}) == "An answer and whether it is good"
-    assert rows.reading({"messages": "m"}) == "Conversation"
+    assert rows.reading({"messages": "m"}) == rows.reading({"messages": "m", "tools": "t"}) == "Conversation"
     past = known | {"history": "past", "options": "A"}
     assert rows.completed(rows.reading(past), past, there) == past
     before = {"prompt": "a", "completion": "b"}
