@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import re
 import shutil
@@ -181,17 +182,20 @@ def _split_column(records: Records) -> str:
     return ""
 
 
-def _chosen(name: str, records: Records, wanted: str, limits: Limits) -> tuple[Records, str, tuple[str, ...]]:
-    """The records of one split, the column that says so, and all splits. Raises InputError where there is none such."""
-    column = next((one for one in records.columns if spelling(one) in NAMES["splits"]), "")
-    there = dict.fromkeys(str(row.get(column)) for _, row in records.rows if isinstance(row, dict) and row.get(column))
+def _chosen(name: str, records: Records, wanted: str, limits: Limits) -> tuple[Records, str, str, tuple[str, ...]]:
+    """The records of one split, the column that says so, the split, and all splits; rows that say nothing are of the
+    one to train on. Raises InputError where there is none such."""
+    column = _split_column(records) or next((one for one in records.columns if spelling(one) in NAMES["splits"]), "")
+    cells = (row.get(column) for _, row in records.rows if isinstance(row, dict))
+    there = dict.fromkeys(str(cell) for cell in cells if cell not in (None, ""))
     split = _match(wanted, there, name)
+    same = {split} | ({"", "None"} if own_part(split) == "train" else set())
     only = stream(
-        lambda _: (one for one in records.rows if isinstance(one[1], Unusable) or str(one[1].get(column)) == split),
+        lambda _: (one for one in records.rows if isinstance(one[1], Unusable) or str(one[1].get(column)) in same),
         limits,
         columns=records.columns,
     )
-    return replace(records, rows=only.rows, sample=only.sample), column, tuple(there)
+    return replace(records, rows=only.rows, sample=only.sample), column, split, tuple(there)
 
 
 @contextmanager
@@ -214,7 +218,16 @@ _ABOUT = re.compile(
 )
 """What stands beside data, and tells of it."""
 _MOST_FILES = 1_000
-_DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OSError, struct.error)
+_DAMAGED_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    OSError,
+    struct.error,
+)
 
 
 def _unzipped(path: Path, folder: Path, limit_bytes: int) -> list[Path]:
@@ -296,8 +309,9 @@ def read_parts(
     for path, size in zip(paths, sizes, strict=True):
         records = read_records(path, limit_bytes, progress.part(done * share, (done + size) * share), reading)
         done += size
+        split = own.get(path, "")
         if reading.split:
-            records, column, splits = _chosen(path.name, records, reading.split, Limits(path.name, limit_bytes))
+            records, column, split, splits = _chosen(path.name, records, reading.split, Limits(path.name, limit_bytes))
         elif not all(map(own_part, records.splits)):
             counts = Counter(row.get(SPLIT) for _, row in records.rows if isinstance(row, dict))
             found = ", ".join(f"{name} ({count})" for name, count in counts.items())
@@ -311,7 +325,7 @@ def read_parts(
         try:
             others = replace(records, columns=tuple(name for name in records.columns if name != column))
             shape = detect(others, mapping)
-            parts.append(Part(path.name, records, shape, column, own.get(path, ""), splits))
+            parts.append(Part(path.name, records, shape, column, split, splits))
         except InputError as error:
             note = f" It is {records.note}." if len(records.sheets) > 1 else ""
             raise InputError(f"{error}{note}" if len(paths) == 1 else f"{path.name}: {error}{note}") from None
@@ -322,10 +336,12 @@ def read_parts(
 
 
 def read_files(path: Paths, limit_bytes: int, reading: Reading = AS_FOUND) -> Iterator[Numbered]:
-    """Every record as it stands in the files, numbered on through all of them; of nested columns the entries alone."""
+    """Every record as it stands in the files, numbered on through all of them; of nested columns the entries alone. A
+    file's split, where its name says that, stands in a column."""
     last = 0
     with opened(path, limit_bytes) as paths:
-        if reading.split and (own := _splits_of(paths)):
+        own = _splits_of(paths)
+        if reading.split and own:
             split = _match(reading.split, own.values(), "The folder")
             paths = [one for one in paths if own[one] == split]
         for one in paths:
@@ -334,6 +350,7 @@ def read_files(path: Paths, limit_bytes: int, reading: Reading = AS_FOUND) -> It
                 last = offset + number
                 if isinstance(record, dict):
                     record = {name: value for name, value in record.items() if not is_nested(value)}
+                    record |= {SPLIT: own[one]} if own else {}
                 yield last, record
 
 

@@ -88,6 +88,11 @@ def reading_of(mapping: Mapping[str, str] | None) -> tuple[Reading, dict[str, st
     return Reading(**{name: given.pop(name, "") for name in READING}), given
 
 
+def of_copy(reading: Mapping[str, str]) -> dict[str, str]:
+    """What of it holds for a copy of the file as JSONL, too, which is UTF-8 and holds one sheet."""
+    return {name: value for name, value in reading.items() if name in ("split", "repair")}
+
+
 def beside(mapping: Mapping[str, str] | None) -> dict[str, str] | None:
     """What of a file's mapping holds for another one, too: that its rows are repaired."""
     return {"repair": mapping["repair"]} if mapping and "repair" in mapping else None

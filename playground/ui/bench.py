@@ -157,7 +157,7 @@ def show(visit: Visit, view: BenchView, *, sent: dict[str, Any], where: ExampleV
         versions = visit.services.bench.versions(place.file, visit.owner)
         bench = visit.services.bench.newest(place.file, visit.owner)
         listing, (head, best) = list_html(versions, place.file.name), _head(visit, bench)
-        rival, there = _rival(visit.services.search.rival(place.file, visit.owner)), True
+        rival, there = _rival(visit.services.search.rival(place.file, visit.owner, place.mapping)), True
     except InputError:  # shown where it was asked
         versions, bench, listing, head, best, rival, there = [], None, list_html([], ""), "", False, "", False
     except FAILURES as error:  # a timer reads this: what failed stands where the figures would, and the timer ends

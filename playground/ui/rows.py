@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from playground.data.advice import bad_rows, kept_warnings, repair_words
 from playground.data.example import Checked, Unused
-from playground.data.records import Records, beside
+from playground.data.records import Records, of_copy
 from playground.data.render import TokenPreview
 from playground.data.split import BY_CHANCE, SplitBy
 from playground.data.token_counts import TokenReport
@@ -405,4 +405,4 @@ def edited(visit: Visit, source: Source, frame: pd.DataFrame) -> Source | None:
         return None
     kept = visit.services.data.edited(source.path, changes, visit.owner, source.reading)
     title = source.title if source.title.endswith(", edited") else f"{source.title}, edited"
-    return replace(source, path=kept, title=title, page=0, reading=beside(source.reading) or {})
+    return replace(source, path=kept, title=title, page=0, reading=of_copy(source.reading))

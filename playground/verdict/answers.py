@@ -431,7 +431,7 @@ class Answering:
             return [], documents
         source = Path(side.shots_from or request.examples or request.file)
         same = source.resolve() == request.file.resolve()
-        mapping = request.mapping if source == request.file else beside(request.mapping)
+        mapping = request.mapping if same else beside(request.mapping)
         checked = self._data.check(source, mapping, request.owner)
         if side.picked:
             seen = set(request.rows or ()) if same else set()

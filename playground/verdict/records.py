@@ -235,7 +235,8 @@ class RecordMaker:
             bad, used = (int(run.get(name) or 0) for name in ("rows_bad", "rows_used"))
             poor = max(poor, bad / max(1, bad + used))
         if cards and request.examples is not None:  # what the adapters learned from, or what is like it
-            mapping = request.mapping if request.examples == request.file else beside(request.mapping)
+            same = request.examples.resolve() == request.file.resolve()
+            mapping = request.mapping if same else beside(request.mapping)
             learned = self._data.check(request.examples, mapping, request.owner)
             conflicts = sum(warning.kind == "conflict" for warning in learned.warnings)
             poor = max(poor, (len(learned.bad) + learned.duplicates + conflicts) / max(1, learned.rows))

@@ -270,7 +270,7 @@ class PromptSearch:
         seed = drawn.get("seed", SEED)
         parts = parts or self._bench.parts(source, owner, mapping, seed)
         if budget_s is None:
-            budget_s = rival.seconds if (rival := self.rival(source, owner)) is not None else BUDGET_S
+            budget_s = rival.seconds if (rival := self.rival(source, owner, mapping)) is not None else BUDGET_S
         if bad := [count for count in shots if not 0 <= count <= SHOTS_MAX]:
             raise InputError(f"{bad[0]} shots are asked for; they go from 0 to {SHOTS_MAX}.")
         shipped = self._data.shipped_with(source)
@@ -294,14 +294,13 @@ class PromptSearch:
         learned = [one.completion for one in part(there, asked.pool)]
         return written_prompt(*self._bench.verdicts.stated(asked), learned)
 
-    def rival(self, file: Path, owner: str = LOCAL) -> Rival | None:
+    def rival(self, file: Path, owner: str = LOCAL, mapping: Mapping[str, str] | None = None) -> Rival | None:
         """The training that a search on these examples competes with: that of the newest adapter most of whose rows,
         by its run's record, are among them; of one whose record tells no rows, by the name of its file."""
         source = self._bench.learned_from(file)
         cards = [row.card for row in self._adapters.list(owner)]
-        mine = (
-            {row_hash(one) for one in self._data.check(source, None, owner).examples[:MOST_HASHED]} if cards else set()
-        )
+        there = self._data.check(source, mapping, owner).examples if cards else ()
+        mine = {row_hash(one) for one in there[:MOST_HASHED]}
         for card in sorted(cards, key=lambda card: -card.created_s):
             with contextlib.suppress(PlaygroundError):
                 run = read_run(card.path)

@@ -15,9 +15,10 @@ import pytest
 
 from playground.data.advice import advise, as_json, as_text
 from playground.data.check import check_file
-from playground.data.editing import good_rows_jsonl
+from playground.data.editing import edited_lines, good_rows_jsonl
 from playground.data.example import Checked, FilePart, Message, Passage, RowWarning
 from playground.data.files import read_records
+from playground.data.records import AS_FOUND, Reading
 from playground.data.replies import join, read_replies
 from playground.data.split import split
 from playground.data.token_counts import token_report
@@ -237,8 +238,8 @@ def folder(root, **parts):
     return root
 
 
-def zipped(root, files):
-    with zipfile.ZipFile(root / "rows.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+def zipped(root, files, how=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(root / "rows.zip", "w", how) as archive:
         for name, text in files.items():
             archive.writestr(name, text)
     return root / "rows.zip"
@@ -286,6 +287,11 @@ def test_a_file_s_own_splits_are_offered_and_its_test_rows_are_the_test_part(tmp
     alone = check_file(path, {"split": "TEST"})
     assert (alone.good, alone.held, [rows for rows in alone.splits.values() if rows]) == (4, {}, [4])
     refused("has no split 'dev'. It has:", check_file, path, {"split": "dev"})
+    for reading, held in ((AS_FOUND, 4), (Reading(split="TEST"), 0)):
+        copy = put(tmp_path / "", "edited.jsonl", "".join(edited_lines(path, {}, 10**6, reading)))
+        again = check_file(copy, reading.said())
+        assert (again.good, len(again.held)) == (24 if held else 4, held), "a copy to edit keeps them"
+        copy.unlink()
 
 
 def test_a_zip_that_is_none_holds_too_much_or_no_rows_is_refused(tmp_path):
@@ -294,7 +300,9 @@ def test_a_zip_that_is_none_holds_too_much_or_no_rows_is_refused(tmp_path):
     locked = bytearray(whole)
     for sign, at in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
         locked[locked.find(sign) + at] |= 1
-    for content in (whole[:-30], whole[:40] + b"x" * 20 + whole[60:], b"PK", bytes(locked), b"{}" * 20):
+    packed = zipped(tmp_path, {"rows.jsonl": lines(*named("t", 20))}, zipfile.ZIP_LZMA).read_bytes()
+    lzma = packed[:60] + bytes(byte ^ 90 for byte in packed[60:120]) + packed[120:]
+    for content in (whole[:-30], whole[:40] + b"x" * 20 + whole[60:], b"PK", bytes(locked), b"{}" * 20, lzma):
         refused("is no zip archive, is damaged, or has a password", check_file, put(tmp_path, "b.zip", content))
     refused("holds no file of rows", check_file, zipped(tmp_path, {"README.md": "x", "a.exe": "x", ".b.csv": "x"}))
     refused("unpacks to more than", check_file, zipped(tmp_path, {"a.csv": "a" * 2000}), limit_bytes=1000)
@@ -318,6 +326,11 @@ def test_lists_of_other_names_are_chosen_from_and_a_column_of_other_values_split
     assert check_file(other, {"split": "A"}).good == 4
     texts = check_file(put(tmp_path, "t.json", json.dumps({"train": ["one text", "two"], "test": ["three"]})))
     assert (texts.objective, texts.held) == ("text", {3: "test"})
+    other = put(
+        tmp_path, "d.csv", "q,a,split\n" + "".join(f"q{n},a{n},{('', 'train', 'test')[n % 3]}\n" for n in range(9))
+    )
+    for name, many in check_file(other).splits.items():
+        assert check_file(other, {"split": name}).good == many, "a row that says nothing is of the one to train on"
     refused("It has no splits", check_file, put(tmp_path, "c.csv", "q,a\nb,c\n"), {"split": "A"})
 
 

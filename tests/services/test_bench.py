@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from playground.chat.compare import Side
+from playground.data.editing import as_record
 from playground.data.split import hashes_of, split
 from playground.errors import NotFoundError, PlaygroundError
 from playground.evaluation.checks import parse_checks
@@ -19,7 +20,7 @@ from playground.models.endpoints import Endpoint
 from playground.services import Services, build_services
 from playground.verdict.answers import Answering
 from playground.verdict.bench import LETTERS_MAX, VERSIONS_MAX, PromptBook, Score, best_of, scores_of
-from playground.verdict.search import Rival
+from playground.verdict.search import BUDGET_S, Rival
 from playground.verdict.service import VerdictView
 from tests.refused import refused
 from tests.services.conftest import last, put_rows, reply, verdicts_by
@@ -295,6 +296,11 @@ def test_a_search_competes_with_the_training_that_read_its_rows_whatever_its_fil
         services.adapters.import_file(folder)
     assert services.search.rival(rows_file) == Rival("Mine", 9.0, 18)
     assert services.search.request(rows_file, {}, (0,), ()).budget_s == 9.0
+    several = rows_file.with_name("several.json")
+    lists = {name: [as_record(one) for one in rows[at::2]] for at, name in enumerate(("cats", "dogs"))}
+    several.write_text(json.dumps(lists))
+    assert services.search.rival(several, mapping={"split": "cats"}) is None
+    assert services.search.request(several, {}, (0,), (), mapping={"split": "cats"}).budget_s == BUDGET_S
 
 
 def test_a_search_that_is_stopped_keeps_what_it_knows(services, rows_file):

@@ -206,11 +206,13 @@ def test_an_edited_cell_becomes_a_copy_of_the_file(services, call, tab):
 
     def save(report: str) -> dict[Any, Any]:
         table = pd.DataFrame([[3, "p3", report]], columns=["row", "patient", "report"])
-        return call(examples.save_edit, tab, table=table, source=ROWS, max_tokens=2048)[-1]
+        source = replace(ROWS, reading={"encoding": "cp1250", "split": "train", "repair": "rows"})
+        return call(examples.save_edit, tab, table=table, source=source, max_tokens=2048)[-1]
 
     saved = save("All well.")
     assert (services.data.changes, saved[tab.source].title) == ({3: {"report": "All well."}}, "rows, edited")
     says(saved[tab.edit_error], "Saved as a copy")
+    assert saved[tab.source].reading == {"split": "train", "repair": "rows"}, "its other words are of the file alone"
     nothing = save("")
     says(nothing[tab.edit_error], "Nothing was changed")
     assert tab.source not in nothing
