@@ -6,34 +6,38 @@ checks; ``suggested`` reads from the references which one fits. An empty, ``null
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
 from functools import lru_cache
-from itertools import combinations, islice
-from string import punctuation
-from typing import Any, ClassVar, Literal, NamedTuple
-
-import regex
+from typing import Any, ClassVar, NamedTuple
 
 from playground.data.tools import Call, calls_in
 from playground.errors import InputError
 from playground.evaluation.forgetting import is_refusal
-from playground.evaluation.inferred_checks import ALONE, collapsed, folded, key_of, label_in, labels_of
+from playground.evaluation.inferred_checks import key_of, label_in, labels_of
+from playground.evaluation.values import (
+    LEAST_F1,
+    MISSING,
+    FieldKind,
+    common_fields,
+    fields_of,
+    flat,
+    is_blank,
+    json_of,
+    kind_of,
+    length,
+    same_value,
+    same_words,
+    threshold_of,
+    thresholds,
+    token_f1,
+)
 
-FieldKind = Literal["exact", "number", "text"]
-LEAST_F1 = 0.6
-"""A text is right from this token F1 on (a field, where all its numbers are right too), or from a higher one."""
 SHORT_WORDS = 8
 """References of at most so many words are short answers, which are matched whole."""
-TEXT_WORDS = 4
-"""A field is free text where its middle value has at least so many words, or its values are seldom alike."""
-NEARLY_ALL = 0.95
 FEWEST = 5
 MOST_ARGUMENTS = 12
 """So many arguments, the commonest, are told one by one."""
@@ -41,25 +45,7 @@ FIELD = "field:"
 """Before the name of a field: the metric of its accuracy."""
 Marks = Mapping[tuple[str, str, str, str], bool]
 """(judge, question, reply, reference) -> whether the judge calls the reply right; reply and reference stripped."""
-_SIGN = re.compile(f"([{ALONE}])")
-_BARE = regex.compile(rf"[\p{{P}}{re.escape(punctuation)}]")
-_ARTICLE = re.compile(r"\b(a|an|the)\b")
 _KINDS: dict[str, type[Criterion]] = {}
-_KEY = re.compile(
-    r"[ \t]*(?:(?:#{1,6}|[-*•+]|\d{1,2}[.)])[ \t]+)?[*_]{0,2}([^\W\d_][^\n:：{}\[\]\"]{0,40}?)[*_]{0,2}[ \t]*"
-    r"[:：](?!//)[*_]{0,2}(.*)"
-)
-_ITEM = re.compile(r"[ \t]+\S|[-*•+][ \t]|\d{1,2}[.)][ \t]")
-_FENCE = re.compile(r"^```\w*\s*|\s*```$")
-_NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:[.,]\d+)*")
-_WITHIN = re.compile(r"((?<=\d)[.,:/-](?=\d)|(?<![\w.])-(?=\d)|(?<=\w)[+#]+(?!\w))")
-"""Punctuation that tells 1.5 from 15, -5 from 5, and C++ from C."""
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-_UNITS = {"$": "usd", "€": "eur", "euro": "eur", "£": "gbp", "¥": "jpy", "₺": "try", "tl": "try", "₹": "inr", "%": "%"}
-_UNIT = "|".join(map(re.escape, (*_UNITS, "usd", "eur", "gbp", "jpy", "try", "inr", "chf", "cny")))
-_AMOUNT = re.compile(rf"([-+]?)({_UNIT})?\s*([-+]?)(\d[\d .,'_]*)(?<! )\s*({_UNIT})?")
-_MARKS = ((",", "."), (".", ","), (" ", "."), (" ", ","), ("'", "."), ("_", "."))
-"""Of thousands, and of decimals."""
 
 
 @dataclass(frozen=True)
@@ -120,24 +106,6 @@ def kinds() -> str:
 
 
 @lru_cache(maxsize=4096)
-def squad_words(text: str) -> tuple[str, ...]:
-    """The words without case, punctuation (but that inside numbers and names such as C++) and articles; in scripts
-    without spaces each sign is one."""
-    parts = _WITHIN.split(_THOUSANDS.sub("", folded(text)))
-    bare = "".join(part if place % 2 else _BARE.sub("", part) for place, part in enumerate(parts))
-    return tuple(_SIGN.sub(r" \1 ", _ARTICLE.sub(" ", bare)).split())
-
-
-def token_f1(reply: str, reference: str) -> float:
-    """Harmonic mean of precision and recall of the words, each as often as it occurs (Rajpurkar et al. 2016,
-    arXiv:1606.05250). Both without a word = 1."""
-    said, wanted = squad_words(reply), squad_words(reference)
-    if not said or not wanted:
-        return float(said == wanted)
-    return 2 * (Counter(said) & Counter(wanted)).total() / (len(said) + len(wanted))
-
-
-@lru_cache(maxsize=4096)
 def _rouge_l(reply: str, reference: str) -> float:
     from playground.evaluation.metrics import ROUGE  # evaluate imports torch, which takes seconds
 
@@ -145,15 +113,6 @@ def _rouge_l(reply: str, reference: str) -> float:
 
 
 SIMILARITIES: dict[str, Callable[[str, str], float]] = {"token_f1": token_f1, "rouge_l": _rouge_l}
-
-
-def is_blank(reply: str, reference: str = "") -> bool:
-    """Nothing that anybody could use: empty, ``null``, empty JSON, or punctuation alone. But ``none`` or ``[]`` is an
-    answer where the reference is one of these too."""
-    if reply.strip() and reference.strip() and is_blank(reference):
-        return False
-    bare = reply.strip().strip("`\"'").strip()
-    return bare.lower() in ("null", "none", "{}", "[]") or not re.search(r"\w", bare)
 
 
 def parse_criterion(spec: str, references: Sequence[str]) -> Criterion:
@@ -186,22 +145,17 @@ def suggested(references: Sequence[str]) -> Criterion:
 def _suggested(texts: tuple[str, ...]) -> Criterion:
     if 2 * sum(map(bool, map(calls_in, texts))) > len(texts):  # 1
         return Tool.of("tool", texts)
-    known = _common_fields(texts)
-    if known and all(_json_of(text) is not None for text in texts):  # 2
+    known = common_fields(texts)
+    if known and all(json_of(text) is not None for text in texts):  # 2
         return Fields.of("fields", texts)
     if labels_of(texts):  # 3
         return Label.of("label", texts)
     if known and len(texts) >= FEWEST:  # 4
         return Fields.of("fields", texts)
-    middle = sorted(_length(text) for text in texts)[len(texts) // 2] if texts else 0
+    middle = sorted(length(text) for text in texts)[len(texts) // 2] if texts else 0
     if middle <= SHORT_WORDS:  # 5
         return Exact.of("exact", texts)
-    return Similarity.of(f"similarity:token_f1>={_threshold(texts):g}", texts)  # 6
-
-
-def _length(text: str) -> int:
-    """Words; of scripts without spaces, two signs make about one."""
-    return len(text.split()) + len(_SIGN.findall(text)) // 2
+    return Similarity.of(f"similarity:token_f1>={threshold_of(texts):g}", texts)  # 6
 
 
 class Sample(NamedTuple):
@@ -223,17 +177,6 @@ def samples(criterion: Criterion, references: Sequence[str], most: int = 10) -> 
         reply = next((other for other in others if key_of(other) != key_of(reference)), reference)
         made.append(Sample(place, reply, reply is reference, criterion.mark(reply, reference)))
     return made
-
-
-def _threshold(texts: Sequence[str], *, numbers: bool = False) -> float:
-    """From which token F1 on a reply says the same: at least 0.6, and where answers share much wording, what one pair
-    of different ones in twenty reaches. Of up to 40 answers, evenly from all of them: neighbours are often alike.
-    numbers: these are compared apart, so that only pairs with the same ones count."""
-    some = dict.fromkeys(texts[:: math.ceil(len(texts) / 40) or 1])
-    pairs = ((a, b) for a, b in combinations(some, 2) if not numbers or _numbers(a) == _numbers(b))
-    others = sorted(token_f1(a, b) for a, b in pairs)
-    alike = others[math.ceil(0.95 * len(others)) - 1] if others else 0.0
-    return min(0.95, max(LEAST_F1, math.ceil(20 * alike + 1e-9) / 20))
 
 
 @dataclass(frozen=True)
@@ -273,14 +216,14 @@ class Fields(Criterion):
     @classmethod
     def of(cls, spec: str, references: Sequence[str]) -> Criterion:
         texts = tuple(text for text in references if text.strip())
-        known = _common_fields(texts)
+        known = common_fields(texts)
         wanted = [name for part in spec.partition(":")[2].split(",") if (name := part.strip())]
         if not known:
             none = "The answers have no common fields (JSON keys, or lines such as 'Name: value')."
             raise InputError(f"{none} {_instead(references)}")
         if missing := [name for name in wanted if name not in known]:
             raise InputError(f"No answer has the field {', '.join(missing)}. There are: {', '.join(known)}.")
-        return cls(spec, known, tuple(wanted or known), _thresholds(texts))
+        return cls(spec, known, tuple(wanted or known), thresholds(texts))
 
     @property
     def label(self) -> str:
@@ -294,7 +237,7 @@ class Fields(Criterion):
         said, wanted = fields_of(reply), fields_of(reference)
         said = {key_of(name): value for name, value in said.items()} | dict(said)
         marks = {
-            name: same_value(said.get(name, said.get(key_of(name), _MISSING)), wanted[name], how, self.least.get(name))
+            name: same_value(said.get(name, said.get(key_of(name), MISSING)), wanted[name], how, self.least.get(name))
             for name, how in self.compared.items()
             if name in wanted
         }
@@ -324,9 +267,9 @@ class Tool(Criterion):
         if not each:
             raise InputError(f"The answers call no tools. {_instead(references)}")
         held = dict(sorted(held.items(), key=lambda item: -len(item[1])))
-        kinds = {name: _kind_of(values) for name, values in held.items()}
+        kinds = {name: kind_of(values) for name, values in held.items()}
         texts = (name for name, how in kinds.items() if how == "text")
-        return cls(spec, kinds, {name: _threshold([*map(str, held[name])], numbers=True) for name in texts})
+        return cls(spec, kinds, {name: threshold_of([*map(str, held[name])], numbers=True) for name in texts})
 
     @property
     def label(self) -> str:
@@ -360,12 +303,12 @@ class Tool(Criterion):
         same = dict.fromkeys(given, False)
         for name, value in asked.items():
             how, least = self.compared.get(name, "exact"), self.least.get(name)
-            same[name] = same_value(given.get(name, _MISSING), value, how, least)
+            same[name] = same_value(given.get(name, MISSING), value, how, least)
         return same
 
 
 def _arguments(call: Call) -> dict[str, Any]:
-    return _flat(call.arguments, f"{call.name}.")
+    return flat(call.arguments, f"{call.name}.")
 
 
 @dataclass(frozen=True)
@@ -380,7 +323,7 @@ class Exact(Criterion):
         return "The same answer, but for case and punctuation"
 
     def _mark(self, reply: str, reference: str, question: str) -> Mark:
-        return Mark(_same_words(reply, reference))
+        return Mark(same_words(reply, reference))
 
 
 @dataclass(frozen=True)
@@ -469,141 +412,6 @@ class Every(Criterion):
 
     def near(self, reply: str, reference: str) -> float:
         return sum(part.near(reply, reference) for part in self.parts) / len(self.parts)
-
-
-_MISSING = object()
-ITEMS = "items"
-"""What the field of an answer is called that is a JSON list."""
-
-
-@lru_cache(maxsize=4096)
-def fields_of(text: str) -> Mapping[str, Any]:
-    """The fields of an answer: those of a JSON object (also one in a code fence or among words; nested ones as
-    ``a.b``) or list (``items``), else its ``Key: value`` lines; {} for neither."""
-    read = _json_of(text)
-    return _line_fields(text) if read is None else read
-
-
-def _json_of(text: str) -> dict[str, Any] | None:
-    bare, decoder = _FENCE.sub("", text.strip()), json.JSONDecoder()
-    starts = islice((found.start() for found in re.finditer(r"\{", bare)), 20)
-    for start in (0, *starts):
-        try:
-            read, end = decoder.raw_decode(bare, start)
-            if isinstance(read, dict) and (read or end == len(bare)):
-                return _flat(read)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(read, list) and start == 0 and end == len(bare):
-            return {ITEMS: read}
-    return None
-
-
-def _flat(read: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    made: dict[str, Any] = {}
-    for key, value in read.items():
-        made.update(_flat(value, f"{before}{key}.") if isinstance(value, dict) and value else {f"{before}{key}": value})
-    return made
-
-
-def _line_fields(text: str) -> dict[str, str]:
-    """``Key: value`` lines. A value goes on over lines that are indented or list items, and, where it begins below its
-    key, to the next empty line. One that is said twice and differently is both."""
-    found: dict[str, str] = {}
-    name, below = "", False
-    for line in text.strip().splitlines():
-        if key := _KEY.fullmatch(line):
-            name, value = key.group(1).strip(), key.group(2).strip()
-            below = not value
-            if value and found.get(name, value) != value:
-                value = f"{found[name]}\n{value}"
-            found[name] = value or found.get(name, "")
-        elif name and line.strip() and (below or _ITEM.match(line)):
-            found[name] = f"{found[name]}\n{line.strip()}".strip()
-        elif line.strip() or not below or found.get(name):
-            name = ""
-    return {name: value for name, value in found.items() if value}
-
-
-def same_value(said: Any, wanted: Any, how: FieldKind, least: float | None = None) -> bool:
-    """Whether one field is right. Numbers by value, however they are written; lists item by item in any order; free
-    text by token F1 (``least``, 0.6 where it is None) and its numbers; everything else (ids, dates, enums) by its
-    letters, without case and outer punctuation."""
-    if said is _MISSING:
-        return False
-    if list in (type(said), type(wanted)):
-        return type(said) is type(wanted) and sorted(map(_key, said)) == sorted(map(_key, wanted))
-    plain = any(value is None or isinstance(value, bool) for value in (said, wanted))
-    if how == "text" and not plain:
-        wanted, said = str(wanted), str(said)
-        return _numbers(said) == _numbers(wanted) and token_f1(said, wanted) >= (least or LEAST_F1)
-    by_value = how == "number" or isinstance(wanted, int | float)
-    return _key(said) == _key(wanted) or (by_value and not plain and _same_number(said, wanted))
-
-
-def _key(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
-    return collapsed(folded(text)).strip(" .,;:!\"'*_`")
-
-
-def _same_number(said: Any, wanted: Any) -> bool:
-    (one, some), (other, others) = _amount(str(said)), _amount(str(wanted))
-    return bool(some & others) and (one == other or not (one and other))
-
-
-@lru_cache(maxsize=4096)
-def _amount(text: str) -> tuple[str, frozenset[Decimal]]:
-    """(currency or %, what a number may mean): 1,234 and 1.234 are two numbers each, by whose sign marks thousands.
-    No number: neither. One that begins with 0 as ids do (007) is none."""
-    found = _AMOUNT.fullmatch(folded(text).strip())
-    if found is None or re.match(r"0\d", found.group(4)) or len(text) > 100:
-        return "", frozenset()
-    outer, first, inner, digits, last = found.groups()
-    read = set()
-    for group, mark in _MARKS:
-        cut = re.fullmatch(rf"(\d+|\d{{1,3}}(?:[{group}]\d{{2,3}})*[{group}]\d{{3}})(?:[{mark}](\d+))?", digits)
-        if cut:
-            read.add(Decimal(f"{outer or inner}{cut.group(1).replace(group, '')}.{cut.group(2) or 0}"))
-    unit = first or last or ""
-    return _UNITS.get(unit, unit), frozenset(read)
-
-
-def _numbers(text: str) -> list[str]:
-    return sorted(_THOUSANDS.sub("", number).replace(",", ".") for number in _NUMBER.findall(text))
-
-
-def _same_words(reply: str, reference: str) -> bool:
-    said, wanted = squad_words(reply), squad_words(reference)
-    return (said == wanted if said and wanted else key_of(reply) == key_of(reference)) or _same_number(reply, reference)
-
-
-@lru_cache(maxsize=8)
-def _common_fields(texts: tuple[str, ...]) -> Mapping[str, FieldKind]:
-    """Fields that nearly all references have, with how each is compared; {} where there are none."""
-    each = [fields_of(text) for text in texts]
-    names = dict.fromkeys(name for one in each for name in one)
-    common = [name for name in names if sum(name in one for one in each) >= NEARLY_ALL * len(each)]
-    return {name: _kind_of([one[name] for one in each if name in one]) for name in common}
-
-
-@lru_cache(maxsize=8)
-def _thresholds(texts: tuple[str, ...]) -> Mapping[str, float]:
-    """Free-text field -> the token F1 that tells its values apart."""
-    return {
-        name: _threshold([str(one[name]) for text in texts if name in (one := fields_of(text))], numbers=True)
-        for name, how in _common_fields(texts).items()
-        if how == "text"
-    }
-
-
-def _kind_of(values: Sequence[Any]) -> FieldKind:
-    known = [value for value in values if value is not None]
-    if known and all(_amount(str(value))[1] and not isinstance(value, bool) for value in known):
-        return "number"
-    texts = [value for value in known if isinstance(value, str)]
-    lengths = sorted(map(_length, texts))
-    free = bool(texts) and lengths[len(texts) // 2] >= TEXT_WORDS and len(set(map(_key, texts))) > len(texts) / 2
-    return "text" if free else "exact"
 
 
 def _instead(references: Sequence[str]) -> str:

@@ -17,7 +17,8 @@ from playground.data.example import Message
 from playground.data.render import render_prompt
 from playground.engine.request import Sampling
 from playground.errors import InputError
-from playground.evaluation.criterion import is_blank, mark_key
+from playground.evaluation.criterion import mark_key
+from playground.evaluation.values import is_blank
 from playground.evaluation.verdict import Answered
 from playground.evaluation.votes import RUBRIC, Agreed, Messages, agreed, parse_yes, rubric
 from playground.library.adapters import AdapterCard

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from playground.errors import InputError
-from playground.evaluation.criterion import is_blank
+from playground.evaluation.values import is_blank
 from playground.verdict.files import LABELS, Label, label_files
 from playground.verdict.judges import Trust
 from playground.verdict.service import VerdictService

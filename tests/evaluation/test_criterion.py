@@ -5,7 +5,8 @@ import json
 import pytest
 
 from playground.evaluation import criterion
-from playground.evaluation.criterion import fields_of, parse_criterion, suggested
+from playground.evaluation.criterion import parse_criterion, suggested
+from playground.evaluation.values import fields_of, is_blank
 from tests.evaluation.helpers import cases
 from tests.refused import refused
 
@@ -145,8 +146,8 @@ def test_labels_of_any_script_and_sign_are_told_apart():
 def test_in_a_sorted_file_anothers_answer_is_another_one_and_what_is_blank_is_known():
     shown = criterion.samples(suggested(sorted(LABELS)), sorted(LABELS))
     assert [one.mark.right for one in shown] == [one.own for one in shown] == [True, False] * 5
-    assert criterion.is_blank(" `null` ")
-    assert not criterion.is_blank("0")
+    assert is_blank(" `null` ")
+    assert not is_blank("0")
 
 
 PARIS, ROME = (
