@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import re
+import sys
 import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from playground.data.files import TAKEN
-from playground.data.records import KEEP_FEWER, OnProgress, Progress
+from playground.data.limited import read_limited
+from playground.data.records import KEEP_FEWER, Limits, OnProgress, Progress
 from playground.errors import InputError, hub_errors, is_unreachable
 
 FIRST, MOST = 10_000, 1_000_000
@@ -33,8 +40,6 @@ _LINK = re.compile(
 _FORMATS = frozenset({"arrow", "csv", "json", "parquet", "text"})
 """Builders of ``datasets`` that read data alone; others unpack archives and media, some of them with pickle."""
 _SUFFIXES = frozenset({".arrow", ".csv", ".json", ".jsonl", ".ndjson", ".parquet", ".tsv", ".txt"})
-_UNREADABLE = (OSError, ValueError, RuntimeError, ImportError, TypeError, KeyError)
-"""What the builders raise for files that are damaged or not what their names say."""
 
 
 @dataclass(frozen=True)
@@ -111,49 +116,94 @@ def write_dataset(
 ) -> Fetched:
     """Writes the first rows as JSONL, of media their names alone; what ``on_progress`` raises ends it. Raises
     InputError."""
-    import datasets
-
     if not 1 <= first <= MOST:
         raise InputError(f"{first:,} first rows cannot be read; from 1 to {MOST:,} can.")
+    found, commit = (dataset, "") if dataset.is_local else _on_hub(dataset)
+    where = str(Path(found.name).resolve()) if dataset.is_local else found.name
+    count = size = 0
+    progress = Progress(on_progress)
+    with tempfile.TemporaryDirectory() as cache, file.open("w", encoding="utf-8") as out:
+        asked = (found.name, where, found.config, found.split, commit, str(first + 1))
+        limits = Limits(dataset.name, limit_bytes)
+        lines = read_limited(rows_of, Path(cache), limits, *asked, size=limit_bytes, token=_token(dataset))
+        with contextlib.closing(lines):
+            about = next(lines)
+            for count, line in enumerate(islice(lines, first), 1):
+                size += out.write(line + "\n")
+                if size > limit_bytes:
+                    what = f"{dataset.name}: its first {count:,} rows are more than the size limit"
+                    raise InputError(f"{what}. {KEEP_FEWER}")
+                progress.at(count / min(first, about["rows"] or first))
+            more = next(lines, None) is not None
+    if not count:
+        raise InputError(f"The data set {dataset.name} has no rows. Name another split: {dataset.name}@SPLIT.")
+    return Fetched(dataset.name, count, more, about["split"], tuple(about["splits"]), commit)
+
+
+def _token(dataset: DatasetId) -> str:
+    """The person's own, for the hub alone."""
+    from huggingface_hub import get_token
+
+    return "" if dataset.is_local else get_token() or ""
+
+
+def rows_of(
+    cache: Path,
+    limits: Limits,
+    bound: Callable[[bool], None],
+    name: str,
+    where: str,
+    config: str,
+    split: str,
+    commit: str,
+    first: str,
+) -> Iterator[Any]:
+    """As ``limited.Reader``: what the data set is, then the first rows as JSON."""
+    import datasets
+
     for library in ("datasets", "huggingface_hub"):  # its retries; what fails is said once, by the error
         logging.getLogger(library).setLevel(logging.ERROR)
     datasets.disable_progress_bars()
     datasets.config.STREAMING_READ_MAX_RETRIES = 2
+    token = sys.stdin.read() or False
+    bound(True)
+    os.chdir(cache)  # where no folder has the name of a data set
+    dataset = DatasetId(where, config, split)
     try:
-        found, commit = (dataset, "") if dataset.is_local else _on_hub(dataset)
-        with tempfile.TemporaryDirectory() as cache:
-            return _write(found, commit, file, limit_bytes, first, cache, Progress(on_progress))
+        builder = datasets.load_dataset_builder(
+            where, config or None, cache_dir=str(cache), revision=commit or None, token=token
+        )
+        _check_builder(builder, dataset, name)
+        splits = builder.as_streaming_dataset()
+        chosen = split or ("train" if "train" in splits or len(splits) != 1 else next(iter(splits)))
+        if chosen not in splits:
+            there = ", ".join(map(str, splits))
+            raise InputError(f"{name} has no split {chosen!r}. There are: {there}. Write {name}@SPLIT.")
+        said = (builder.info.splits or {}).get(chosen)
+        yield {"split": chosen, "splits": [*map(str, splits)], "rows": said.num_examples if said else 0}
+        features = splits[chosen].features or {}
+        for row in islice(splits[chosen].decode(False) if features else splits[chosen], int(first)):
+            plain = {column: _plain(value, features.get(column)) for column, value in row.items()}
+            line = json.dumps(plain, ensure_ascii=False, default=str)
+            yield line.encode("utf-8", errors="replace").decode()
     except datasets.exceptions.DatasetNotFoundError as error:
         if "gated" in str(error):
-            what = f"The data set {dataset.name} is gated"
+            what = f"The data set {name} is gated"
             raise InputError(f"{what}. Accept its terms on its page, and sign in here: hf auth login.") from None
         raise InputError(f"{_absent(dataset)} Check the name.") from None
-    except (hub_errors(), datasets.exceptions.DatasetsError, *_UNREADABLE) as error:
+    except (hub_errors(), datasets.exceptions.DatasetsError, *_unreadable()) as error:
         if is_unreachable(error) and not dataset.is_local:
             raise InputError(_away(dataset)) from None
-        what = f"The data set {dataset.name} cannot be read: {_one_line(error)}"
+        what = f"The data set {name} cannot be read: {_one_line(error)}"
         raise InputError(f"{what}. Download a file of it, and name that.") from error
 
 
-def _write(
-    dataset: DatasetId, commit: str, file: Path, limit_bytes: int, first: int, cache: str, progress: Progress
-) -> Fetched:
-    stream, split, splits, known = _opened(dataset, commit, cache)
-    features, of = stream.features or {}, min(first, known or first)
-    count = size = 0
-    rows = iter(stream)
-    with file.open("w", encoding="utf-8", errors="replace") as out:
-        for count, row in enumerate(islice(rows, first), 1):
-            plain = {name: _plain(value, features.get(name)) for name, value in row.items()}
-            size += out.write(json.dumps(plain, ensure_ascii=False, default=str) + "\n")
-            if size > limit_bytes:
-                what = f"{dataset.name}: its first {count:,} rows are more than the size limit"
-                raise InputError(f"{what}. {KEEP_FEWER}")
-            progress.at(count / of)
-    if not count:
-        raise InputError(f"The data set {dataset.name} has no rows. Name another split: {dataset.name}@SPLIT.")
-    more = count == first and (known > count or next(rows, None) is not None)
-    return Fetched(dataset.name, count, more, split, splits, commit)
+def _unreadable() -> tuple[type[Exception], ...]:
+    """What the builders raise for files that are damaged or not what their names say."""
+    import yaml
+
+    found = (OSError, ValueError, RuntimeError, ImportError, TypeError, LookupError, AttributeError, ArithmeticError)
+    return (*found, AssertionError, zipfile.BadZipFile, zlib.error, yaml.YAMLError)
 
 
 def _on_hub(dataset: DatasetId) -> tuple[DatasetId, str]:
@@ -188,23 +238,6 @@ def _away(dataset: DatasetId) -> str:
     return f"{what}. Go online, or name a local copy of it: FOLDER[:config][@split]."
 
 
-def _opened(dataset: DatasetId, commit: str, cache: str) -> tuple[Any, str, tuple[str, ...], int]:
-    """(the rows, the split they are of, all splits, how many rows the split says that it has or 0)."""
-    import datasets
-
-    where = str(Path(dataset.name).resolve()) if dataset.is_local else dataset.name
-    builder = datasets.load_dataset_builder(where, dataset.config or None, cache_dir=cache, revision=commit or None)
-    _check_builder(builder, dataset, where)
-    splits = builder.as_streaming_dataset()
-    chosen = dataset.split or ("train" if "train" in splits or len(splits) != 1 else next(iter(splits)))
-    if chosen not in splits:
-        there = ", ".join(map(str, splits))
-        raise InputError(f"{dataset.name} has no split {chosen!r}. There are: {there}. Write {dataset.name}@SPLIT.")
-    said = (builder.info.splits or {}).get(chosen)
-    stream = splits[chosen].decode(False) if splits[chosen].features else splits[chosen]
-    return stream, chosen, tuple(map(str, splits)), said.num_examples if said else 0
-
-
 def _plain(value: Any, feature: Any) -> Any:
     """A cell as JSON can hold it: labels by their names, several in one text; of a picture or a sound its name."""
     import datasets
@@ -225,20 +258,20 @@ def _plain(value: Any, feature: Any) -> Any:
     return value
 
 
-def _check_builder(builder: Any, dataset: DatasetId, where: str) -> None:
+def _check_builder(builder: Any, dataset: DatasetId, name: str) -> None:
     """Raises InputError where a data set is more than plain data files of its own."""
     kind = type(builder).__module__.split(".")
     if kind[:2] != ["datasets", "packaged_modules"] or kind[2] not in _FORMATS:
         what = f"{kind[-1]} files; {', '.join(sorted(_FORMATS))} are read"
-        raise InputError(f"{dataset.name} holds {what}. Name another data set.")
+        raise InputError(f"{name} holds {what}. Name another data set.")
     for file in (str(file) for files in (builder.config.data_files or {}).values() for file in files):
         own = (
-            Path(file).resolve().is_relative_to(where)
+            Path(file).resolve().is_relative_to(dataset.name)
             if dataset.is_local
             else file.startswith(f"hf://datasets/{dataset.name}@")
         )
         if not own:
-            raise InputError(f"{dataset.name} names a file outside itself: {file[:200]}. It is not read.")
+            raise InputError(f"{name} names a file outside itself: {file[:200]}. It is not read.")
 
 
 def _one_line(error: Exception) -> str:

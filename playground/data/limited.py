@@ -1,5 +1,5 @@
 """Files of strangers, decoded in a child process that is bounded in address space, processor time and wall time, and
-writes no file: the one place for that."""
+writes no file unless its reader must: the one place for that."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,21 +26,35 @@ _ENVIRONMENT |= {"MALLOC_ARENA_MAX": "2", "ARROW_DEFAULT_MEMORY_POOL": "system"}
 _FIX = "Keep less in it, or split it."
 Reader = Callable[..., Iterator[Any]]
 """(file, limits, bound, *more) -> values that JSON can hold. It calls ``bound`` once what it needs is imported: the
-limits are for what comes on top. It may raise InputError, and MemoryError where it is refused memory."""
+limits are for what comes on top; with True it may write files. It may raise InputError, and MemoryError where it is
+refused memory."""
+_NETWORK = (
+    *("HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
+    *("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"),
+)
 
 
-def read_limited(reader: Reader, path: Path, limits: Limits, *more: str) -> Iterator[Any]:
+def read_limited(
+    reader: Reader, path: Path, limits: Limits, *more: str, size: int | None = None, token: str | None = None
+) -> Generator[Any, None, None]:
     """What a module's ``reader`` yields for a file, from a child; closing it ends the child. Raises the reader's
-    InputError, and one where the file takes too much."""
-    size = path.stat().st_size
-    memory, seconds = _BYTES + 4 * limits.upload_bytes, _S + size // _BYTES_A_S
+    InputError, and one where the file takes too much. size: bytes to allow time for, where it is not the file's.
+    token: for a reader that goes to the hub, which finds it on its standard input; None: it needs no network."""
+    size = path.stat().st_size if size is None else size
+    threads = token is not None  # each takes address space
+    memory, seconds = (3 * _BYTES if threads else _BYTES) + 4 * limits.upload_bytes, _S + size // _BYTES_A_S
     given = (reader.__module__, reader.__name__, path.resolve(), limits.name, limits.upload_bytes, memory, seconds)
     command = [sys.executable, "-m", "playground.data.limited", *map(str, given), *more]
-    environment = {name: os.environ[name] for name in PASSED if name in os.environ} | _ENVIRONMENT
-    quiet = subprocess.DEVNULL
+    passed = PASSED if token is None else (*PASSED, *_NETWORK)
+    environment = {name: os.environ[name] for name in passed if name in os.environ} | _ENVIRONMENT
     late = threading.Event()
     with subprocess.Popen(
-        command, cwd=PROJECT_ROOT, env=environment, stdin=quiet, stdout=subprocess.PIPE, stderr=quiet
+        command,
+        cwd=PROJECT_ROOT,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     ) as child:
 
         def end() -> None:
@@ -50,7 +64,10 @@ def read_limited(reader: Reader, path: Path, limits: Limits, *more: str) -> Iter
         timer = threading.Timer(4 * seconds, end)
         timer.start()
         try:
+            assert child.stdin is not None
             assert child.stdout is not None
+            with contextlib.suppress(BrokenPipeError), child.stdin:
+                child.stdin.write((token or "").encode())
             for line in child.stdout:
                 found = json.loads(line)
                 if "value" not in found:
@@ -64,10 +81,10 @@ def read_limited(reader: Reader, path: Path, limits: Limits, *more: str) -> Iter
     if late.is_set():
         raise InputError(f"{limits.name} took longer than {4 * seconds} s to unpack. {_FIX}")
     what = f"{limits.name} needs more than {memory / 2**30:.1f} GB of memory, or {seconds} s, to unpack"
-    raise InputError(f"{what}. {_FIX}")
+    raise InputError(f"{what}, or breaks its decoder. {_FIX}")
 
 
-def _bound(memory_bytes: int, seconds: int) -> None:
+def _bound(memory_bytes: int, seconds: int, writes: bool = False) -> None:
     """Of this process: address space beyond what it has taken, processor time, no writing; nothing on Windows."""
     try:
         import resource
@@ -77,7 +94,11 @@ def _bound(memory_bytes: int, seconds: int) -> None:
         taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     except OSError:
         taken = 0
-    bounds = ((resource.RLIMIT_AS, taken + memory_bytes), (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_FSIZE, 0))
+    written = memory_bytes if writes else 0
+    bounds = (
+        *((resource.RLIMIT_AS, taken + memory_bytes), (resource.RLIMIT_CPU, seconds)),
+        (resource.RLIMIT_FSIZE, written),
+    )
     for what, most in bounds:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(what, (most, most))

@@ -109,6 +109,9 @@ def test_configs_and_files_outside(folder, tmp_path):
         ("data/train.tar", b"x", "holds webdataset files; arrow, csv, json, parquet, text are read"),
         ("set.py", b"raise SystemExit('run')", "cannot be read"),
         ("data/train.parquet", b"PAR1 damaged PAR1", "cannot be read"),
+        ("data/train.jsonl", '{"prompt":' + "[" * 50_000 + "]" * 50_000 + "}\n", "breaks its decoder"),
+        ("README.md", "---\nconfigs: !!python/object/apply:os.system [ls]\n---\n", "cannot be read"),
+        ("README.md", "---\nconfigs: [{config_name: a, data_files: 'zip://x.csv::set.zip'}]\n---\n", "cannot be read"),
     ],
 )
 def test_what_is_not_plain_data_is_refused(name, content, says, tmp_path):
