@@ -48,6 +48,31 @@ def ask(client, *asked, sampling=Sampling(max_tokens=9), spending=None):  # noqa
     return sending.replies
 
 
+def test_tools_are_sent_with_calls_and_results_and_calls_that_come_in_pieces_are_the_reply(server, endpoint):
+    about = {"id": "x", "object": "chat.completion.chunk", "model": "deep-2"}
+    pieces = [{"id": "a", "function": {"name": "look", "arguments": ""}}, {"function": {"arguments": '{"word":'}}]
+    pieces = [{"index": 0} | piece for piece in (*pieces, {"function": {"arguments": '"e"}'}})]
+    deltas = [
+        ({"content": "I look."}, None),
+        *(({"tool_calls": [piece]}, None) for piece in pieces),
+        ({}, "tool_calls"),
+    ]
+    lines = [about | {"choices": [{"index": 0, "delta": one, "finish_reason": end}]} for one, end in deltas]
+    streamed = "".join(f"data: {json.dumps(line)}\n\n" for line in lines).encode() + b"data: [DONE]\n\n"
+    server.say = lambda path, body: (200, streamed)
+    tools = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
+    call = '<tool_call>\n{"name": "look", "arguments": {"word": "%s"}}\n</tool_call>'
+    asked = (Message("tools", json.dumps(tools)), Message("user", "Pi?"), Message("assistant", call % "pi"))
+    sending = Client().send([(Remote(endpoint, (*asked, Message("tool", "3.14"))), Sampling(max_tokens=9))])
+    assert sending.wait(30)
+    assert (sending.replies[0].state.text, sending.replies[0].state.finish) == (f"I look.\n{call % 'e'}", "tool_calls")
+    sent = json.loads(server.asked[-1][2])
+    assert sent["tools"] == tools
+    assert [turn["role"] for turn in sent["messages"]] == ["user", "assistant", "tool"]
+    assert sent["messages"][1]["tool_calls"][0]["function"] == {"name": "look", "arguments": '{"word": "pi"}'}
+    assert sent["messages"][2]["tool_call_id"] == sent["messages"][1]["tool_calls"][0]["id"]
+
+
 def test_a_reply_comes_with_its_tokens_price_reason_and_time(server, endpoint, monkeypatch):
     for name in ("API_KEY", "ADMIN_KEY", "ORG_ID", "PROJECT_ID"):
         monkeypatch.setenv(f"OPENAI_{name}", "of-another-server")
