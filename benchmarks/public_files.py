@@ -33,8 +33,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from playground.data.check import EXTENSIONS, check_file  # noqa: E402
+from playground.data.check import check_file  # noqa: E402
 from playground.data.example import Checked  # noqa: E402
+from playground.data.files import EXTENSIONS  # noqa: E402
 from playground.errors import InputError  # noqa: E402
 
 EXPECTED = ROOT / "benchmarks" / "results" / "public_files.toml"
@@ -189,7 +190,7 @@ def table(result: dict[str, Any]) -> str:
     ]
     if rest := [one for one in each if one["outcome"] in ("refused", "wrong")]:
         lines += ["", "What is not right yet:", ""]
-        lines += [f"- `{one['file']}`, {one['outcome']}: {one['why'][:200].rstrip('.')}." for one in rest]
+        lines += [f"- `{one['file']}`, {one['outcome']}: {one['why'].partition('. ')[0]}." for one in rest]
     return "\n".join(lines) + "\n"
 
 
