@@ -259,7 +259,7 @@ def _scripts(facts: _Facts) -> Iterator[Advice]:
 
 
 def _systems(facts: _Facts) -> Iterator[Advice]:
-    systems = [row.prompt[0].content if row.prompt and row.prompt[0].role == "system" else "" for row in facts.rows]
+    systems = [next((turn.content for turn in row.prompt[:2] if turn.role == "system"), "") for row in facts.rows]
     counts = Counter(systems)
     if len(counts) < 2:
         return
