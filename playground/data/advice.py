@@ -13,7 +13,7 @@ from playground.data.example import BadRow, Checked, Judged, Repair, Row, RowWar
 from playground.data.split import near_duplicates
 from playground.data.token_counts import TokenReport
 
-_EMAIL = re.compile(r"[A-Za-z0-9._%+-]+@((?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,})\b")
+_EMAIL = re.compile(r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]+@((?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,})\b")
 _INVENTED = re.compile(r"(?:^|\.)(?:example\.(?:com|org|net)|example|test|invalid|localhost|local)$", re.IGNORECASE)
 """Domains that belong to nobody (RFC 2606)."""
 _DIGITS = re.compile(r"\d[\d ()./-]{5,}\d")

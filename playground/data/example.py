@@ -297,7 +297,7 @@ _ROLE_FIX = "Use system, user or assistant."
 _CALL_FIX = 'Write a call as {"name": "…", "arguments": {…}} of a tool that there is, or leave the row out.'
 _RESULT_FIX = "After its calls, give each one result with its id (tool_call_id), or leave the row out."
 _LARGEST_LITERAL = 1_000_000  # characters of a cell read as a Python list
-_TRANSCRIPT = re.compile(r"(?:\A|\n)\s*(Human|User|Assistant|AI|System)\s*:[ \t]*", re.IGNORECASE)
+_TRANSCRIPT = re.compile(r"(?:\A|\n)[^\S\n]*(Human|User|Assistant|AI|System)\s*:[ \t]*", re.IGNORECASE)
 
 
 class Unusable(Exception):

@@ -25,7 +25,7 @@ _STYLES = (
     _Style("ChatML", "<|im_start|>", re.compile(r"<\|im_start\|>[ \t]*(\w+)[ \t]*\n?")),
     _Style("Llama 3", "<|start_header_id|>", re.compile(r"<\|start_header_id\|>\s*(\w+)\s*<\|end_header_id\|>\s*")),
     _Style("Gemma", "<start_of_turn>", re.compile(r"<start_of_turn>[ \t]*(\w+)[ \t]*\n?")),
-    _Style("Llama 2", "[/INST]", re.compile(r"(?:<s>)?\s*(\[/?INST\])\s*")),
+    _Style("Llama 2", "[/INST]", re.compile(r"(?:<s>\s*)?(\[/?INST\])\s*")),
     _Style("Zephyr", "<|assistant|>", re.compile(r"<\|(system|user|assistant)\|>\s*")),
     _Style(
         "### headings",
@@ -38,7 +38,7 @@ _SIGNS = tuple(style.sign for style in _STYLES)
 _BEGIN = re.compile(r"\A(?:\s|<\|begin_of_text\|>|<\|endoftext\|>|<bos>|<s>)+")
 _ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<|end|>", "<eos>", "</s>")
 _PLACES = ("<image>", "<video>", "<audio>", "<|image_pad|>", "<|image|>", "<image_1>")
-_SYSTEM = re.compile(r"\A\s*<<SYS>>\s*(.*?)\s*<</SYS>>\s*", re.DOTALL)
+_SYSTEM = re.compile(r"\A\s*<<SYS>>(.*?)<</SYS>>\s*", re.DOTALL)
 
 
 def without_end(text: str) -> str:
@@ -83,7 +83,7 @@ def _turns(text: str, style: _Style) -> list[tuple[str, str]]:
             return []
         said = without_end(said).strip()
         if style.sign == "[/INST]" and role == "user" and (system := _SYSTEM.match(said)):
-            turns.append(("system", system[1]))
+            turns.append(("system", system[1].strip()))
             said = said[system.end() :]
         if headings and who.casefold() == "input" and turns and turns[-1][0] == "user":
             turns[-1] = ("user", f"{turns[-1][1]}\n\n{said}".strip())

@@ -18,12 +18,13 @@ TOOL_ROLES = frozenset({"tool", "function", "ipython", "tool_response", "observa
 CALL_ROLES = frozenset({"function_call", "tool_call"})
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 _TAGGED = re.compile(rf"{OPEN}(.*?)(?:{CLOSE}|\Z)", re.DOTALL)
-_RESPONSE = re.compile(r"<tool_response>\s*(.*?)\s*</tool_response>", re.DOTALL)
-_SIGNS = re.compile(r"\[TOOL_CALLS\]|<\|python_tag\|>|<\|?/?tool_calls?(?:_start|_end)?\|?>|^```\w*\s*|\s*```$")
+_RESPONSE = re.compile(r"<tool_response>(.*?)(?:</tool_response>|\Z)", re.DOTALL)
+_SIGNS = re.compile(r"\[TOOL_CALLS\]|<\|python_tag\|>|<\|?/?tool_calls?(?:_start|_end)?\|?>|^```\w*\s*|```$")
 """What families put around calls that are JSON: Mistral, Llama 3, LFM2 and others."""
 _NAMED = re.compile(r"\s*([\w.-]+)\s*(?:\[CALL_ID\]\w*)?(?:\[ARGS\])?\s*(?=\{)")
 _XML = re.compile(r"<function=([\w.-]+)>(.*?)(?:</function>|\Z)", re.DOTALL)
-_PARAMETER = re.compile(r"<parameter=([\w.-]+)>\s*(.*?)\s*(?:</parameter>|\Z)", re.DOTALL)
+_PARAMETER = re.compile(r"<parameter=([\w.-]+)>(.*?)(?:</parameter>|\Z)", re.DOTALL)
+_BETWEEN = re.compile(r"[ \n\t;,]*")
 _ARGUMENTS = ("arguments", "parameters", "args", "input")
 _SCHEMA = ("parameters", "input_schema", "inputSchema", "args_schema")
 _DESCRIBED = frozenset({*_SCHEMA, "description"})
@@ -58,7 +59,7 @@ def whole_calls(text: str, names: Collection[str] = ()) -> tuple[Call, ...]:
     empty where that is not known."""
     if not text.lstrip().startswith(("{", "[")):
         return ()
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         calls = tuple(_several(json.loads(text)))
         return calls if not names or {call.name for call in calls} <= {*names} else ()
     return ()
@@ -79,7 +80,7 @@ def parted_reply(text: str) -> tuple[str, tuple[Call, ...]]:
         return _SIGNS.sub("", _XML.sub("", text)).strip(), tuple(xml)
     said, *parts = text.split("[TOOL_CALLS]")
     found = [(match[1], part[match.end() :]) for part in parts if (match := _NAMED.match(part))]
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         if found and len(found) == len(parts):
             return said.strip(), tuple(Call(name, _object(json.loads(inside), name)) for name, inside in found)  # 2
     bare = _SIGNS.sub("", text).strip()
@@ -92,14 +93,17 @@ def parted_reply(text: str) -> tuple[str, tuple[Call, ...]]:
 def _python(text: str) -> tuple[Call, ...]:
     if not re.match(r"\[\s*[\w.]+\(", text):
         return ()
-    with suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+    with suppress(SyntaxError, TypeError, ValueError, RecursionError, MemoryError):
         read = ast.parse(text, mode="eval").body
         each = [one for one in getattr(read, "elts", ()) if isinstance(one, ast.Call) and not one.args]
-        made = (
-            Call(ast.unparse(one.func), {k.arg or "": ast.literal_eval(k.value) for k in one.keywords}) for one in each
-        )
+        made = (Call(ast.unparse(one.func), {k.arg or "": _literal(k.value) for k in one.keywords}) for one in each)
         return tuple(made) if len(each) == len(getattr(read, "elts", ())) else ()
     return ()
+
+
+def _literal(value: Any) -> Any:
+    """Python's literal as JSON has it. Raises what ``ast.literal_eval`` does, and TypeError where JSON has none such."""
+    return json.loads(json.dumps(ast.literal_eval(value)))
 
 
 @lru_cache(maxsize=4096)
@@ -115,14 +119,15 @@ def _sequence(text: str) -> Iterator[Call]:
         while at < len(text):
             read, at = decoder.raw_decode(text, at)
             found += _several(read)
-            at += len(text[at:]) - len(text[at:].lstrip(" \n\t;,"))
+            at = _BETWEEN.match(text, at).end()  # type: ignore[union-attr]  # it takes nothing, too
         yield from found
 
 
 def _parameter(found: re.Match[str]) -> tuple[str, Any]:
-    with suppress(ValueError):
-        return found[1], json.loads(found[2])
-    return found[1], found[2]
+    said = found[2].strip()
+    with suppress(ValueError, RecursionError):
+        return found[1], json.loads(said)
+    return found[1], said
 
 
 def _read(text: str) -> Any:
@@ -130,7 +135,7 @@ def _read(text: str) -> Any:
     with suppress(ValueError, RecursionError):
         return json.loads(text)
     with suppress(SyntaxError, TypeError, ValueError, RecursionError, MemoryError):
-        return ast.literal_eval(text.strip())
+        return _literal(text.strip())
     if xml := _XML.search(text):
         return {"name": xml[1], "arguments": dict(map(_parameter, _PARAMETER.finditer(xml[2])))}
     raise ValueError(f"makes a call that is no JSON: {text.strip()[:60]!r}")
@@ -174,7 +179,7 @@ def _object(value: object, name: str = "a tool") -> dict[str, Any]:
 def results_in(text: str) -> list[str]:
     """What several calls gave back, where one turn holds it all between Hermes' tags; else the text itself."""
     bare = text.strip()
-    found = _RESPONSE.findall(bare) if bare.startswith("<tool_response>") else []
+    found = [*map(str.strip, _RESPONSE.findall(bare))] if bare.startswith("<tool_response>") else []
     return found if found and not _RESPONSE.sub("", bare).strip() else [text]
 
 
@@ -259,9 +264,11 @@ def fitted(calls: Sequence[Call], tools: Sequence[Mapping[str, Any]]) -> list[Ca
         properties, required = ((schema or {}).get(key) for key in ("properties", "required"))
         takes = properties if isinstance(properties, Mapping) and properties else call.arguments
         given = {name: value for name, value in call.arguments.items() if value is not None or name in takes}
-        missing = [name for name in required if name not in given] if isinstance(required, list) else []
+        missing = (
+            [one for one in required if isinstance(one, str) and one not in given] if isinstance(required, list) else []
+        )
         if missing:
-            raise ValueError(f"calls {call.name[:40]} without {', '.join(map(str, missing))[:80]}, which it must have")
+            raise ValueError(f"calls {call.name[:40]} without {', '.join(missing)[:80]}, which it must have")
         made.append(Call(call.name, given))
     return made
 

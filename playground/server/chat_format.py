@@ -305,7 +305,7 @@ class Chunks:
             thought, text = one.state.thought[self._thought[place] :], one.state.text[self._text[place] :]
             told: JsonObject = {"content": text}
             if self._offered:
-                told, text = (_told(text, self._offered), text) if one.state.finish else (told, "")
+                told, text = (_told(text, self._offered), text) if one.state.finish else ({"content": ""}, "")
             if thought:
                 yield self._chunk(place, {"reasoning_content": thought})
                 self._thought[place] += len(thought)

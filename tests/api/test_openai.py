@@ -10,6 +10,7 @@ from starlette.applications import Starlette
 from playground.chat.batching import Written
 from playground.engine.request import RowState, TokenLogprob, stamp_hash
 from playground.errors import BaseUnavailableError, BusyError, OutOfMemoryError, RunFailedError
+from playground.server.chat_format import Chunks, read_chat
 from playground.server.gate import LIMIT_BYTES
 from playground.server.routes import build_routes
 from playground.services import build_services
@@ -158,6 +159,8 @@ CALL = '<tool_call>\n{"name": "look", "arguments": {"word": "pi"}}\n</tool_call>
         ('{"name": "look", "parameters": {"word": "pi"}}', None, True),
         ('{"name": "other", "arguments": {}}', '{"name": "other", "arguments": {}}', False),
         ("It is 3.14.", "It is 3.14.", False),
+        *((text, text, False) for text in ("[look(word={[]: 1})]", "[look(word=b'pi')]", "[look(word={1})]")),
+        *((text, text, False) for text in (CALL.replace('"pi"', "{1}"), f"[TOOL_CALLS]look{'[' * 5000}")),
     ],
 )
 def test_calls_of_offered_tools_are_told_apart_whole_and_streamed(faked, text, content, called):
@@ -168,6 +171,11 @@ def test_calls_of_offered_tools_are_told_apart_whole_and_streamed(faked, text, c
         assert (message["content"], finish) == (content, "tool_calls" if called else "stop")
         functions = [call["function"] for call in message.get("tool_calls", ())]
         assert functions == ([{"name": "look", "arguments": '{"word": "pi"}'}] if called else [])
+    asked = {"model": "base", "messages": [{"role": "user", "content": "Pi?"}], "tools": [LOOK], "logprobs": True}
+    chunks = Chunks(read_chat(asked).chat, usage=False)
+    snapshots = ([said(text[:9])], [said(text, "stop", tokens=2)])
+    deltas = [one["choices"][0]["delta"] for written in snapshots for one in chunks.of(written)]
+    assert "".join(delta.get("content") or "" for delta in deltas) == (content or ""), "once, beside its logprobs, too"
     assert post(caller).json()["choices"][0]["message"]["content"] == text, "where none is offered it is text"
 
 

@@ -5,14 +5,19 @@ import io
 import json
 import subprocess
 import sys
+import time
 import zipfile
 from gzip import compress as gz
 
 import pyarrow
 import pytest
 
+from playground.data.advice import personal
+from playground.data.example import read_transcript
 from playground.data.files import MEBI
+from playground.data.markup import read_markup
 from playground.data.records import Limits
+from playground.data.tools import parted_reply, results_in
 from playground.settings import PROJECT_ROOT
 from tests.data.conftest import book, parquet, pdf, put, word
 from tests.refused import refused
@@ -38,6 +43,28 @@ for path in sys.argv[2:]:
         os._exit(0)
     os.wait()
 """
+
+
+RUN = 30_000
+LONG = {  # texts at which a pattern that tries every place twice takes minutes
+    "results": (results_in, f"<tool_response>{' ' * RUN}a"),
+    "results without end": (results_in, "<tool_response>" * RUN),
+    "parameters": (parted_reply, f"<function=f><parameter=x>a{(' ' * RUN + 'a') * 3}"),
+    "a reply": (parted_reply, f"a{' ' * RUN}a"),
+    "empty lists": (parted_reply, "[]" * RUN),
+    "a system prompt": (read_markup, f"[INST] <<SYS>>{' ' * RUN}a [/INST]x"),
+    "an instruction": (read_markup, f"x{' ' * RUN}y [/INST]"),
+    "a transcript": (read_transcript, f"Human: a{' ' * RUN}b\nAssistant:{chr(10) * RUN}x"),
+    "addresses": (personal, f"@ {'a' * RUN}"),
+}
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_time_to_read_a_text_grows_with_it_only(kind):
+    read, text = LONG[kind]
+    began = time.process_time()
+    read(text)
+    assert time.process_time() - began < 1
 
 
 def sheet(rows, part="xl/worksheets/sheet1.xml"):

@@ -186,6 +186,9 @@ BOTH = f"<tool_call>\n{PARIS}\n</tool_call>\n<tool_call>\n{ROME}\n</tool_call>"
         ("It rains in Paris and in Rome.", ["tool", "look.city", "look.n"]),
         ("I cannot help with that.", ["tool", "look.city", "look.n"]),
         ("<tool_call>\n{broken\n</tool_call>", ["tool", "look.city", "look.n"]),
+        (f"<function=look><parameter=city>{'[' * 5000}", ["tool", "look.city", "look.n"]),
+        (f"[TOOL_CALLS]look[ARGS]{{{'[' * 5000}", ["tool", "look.city", "look.n"]),
+        (f'[TOOL_CALLS]look[ARGS]{{"city": {"[" * 5000}', ["tool", "look.city", "look.n"]),
     ],
 )
 def test_calls_are_right_with_their_tool_and_every_argument_in_any_form_and_order(reply, wrong):
