@@ -568,7 +568,8 @@ def _turn(item: object, place: int, what: str) -> Message | list[_Called]:
         turn = answer_turn(turn.content, thought if isinstance(thought := _first(item, _THOUGHT), str) else "")
         if not _BESIDE.isdisjoint(item):
             turn = replace(turn, learned=not any(str(item.get(key)).strip().casefold() in _OFF for key in MASKS))
-            calls += [one for one in item.get("tool_calls") or () if one is not None]
+            held = item.get("tool_calls") or []
+            calls += [one for one in (held if isinstance(held, list) else [held]) if one is not None]
             calls += [item["function_call"]] if item.get("function_call") else []
         if calls or (said in CALL_ROLES and turn.content.lstrip().startswith(("{", "["))):
             turn, calls = _calling(turn, calls, place)
@@ -592,8 +593,8 @@ def _calling(turn: Message, calls: list[Any], place: int) -> tuple[Message, list
             calls = read if isinstance(read := json.loads(turn.content), list) else [read]
             turn = replace(turn, content="")
         return replace(turn, content=with_calls(turn.content, [*map(call_of, calls)])), calls
-    except ValueError as error:
-        reason = "makes a call that is no JSON" if isinstance(error, json.JSONDecodeError) else error
+    except (ValueError, RecursionError) as error:
+        reason = "makes a call that is no JSON" if isinstance(error, json.JSONDecodeError | RecursionError) else error
         raise Unusable(f"turn {place} {reason}", _CALL_FIX) from None
 
 

@@ -431,10 +431,12 @@ def recorded_side(file: Path | None, examples: Path | None, recorded: RecordedVa
     return Side(RECORDED, name=name, replies=file, column=column, prices=prices)
 
 
-def recorded_columns(visit: Visit, view: RecordedView, file: Path, used: set[str]) -> Updates:
+def recorded_columns(
+    visit: Visit, view: RecordedView, file: Path, mapping: Mapping[str, str] | None, used: set[str]
+) -> Updates:
     """The columns of the examples that may hold replies: those that are no part of an example."""
     try:
-        there = [name for name in visit.services.data.columns(file, visit.owner) if name not in used]
+        there = [name for name in visit.services.data.columns(file, visit.owner, mapping) if name not in used]
     except PlaygroundError:  # shown where the examples are chosen
         there = []
     choices = [("None", ""), *((name, name) for name in there)]

@@ -315,7 +315,7 @@ def source_chosen(visit: Visit, tab: VerdictTab, *, where: ExampleValues, prompt
         return {tab.facts: slot(""), tab.error: slot(card(error))}
     updates: Updates = {tab.facts: slot(html.note(found.about))}
     used = set(visit.services.data.check(found.file, found.mapping, visit.owner).mapping.values())
-    updates |= side.recorded_columns(visit, tab.recorded, found.file, used)
+    updates |= side.recorded_columns(visit, tab.recorded, found.file, found.mapping, used)
     shipped = shipped_set(visit.services, where["source"])
     right = visit.services.data.right_of(found.file) or (suggested(found.answers).spec,)
     updates[tab.right] = Initial(value="\n".join(right))

@@ -33,7 +33,8 @@ VALUES = st.recursive(
     LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=12
 )
 TURN = st.fixed_dictionaries(
-    {"role": st.sampled_from(("user", "assistant", "system", "tool", "")), "content": st.text(max_size=5) | st.none()}
+    {"role": st.sampled_from(("user", "assistant", "system", "tool", "")), "content": st.text(max_size=5) | st.none()},
+    optional={"tool_calls": LEAVES | st.lists(LEAVES | st.dictionaries(KEYS, LEAVES, max_size=2), max_size=2)},
 )
 NEAR = st.dictionaries(KEYS, VALUES | st.lists(TURN, max_size=4), max_size=5)
 CELLS = st.one_of(
@@ -68,6 +69,12 @@ def test_any_bytes(content, kind, cut):
     holds(f"any{kind}", content)
     if kind in TEXT_READERS:
         holds(f"any{kind}.gz", gzip.compress(content)[: -cut or None])
+
+
+def test_calls_that_are_none_make_a_bad_row():
+    for calls in ({"tool_calls": True}, {"tool_calls": "x"}, {"role": "function_call", "content": "[" * 100_000}):
+        chat = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"} | calls]
+        holds("calls.jsonl", json.dumps({"messages": chat}).encode())
 
 
 @settings(max_examples=60, **QUICK)

@@ -36,7 +36,7 @@ FULL = replace(
     start="mine_before",
     docs=Path("/home/ann/ward notes.md"),
     limit_memory_bytes=2_300_000_000,
-    mapping=COLUMNS | {"repair": "rows", "sheet": "May"},
+    mapping=COLUMNS | {"repair": "rows", "sheet": "May", "encoding": "cp1250", "split": "train"},
 )
 """With everything that a run can be told."""
 
@@ -52,6 +52,22 @@ def test_settings_come_back_as_they_went_and_other_files_by_their_names():
     assert recipe.settings(back, PLAN, "grpo") == record
     sly = recipe.with_settings(REQUEST, {"docs": "/etc/passwd", "rewards": ["json-schema:/etc/passwd"]})
     assert (sly.docs, sly.rewards) == (Path("passwd"), ("json-schema:passwd",)), "a file of settings opens nothing"
+
+
+def test_how_a_file_is_read_and_its_own_test_rows_reach_plan_parts_and_the_copy_that_is_edited(settings, tmp_path):
+    data, training = (services := build_services(settings)).data, services.training
+    rows = [f"Która godzina {n}?;{n} rano;{'test' if n > 25 else 'train'}" for n in range(30)]
+    (tmp_path / "rows.csv").write_bytes("\n".join(["prompt;completion;split", *rows]).encode("cp1250"))
+    said = {"encoding": "windows-1250"}
+    checked = data.check(tmp_path / "rows.csv", said)
+    assert data.split(tmp_path / "rows.csv", checked.usable, 7, checked=checked).test == (27, 28, 29, 30)
+    plan = training.plan(TrainRequest(tmp_path / "rows.csv", "mine", steps=1, mapping=said))
+    assert (plan.test_rows, plan.rows + plan.validation_rows) == (4, 26)
+    assert training.plan(TrainRequest(tmp_path / "rows.csv", "mine", steps=1, mapping={"split": "train"})).rows <= 26
+    copy = data.edited(tmp_path / "rows.csv", {1: {"completion": "zaraz"}}, "local", said)
+    again = data.check(copy)
+    assert (again.encoding, again.examples[0].completion, len(again.held)) == ("utf-8", "zaraz", 4)
+    assert again.examples[1].prompt == checked.examples[1].prompt
 
 
 @pytest.mark.parametrize(("request_", "objective"), [(REQUEST, "sft"), (FULL, "grpo")])
