@@ -102,7 +102,7 @@ def _python(text: str) -> tuple[Call, ...]:
 
 
 def _literal(value: Any) -> Any:
-    """Python's literal as JSON has it. Raises what ``ast.literal_eval`` does, and TypeError where JSON has none such."""
+    """Python's literal as JSON has it. Raises what ``ast.literal_eval`` does, TypeError for what JSON does not have."""
     return json.loads(json.dumps(ast.literal_eval(value)))
 
 
