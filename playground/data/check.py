@@ -131,6 +131,7 @@ def validate(parts: Sequence[Part], progress: Progress, reading: Reading = AS_FO
                 warnings.append(RowWarning(last, reason, "damaged"))
         if shape.objective == "sft" and "messages" not in shape.mapping:
             warnings += _odd_labels([row for row in rows[start:] if isinstance(row, Example)])
+        last = max(last, offset + part.last)
         files.append(FilePart(part.name, offset + 1, last - offset))
         unused |= {one.column: one for one in usage.found() if one.column != part.column}
     again = [*repeats.warnings()]

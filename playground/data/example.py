@@ -248,6 +248,12 @@ class Checked:
         """Every row that can be trained on, whatever it trains."""
         return (*self.examples, *self.others)
 
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Of every row that was read, usable, bad or left out by repair, in order."""
+        left_out = {number for one in self.repairs if one.leaves_out for number in one.rows}
+        return tuple(sorted(left_out.union(one.row for one in (*self.usable, *self.bad))))
+
     def part_of(self, row: int) -> FilePart | None:
         """The file that a row is in, where there are several."""
         return next((part for part in self.files if part.first <= row < part.first + part.rows), None)

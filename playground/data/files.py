@@ -145,7 +145,8 @@ def _kind(path: Path) -> tuple[str, bool]:
 
 class Part(NamedTuple):
     """One of the files with its records and its shape. column: says which split each row is in. split: of all its rows,
-    "" = its own or none. splits: those that there are, where one was chosen."""
+    "" = its own or none. splits: those that there are, where one was chosen. last: its last record's number,
+    where a split of several files was chosen."""
 
     name: str
     records: Records
@@ -153,6 +154,7 @@ class Part(NamedTuple):
     column: str = ""
     split: str = ""
     splits: tuple[str, ...] = ()
+    last: int = 0
 
 
 def _match(wanted: str, there: Iterable[str], what: str) -> str:
@@ -309,8 +311,10 @@ def read_parts(
     for path, size in zip(paths, sizes, strict=True):
         records = read_records(path, limit_bytes, progress.part(done * share, (done + size) * share), reading)
         done += size
-        split = own.get(path, "")
+        split, last = own.get(path, ""), 0
         if reading.split:
+            for last, _ in records.rows if len(paths) > 1 else ():
+                pass
             records, column, split, splits = _chosen(path.name, records, reading.split, Limits(path.name, limit_bytes))
         elif not all(map(own_part, records.splits)):
             counts = Counter(row.get(SPLIT) for _, row in records.rows if isinstance(row, dict))
@@ -325,7 +329,7 @@ def read_parts(
         try:
             others = replace(records, columns=tuple(name for name in records.columns if name != column))
             shape = detect(others, mapping)
-            parts.append(Part(path.name, records, shape, column, split, splits))
+            parts.append(Part(path.name, records, shape, column, split, splits, last))
         except InputError as error:
             note = f" It is {records.note}." if len(records.sheets) > 1 else ""
             raise InputError(f"{error}{note}" if len(paths) == 1 else f"{path.name}: {error}{note}") from None

@@ -384,7 +384,7 @@ def _rows_to_edit(visit: Visit, which: str, source: Source, max_tokens: float) -
     except PlaygroundError:
         return list(range(1, PAGE + 1))  # nothing can be used yet: the file's first rows are what there is to mend
     if which == ALL:
-        return list(range(1, checked.rows + 1))
+        return list(checked.numbers)
     return [row.row for row in bad_rows(checked, tokens)]
 
 

@@ -208,7 +208,8 @@ class DataService:
                 raise InputError(f"Row {number} is left out by repair: {one.what}.")
         index = next((place for place, row in enumerate(checked.usable) if row.row == number), None)
         if index is None:
-            raise InputError(f"There is no row {number}; the file has {checked.rows}, counted from 1.")
+            first, last = checked.numbers[0], checked.numbers[-1]
+            raise InputError(f"There is no row {number} among the {checked.rows} that are read, {first} to {last}.")
         row, tokenizer = checked.usable[index], self._tokenizer()
         said = [*row.prompt] if not row.answers else [*variants(row)[0].messages]
         learned = [False] * (len(said) - 1) + [bool(row.answers)]

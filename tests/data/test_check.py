@@ -15,7 +15,7 @@ import pytest
 
 from playground.data.advice import advise, as_json, as_text
 from playground.data.check import check_file
-from playground.data.editing import edited_lines, good_rows_jsonl
+from playground.data.editing import edited_lines, good_rows_jsonl, table_of
 from playground.data.example import Checked, FilePart, Message, Passage, RowWarning
 from playground.data.files import read_records
 from playground.data.records import AS_FOUND, Reading
@@ -292,6 +292,20 @@ def test_a_file_s_own_splits_are_offered_and_its_test_rows_are_the_test_part(tmp
         again = check_file(copy, reading.said())
         assert (again.good, len(again.held)) == (24 if held else 4, held), "a copy to edit keeps them"
         copy.unlink()
+
+
+def test_a_row_keeps_its_number_in_every_file_whichever_split_is_read(tmp_path):
+    for name in ("a.csv", "b.csv"):
+        text = "".join(f"{name} {n},a,{'train' if n > 1 else 'test'}\n" for n in range(4))
+        put(tmp_path, name, f"q,a,split\n{text}")
+    whole = {row.row: row for row in check_file(tmp_path).usable}
+    for split in ("test", "train"):
+        reading = Reading(split=split)
+        checked = check_file(tmp_path, reading.said())
+        assert [whole[row.row] for row in checked.usable] == [*checked.usable]
+        assert {row.row for row in checked.usable} <= table_of(tmp_path, [*whole], 10**6, reading).rows.keys()
+        assert {checked.part_of(row.row).name for row in checked.usable} == {"a.csv", "b.csv"}
+        assert checked.numbers == tuple(row.row for row in checked.usable)
 
 
 def test_a_zip_that_is_none_holds_too_much_or_no_rows_is_refused(tmp_path):
