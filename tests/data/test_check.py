@@ -299,8 +299,8 @@ def test_a_row_keeps_its_number_in_every_file_whichever_split_is_read(tmp_path):
         text = "".join(f"{name} {n},a,{'train' if n > 1 else 'test'}\n" for n in range(4))
         put(tmp_path, name, f"q,a,split\n{text}")
     whole = {row.row: row for row in check_file(tmp_path).usable}
-    for split in ("test", "train"):
-        reading = Reading(split=split)
+    for name in ("test", "train"):
+        reading = Reading(split=name)
         checked = check_file(tmp_path, reading.said())
         assert [whole[row.row] for row in checked.usable] == [*checked.usable]
         assert {row.row for row in checked.usable} <= table_of(tmp_path, [*whole], 10**6, reading).rows.keys()
