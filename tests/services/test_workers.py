@@ -120,7 +120,7 @@ def test_memory_that_runs_out_is_told_with_a_smaller_setting(forking, tmp_path):
     assert "Start it with" in view.error
     assert forking.training.store.get(run).attempt == 2, "tried once more by itself"
     named = view.summary["smaller"]
-    smaller = replace(asked, method=named["method"], batch_size=named["batch_size"], max_tokens=named["max_tokens"])
+    smaller = replace(asked, **{name: named[name] for name in ("method", "batch_size", "accumulate", "max_tokens")})
     assert forking.training.plan(smaller).memory_bytes < forking.training.plan(asked).memory_bytes
     assert forking.manager.leases() == []
 
