@@ -23,18 +23,9 @@ from playground.data.example import (
     Repair,
     Row,
     RowWarning,
-    Unusable,
     Unused,
     answer_turn,
-    check_turns,
-    is_turn,
-    is_turns,
-    plain_text,
-    read_transcript,
-    read_turns,
     texts_of,
-    turn_text,
-    with_tools,
 )
 from playground.data.files import MEBI, READING, Part, Paths, no_usable_rows, opened, read_parts
 from playground.data.layouts import Usage, options_text, source_text
@@ -48,6 +39,17 @@ from playground.data.records import (
 )
 from playground.data.split import Repeats
 from playground.data.tools import OPEN
+from playground.data.turns import (
+    Unusable,
+    check_turns,
+    is_turn,
+    is_turns,
+    plain_text,
+    read_transcript,
+    read_turns,
+    turn_text,
+    with_tools,
+)
 from playground.errors import InputError
 
 Record = Mapping[str, Any]

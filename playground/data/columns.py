@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from playground.data.column_profile import NAMES, Column, listed, named, profile, rank, spelling, two_answers
-from playground.data.example import ROLES as TURN_ROLES
 from playground.data.layouts import option_columns
 from playground.data.records import Records
+from playground.data.turns import ROLES as TURN_ROLES
 from playground.errors import InputError
 
 

@@ -12,10 +12,10 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from playground.data.example import Unusable
 from playground.data.limited import read_limited
 from playground.data.records import Limits, Numbered, OnProgress, Records, stream
 from playground.data.text_formats import passages
+from playground.data.turns import Unusable
 from playground.errors import InputError
 
 PAGES = 5000

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from playground.data.column_profile import NAMES, SPLIT, is_nested, listed, own_part, spelling
 from playground.data.columns import Shape, detect
 from playground.data.documents import parse_document
-from playground.data.example import BadRow, Unusable
+from playground.data.example import BadRow
 from playground.data.records import (
     AS_FOUND,
     KEEP_FEWER,
@@ -35,6 +35,7 @@ from playground.data.records import (
     stream,
 )
 from playground.data.text_formats import parse_delimited, parse_json, parse_jsonl, parse_text
+from playground.data.turns import Unusable
 from playground.data.workbook import parse_parquet, parse_xlsx
 from playground.errors import InputError
 

@@ -27,22 +27,10 @@ from playground.data.column_profile import (
     truth,
     written,
 )
-from playground.data.example import (
-    MASKS,
-    STRUCTURE,
-    Example,
-    Row,
-    Unusable,
-    Unused,
-    is_turn,
-    is_turns,
-    plain_text,
-    read_turns,
-    texts_of,
-    turn_text,
-)
+from playground.data.example import Example, Row, Unused, texts_of
 from playground.data.markup import without_end
 from playground.data.tools import pieces
+from playground.data.turns import MASKS, STRUCTURE, Unusable, is_turn, is_turns, plain_text, read_turns, turn_text
 
 _NESTED = ("instances", "paragraphs", "qas")
 """Lists of rows inside a row: Alpaca's seed tasks, SQuAD's own JSON."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from playground.data.column_profile import MAX_KEYS, is_nested, parents_of
-from playground.data.example import Unusable
+from playground.data.turns import Unusable
 from playground.errors import InputError
 
 UNPACKED = 10  # a compressed file may unpack to this many times the upload limit

@@ -11,10 +11,11 @@ from typing import Any
 
 from playground.data.check import prompt_of
 from playground.data.columns import detect
-from playground.data.example import Example, Message, Unusable, is_turn, plain_text, turn_text
+from playground.data.example import Example, Message
 from playground.data.files import read_records
 from playground.data.markup import TOOL, TOOLS, parted
 from playground.data.records import Records
+from playground.data.turns import Unusable, is_turn, plain_text, turn_text
 from playground.errors import InputError
 
 REPLIES = ("reply", "response", "model_output", "prediction")

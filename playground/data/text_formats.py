@@ -12,9 +12,9 @@ from itertools import chain, groupby, islice
 from typing import Any
 
 from playground.data.column_profile import NAMES, SPLIT, clean_name, listed, own_part, spelling
-from playground.data.example import Unusable, is_turn, is_turns
 from playground.data.layouts import flat_rows
 from playground.data.records import LONGEST_LINE, Limits, Numbered, OnProgress, Records, Text, stream
+from playground.data.turns import Unusable, is_turn, is_turns
 from playground.errors import InputError
 
 _DECODER = json.JSONDecoder(parse_constant=lambda _: None)  # NaN and Infinity are not JSON: a missing value

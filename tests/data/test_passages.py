@@ -1,9 +1,9 @@
 import pytest
 
 from playground.data.check import check_file
-from playground.data.example import Unusable
 from playground.data.files import MEBI, read_records
 from playground.data.retrieval import Documents, passages_of, read_documents, with_documents, with_passages
+from playground.data.turns import Unusable
 from tests.data.conftest import chat, pdf, put, usable, word
 from tests.refused import refused
 

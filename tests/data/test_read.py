@@ -9,9 +9,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from playground.data.example import Unusable
 from playground.data.files import MEBI, read_records
 from playground.data.records import Reading
+from playground.data.turns import Unusable
 from playground.errors import InputError
 from tests.data.conftest import book, cases, parquet, put
 from tests.refused import refused
