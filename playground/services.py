@@ -49,7 +49,7 @@ class Services:
         self.zero = ZeroRunner(zero, settings.zero_seconds) if zero is not None else None
         device = device or find_device()
         lanes = Lanes(settings.home) if isinstance(device, CpuDevice) and zero is None else None
-        load = partial(load_engine, lanes=lanes)
+        load = partial(load_engine, lanes=lanes, precision=settings.precision)
         library = AdapterLibrary(settings.adapters_dir, settings.shipped_adapters_dir)
         store = RunStore(settings.database)
         self.quota = quota = Quota(settings, store, library, VerdictFiles(settings.home / "verdicts").bytes_of)

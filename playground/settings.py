@@ -35,6 +35,8 @@ WHOLE = {
     )
 }
 """Settings that are whole numbers above 0, and the variable that sets each."""
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+"""torch's names."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Settings:
     api_token: bearer token for /v1; empty = this machine only. allowed_hosts: names under which the page may be opened,
     beside those of this machine. upload_mb: largest file that is taken; None = 20 where the app is shared, else 256.
     zero_seconds: longest single use of the device on a ZeroGPU Space. endpoints: the TOML file of servers that may
-    answer, None = ``endpoints.toml`` in the home.
+    answer, None = ``endpoints.toml`` in the home. precision: what replies are computed in, a key of PRECISIONS, or
+    ``auto``: what suits the device.
 
     Where the app is shared, for each visitor: session_disk_mb: uploads, runs, adapters, verdicts and exports together.
     session_runs: runs that wait or train at once. session_adapters: adapters kept. keep_hours: how long all of it stays
@@ -73,6 +76,7 @@ class Settings:
     session_steps: int = 1000
     session_minutes: int = 30
     endpoints: Path | None = None
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
         given = {name.replace("_", " "): getattr(self, name) for name in ("upload_mb", *WHOLE)}
@@ -93,6 +97,10 @@ class Settings:
         by_oauth = bool(env.get("SPACE_ID") and env.get("OAUTH_CLIENT_ID"))  # hf_oauth in README.md's front matter
         home = env.get("PLAYGROUND_HOME", "").strip()
         endpoints = env.get("PLAYGROUND_ENDPOINTS", "").strip()
+        precision = env.get("PLAYGROUND_PRECISION", "").strip() or "auto"
+        if precision not in ("auto", *PRECISIONS):
+            takes = ", ".join(("auto", *PRECISIONS))
+            raise InputError(f"PLAYGROUND_PRECISION is {precision!r}; it takes one of {takes}.")
         limits = {name: value for name, variable in WHOLE.items() if (value := _whole(env, variable))}
         return cls(
             home=Path(home).expanduser().absolute() if home else Path.home() / ".prompt-or-tune",
@@ -102,6 +110,7 @@ class Settings:
             sign_in=by_oauth and not is_shared and all(map(find_spec, ("authlib", "itsdangerous"))),
             api_token=env.get("PLAYGROUND_API_TOKEN", ""),
             allowed_hosts=_hosts(env),
+            precision=precision,
             upload_mb=_whole(env, "PLAYGROUND_UPLOAD_MB"),
             endpoints=Path(endpoints).expanduser().absolute() if endpoints else None,
             **limits,

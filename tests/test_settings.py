@@ -37,7 +37,11 @@ def test_limits_are_read_checked_and_in_readmes_table_and_a_wrong_value_is_told_
     assert [getattr(settings, name) for name in [*WHOLE, "upload_mb"]] == list(range(2, 2 + len(WHOLE) + 1))
     assert (settings.session_disk_bytes, settings.keep_s) == (2 * 2**20, 5 * 3600)
     assert settings.upload_limit_bytes == (2 + len(WHOLE)) * 2**20
-    for variable, wrong in (("PLAYGROUND_BUDGET_GB", "lots"), ("PLAYGROUND_SHARED", "yes")):
+    for variable, wrong in (
+        ("PLAYGROUND_BUDGET_GB", "lots"),
+        ("PLAYGROUND_SHARED", "yes"),
+        ("PLAYGROUND_PRECISION", "int8"),
+    ):
         refused(variable, Settings.from_env, {variable: wrong})
     for variable in env:
         for wrong in ("0", "-1", "many", "1.5"):

@@ -77,7 +77,7 @@ def doctor(settings: Settings, options: Namespace) -> Outcome:
             raise
         missing.append({"what": str(error), "mend": "python -m playground doctor"})
     progress.end()
-    computing, here = _torch(), services.manager.device
+    computing, here = _torch(settings.precision), services.manager.device
     lines = [
         "Device: {}, computing in {dtype} with {threads} threads".format(here.name, **computing),
         f"Memory: {here.free_bytes / 1e9:.1f} of {here.total_bytes / 1e9:.1f} GB free",
@@ -89,14 +89,14 @@ def doctor(settings: Settings, options: Namespace) -> Outcome:
     return {**computing, "base": base, "versions": versions, "missing": missing}, "\n".join(lines), code
 
 
-def _torch() -> dict[str, Any]:
+def _torch(precision: str) -> dict[str, Any]:
     try:
         import torch
 
         from playground.engine.load import pick_device
     except ImportError:
         return {"device": "unknown", "dtype": "unknown", "threads": 0}
-    device, dtype = pick_device()
+    device, dtype = pick_device(precision)
     return {"device": str(device), "dtype": str(dtype).removeprefix("torch."), "threads": torch.get_num_threads()}
 
 

@@ -35,6 +35,7 @@ from playground.library.files import check_magnitudes, digest
 from playground.methods import method_for
 from playground.methods.bottleneck_method import ACTIVATIONS as NAMES
 from playground.methods.method import BottleneckWeights, FileAdapter, FileModule
+from playground.settings import PRECISIONS
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {name: getattr(functional, name) for name in NAMES}
 
@@ -240,12 +241,13 @@ class Loaded:
         return sum(weight.nbytes for weight in self.weights.values())
 
 
-def pick_device() -> tuple[torch.device, torch.dtype]:
+def pick_device(precision: str = "auto") -> tuple[torch.device, torch.dtype]:
     """A GPU in bf16 where it computes in it, else in fp16; the CPU in fp32 (bf16 there can be a hundred times
-    slower)."""
+    slower). precision: a key of PRECISIONS where a person chose one."""
     kind = accelerator()
     half = torch.bfloat16 if kind == "xpu" or (kind == "cuda" and computes_bf16()) else torch.float16
-    return torch.device(kind), torch.float32 if kind == "cpu" else half
+    suited = torch.float32 if kind == "cpu" else half
+    return torch.device(kind), suited if precision == "auto" else getattr(torch, PRECISIONS[precision])
 
 
 def load(folder: Path, *, dtype: torch.dtype | None = None, quantised: bool = False) -> Loaded:

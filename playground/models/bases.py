@@ -67,12 +67,16 @@ class Fingerprint(NamedTuple):
     seconds: float
 
 
-def load_engine(folder: Path, adapters_limit_bytes: int | None = None, *, lanes: Lanes | None = None) -> Engine:
-    """lanes: shares the processor's cores out, None = they are all its own."""
+def load_engine(
+    folder: Path, adapters_limit_bytes: int | None = None, *, lanes: Lanes | None = None, precision: str = "auto"
+) -> Engine:
+    """precision: as in ``Settings``. lanes: shares the processor's cores out, None = they are all its own."""
     from playground.engine.engine import Engine
+    from playground.engine.load import pick_device
 
     before: Callable[[], None] = partial(use_share, lanes, "chat") if lanes is not None else lambda: None
-    return Engine(folder, adapters_limit_bytes=adapters_limit_bytes, before=before)
+    dtype = pick_device(precision)[1]
+    return Engine(folder, adapters_limit_bytes=adapters_limit_bytes, before=before, dtype=dtype)
 
 
 def own_weights(shapes: BaseShapes) -> dict[str, tuple[int, ...]]:
@@ -81,15 +85,17 @@ def own_weights(shapes: BaseShapes) -> dict[str, tuple[int, ...]]:
     return {name: shape for name, shape in shapes.shapes.items() if not (tied and name == "lm_head.weight")}
 
 
-def loaded_bytes(folder: Path, file_bytes: int, device: Device) -> int:
+def loaded_bytes(folder: Path, file_bytes: int, device: Device, precision: str = "auto") -> int:
     """Bytes of a model's weights in memory, from its files' headers: a processor computes in fp32 and a GPU in half
-    precision. file_bytes: of the files; what cannot be read, or is packed, is taken to stay as large."""
+    precision, unless ``precision`` says so. file_bytes: of the files; what cannot be read, or is packed, is taken to
+    stay as large."""
     try:
         shapes = BaseShapes.from_folder(folder)
     except PlaygroundError:
         return file_bytes
     packed = file_bytes if shapes.config.get("quantization_config") else 0
-    return weights_in(own_weights(shapes)) * (2 if isinstance(device, GPUS) else 4) + packed
+    whole = precision == "fp32" or (precision == "auto" and not isinstance(device, GPUS))
+    return weights_in(own_weights(shapes)) * (4 if whole else 2) + packed
 
 
 def kv_bytes_per_token(folder: Path, weight_bytes: int) -> int:
@@ -144,7 +150,7 @@ class BaseService:
         return self.spec, int(held * LOADED_FACTOR)
 
     def _weight_bytes(self, base: Base) -> int:
-        return loaded_bytes(base.path, base.bytes, self._manager.device)
+        return loaded_bytes(base.path, base.bytes, self._manager.device, self._settings.precision)
 
     def account(self) -> None:
         """Report to the device what the base takes now, with its attached adapters and its KV cache."""
@@ -152,6 +158,11 @@ class BaseService:
             name, held = self.resident()
             held += engine.adapter_bytes + engine.cache_bytes
             self._manager.set_resident(name, held, partial(self._unload, engine))
+
+    @property
+    def precision(self) -> str:
+        """As in ``Settings``."""
+        return self._settings.precision
 
     def _unload(self, engine: Engine) -> None:
         """Free the memory; the next question loads the base again. Another one that was loaded meanwhile stays."""

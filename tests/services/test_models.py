@@ -481,6 +481,7 @@ def test_a_base_counts_by_what_it_takes_in_memory_not_on_disk(settings, manager,
 def test_packed_weights_and_what_cannot_be_read_count_by_their_files(real_base, tiny_base, tmp_path):
     assert loaded_bytes(real_base.path, real_base.bytes, CpuDevice()) == pytest.approx(real_base.bytes, rel=0.01)
     assert loaded_bytes(tmp_path, 123, CpuDevice()) == 123
+    assert 2 * loaded_bytes(tiny_base, 1000, CpuDevice(), "bf16") == loaded_bytes(tiny_base, 1000, CpuDevice(), "fp32")
     config = json.loads((tiny_base / "config.json").read_text()) | {"quantization_config": {"load_in_4bit": True}}
     packed = Path(copied(tiny_base, tmp_path / "packed", json.dumps(config)))
     assert loaded_bytes(packed, 1000, CpuDevice()) == loaded_bytes(tiny_base, 1000, CpuDevice()) + 1000

@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from playground.chat.compare import Side
 from playground.chat.programs import Saved, all_replies, read_saved, together
@@ -132,3 +134,10 @@ def test_several_are_the_same_only_if_all_are():
     assert together([yes, unknown])["same"] is None
     mixed = together([yes, unknown, no])
     assert mixed == {"same": False, "text": "b", "first_difference": 1, "replies": [yes, unknown, no]}
+
+
+def test_a_chosen_precision_is_what_replies_are_computed_in_and_the_stamp_says_so(settings):
+    services = build_services(replace(settings, precision="bf16"))
+    (reply,) = asked(services, "base")
+    assert (reply["stamp"]["dtype"], services.bases.engine().loaded.dtype) == ("bfloat16", torch.bfloat16)
+    services.close()
