@@ -124,7 +124,7 @@ def wire(services: Services, view: BenchView, tab: VerdictTab, where: dict[str, 
     then_show(on(view.resume.click, resume))
     then_show(on(view.stop.click, stop))
     used = on(view.use.click, partial(use, tab=tab), [tab.prompt, tab.kept, tab.fold])
-    listen(services, tab, used.then, verdict_form.lined_up, [tab.sides, tab.offered], uploaded=where["uploaded"])
+    listen(services, tab, used.then, verdict_form.lined_up, [tab.sides, tab.offered], where=where)
 
 
 def follow(services: Services, view: BenchView, where: dict[str, Block], events: Events) -> None:

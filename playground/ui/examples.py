@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, wait
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,6 @@ from gradio.events import Dependency
 from playground.data.advice import bad_rows
 from playground.data.files import TAKEN
 from playground.data.hub import FIRST, MOST
-from playground.data.records import Records
 from playground.errors import CancelledError, InputError, PlaygroundError
 from playground.services import Services
 from playground.ui import html, rows, sidebar, wiring, words
@@ -77,9 +75,7 @@ class ExamplesCard:
                         taken = ("system", "input", "thought", "history", "options")  # one button a role
                         self.take_in = [small("Take in", visible=False) for _ in taken]
                     with gr.Row():
-                        kinds = {"encoding": "Encoding", "sheet": "Sheet", "split": "Split to read"}
-                        look = {"visible": False, "min_width": 140}
-                        self.reading = {name: wiring.Dropdown([], label=label, **look) for name, label in kinds.items()}
+                        self.reading = rows.choose_reading()
                     self.read_as = gr.Dropdown(list(rows.READ_AS), label="What each row is", min_width=140)
                     with gr.Row():
                         column = partial(wiring.Dropdown, [], label="Column", visible=False, min_width=140)
@@ -374,14 +370,8 @@ def _found(
 
 def _unreadable(visit: Visit, tab: ExamplesCard, source: Source, error: PlaygroundError) -> tuple[Drawn, Updates]:
     """What is wrong; and where only the columns' meaning is, the columns to choose from and the rows to mend."""
-    path, data = source.path, visit.services.data
-    assert path is not None
-    there: tuple[str, ...] = ()
-    found: tuple[Records, ...] = ()
-    for reading in (source.reading, {}) if isinstance(error, InputError) else ():
-        with suppress(PlaygroundError):
-            found = found or data.records(path, visit.owner, reading)
-            there = there or data.columns(path, visit.owner, reading)
+    found, able = rows.unusable(visit, source) if isinstance(error, InputError) else ((), None)
+    there = tuple(dict.fromkeys(name for one in found for name in one.columns))
     source = replace(source, good=0, roles=source.roles or rows.roles_of(rows.reading({})), offers=())
     first = found[0] if found else None
     shown = there if len(there) > 1 or (first and len(first.sheets) > 1) else ()
@@ -395,10 +385,6 @@ def _unreadable(visit: Visit, tab: ExamplesCard, source: Source, error: Playgrou
         tab.edit_place: "",
         tab.edit_error: slot(""),
     }
-    able = None
-    if isinstance(error, InputError) and not source.repaired:
-        with suppress(PlaygroundError):
-            able = data.check(path, source.read_as_well(repair="rows").asked, visit.owner)
     drawn |= rows.show_repairs(tab, able, source)
     drawn |= dict.fromkeys((tab.facts, tab.advice, tab.bad, tab.lengths, tab.preview), AWAY)
     return drawn | columns | rows.show_unused(tab, (), source), mapped

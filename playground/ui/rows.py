@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -24,10 +25,11 @@ from playground.report import charts
 from playground.ui import html, words
 from playground.ui.html import plural
 from playground.ui.sidebar import ready
-from playground.ui.wiring import AWAY, Choices, Drawn, Updates, Visit, slot
+from playground.ui.wiring import AWAY, Choices, Drawn, Dropdown, Updates, Visit, slot
 
 if TYPE_CHECKING:
     from playground.ui.examples import ExamplesCard as Card
+    from playground.ui.verdict import VerdictTab
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,19 @@ def check(
     if not ready(visit.services).yes:
         return checked, None
     return checked, visit.services.data.tokens(checked, int(max_tokens), lambda share: done((1 + 2 * share) / 3))
+
+
+def unusable(visit: Visit, source: Source) -> tuple[tuple[Records, ...], Checked | None]:
+    """What stands in files whose rows cannot be used as they are read, and the rows where repair makes some usable."""
+    assert source.path is not None
+    data, found, able = visit.services.data, tuple[Records, ...](), None
+    for reading in (source.reading, {}):
+        with suppress(PlaygroundError):
+            found = found or data.records(source.path, visit.owner, reading)
+    if not source.repaired:
+        with suppress(PlaygroundError):
+            able = data.check(source.path, source.read_as_well(repair="rows").asked, visit.owner)
+    return found, able
 
 
 # Columns
@@ -219,7 +234,16 @@ ENCODINGS = {
 """Codecs that a text may be read with -> whose letters they hold."""
 
 
-def show_reading(tab: Card, source: Source, there: Checked | Records | None) -> Updates:
+READINGS = {"encoding": "Encoding", "sheet": "Sheet", "split": "Split to read"}
+"""What a person can choose of how a file is read -> its label."""
+
+
+def choose_reading() -> dict[str, Dropdown]:
+    """A closed dropdown of each."""
+    return {name: Dropdown([], label=label, visible=False, min_width=140) for name, label in READINGS.items()}
+
+
+def show_reading(tab: Card | VerdictTab, source: Source, there: Checked | Records | None) -> Updates:
     """The encoding, the sheet and the split that are read, each to choose where there are several."""
     if there is None:
         return dict.fromkeys(tab.reading.values(), AWAY)
@@ -254,7 +278,7 @@ KINDS = {
 }
 
 
-def show_repairs(tab: Card, checked: Checked | None, source: Source) -> Drawn:
+def show_repairs(tab: Card | VerdictTab, checked: Checked | None, source: Source) -> Drawn:
     """What was mended, or could be, and the button that does it or undoes it. checked: None = nothing could be read."""
     lines = repair_words(checked) if checked else []
     label = "Back to the rows as they are in the file" if source.repaired else "Repair these rows"

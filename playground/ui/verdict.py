@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -20,7 +19,7 @@ from playground.evaluation.cost import NOTE, Prices, prices_to_json
 from playground.evaluation.criterion import kinds as criteria
 from playground.report.report import FAULTS
 from playground.services import Services
-from playground.ui import bench, blind, html, side, verdict_form, verdict_shown, words
+from playground.ui import bench, blind, html, rows, side, verdict_form, verdict_shown, words
 from playground.ui.asking import CheckValues, Comparison, Setups
 from playground.ui.bench import BenchView
 from playground.ui.blind import LabelView, VoteView
@@ -125,7 +124,10 @@ class VerdictTab:
         self.source = Dropdown([], label="Examples to judge by", info=hint, **choice)
         gr.HTML(html.note("Or drop a file; every row of it is judged by:"))
         self.drop = _file("Or drop a file: every row of it is judged by", list(TAKEN))
-        self.facts = hidden_slot()
+        with gr.Row():
+            self.reading = rows.choose_reading()
+        self.facts, self.repairs = hidden_slot(), hidden_slot()
+        self.repair = gr.Button("Repair", size="sm", visible=False, elem_classes="fit")
         self.adapter = Dropdown([("No adapter", "")], value="", label="Adapter", **choice)
         look: dict[str, Any] = {"elem_classes": "side-list", "interactive": False}
         self.sides = CheckboxGroup([], label="Sides", info="Each answers every example.", **look)
@@ -238,6 +240,7 @@ def wire(
     """training: for its upload, columns, seed and test share. mark: changes when a base is ready."""
     where, uploaded = examples_of(tab, training), training.uploaded
     on = partial(listen, services, tab, failure=tab.error)
+    choices = [*tab.reading.values(), tab.repairs, tab.repair]
     fits = [tab.facts, tab.error, tab.prompt, tab.checks, tab.adapter, tab.right, tab.recorded.column]
 
     def refresh(events: Events, wired: Callable[..., Dependency] = listen) -> None:
@@ -245,12 +248,13 @@ def wire(
         wired(services, tab, events, verdict_form.refresh, outputs, where=where)
 
     def line_up(events: Events) -> None:
-        offered = listen(services, tab, events, verdict_form.lined_up, [tab.sides, tab.offered], uploaded=uploaded)
+        offered = listen(services, tab, events, verdict_form.lined_up, [tab.sides, tab.offered], where=where)
         refresh(on(offered.then, verdict_form.joined, tab.recorded.said, where=where).then)
 
     def follow(event: Event) -> Dependency:
         fitted = on(event, verdict_form.source_chosen, fits, where=where)
         line_up(fitted.then)
+        listen(services, tab, fitted.then, verdict_form.readings, choices)
         return fitted
 
     def first(event: Event, wired: Callable[..., Dependency]) -> Dependency:
@@ -261,10 +265,14 @@ def wire(
 
     first(page.load, unasked)
     refilled = first(uploaded.change, listen)
+    listen(services, tab, refilled.then, verdict_form.readings, choices)
     follow(tab.source.input)
     dropped = follow(
         on(tab.drop.upload, verdict_form.drop, [tab.kept, tab.source], file=tab.drop, uploaded=uploaded).then
     )
+    chosen = [one.input for one in tab.reading.values()]
+    follow(on(chosen, verdict_form.read_otherwise, tab.kept, reading=tab.reading).then)
+    follow(on(tab.repair.click, verdict_form.repair, tab.kept).then)
     line_up(on([tab.docs.upload, tab.docs.clear], verdict_form.documents, tab.kept, file=tab.docs).then)
     today = tab.recorded
     line_up(on([today.file.upload, today.file.clear], verdict_form.replies, tab.kept, file=today.file).then)
@@ -292,8 +300,8 @@ def _wire_shown(services: Services, tab: VerdictTab) -> None:
     on(tab.stop.click, verdict_shown.stop)
     on(tab.listing.pick, verdict_shown.shown, tab.shown, followed=PICKED)
     on(tab.fault.input, verdict_shown.filtered, tab.body)
-    for button, rows in ((tab.extend, None), (tab.rejoin, 0)):
-        extended = on(button.click, partial(verdict_shown.extend, rows=rows), tab.followed)
+    for button, more in ((tab.extend, None), (tab.rejoin, 0)):
+        extended = on(button.click, partial(verdict_shown.extend, rows=more), tab.followed)
         listen(services, tab, extended.then, verdict_shown.shown, tab.shown, failure=tab.shown_error)
     listen(services, tab, tab.delete.click, verdict_shown.ask_remove, [tab.question, tab.ask, tab.delete])
     listen(services, tab, tab.no.click, verdict_shown.keep, [tab.question, tab.delete])
@@ -307,7 +315,7 @@ def _wire_shown(services: Services, tab: VerdictTab) -> None:
 
 def wire_carry(services: Services, tabs: gr.Tabs, tab: VerdictTab, sides: CompareTab, training: TrainTab) -> None:
     outputs = [tabs, tab.kept, tab.source, tab.checks, tab.sides, tab.offered, tab.fold]
-    given: dict[str, Any] = {"uploaded": training.uploaded, "comparison": sides.comparison}
+    given: dict[str, Any] = {"where": examples_of(tab, training), "comparison": sides.comparison}
     given |= {"check": sides.check, "setups": sides.setups}
     carried = listen(services, tab, sides.verdict.click, partial(carry, tabs=tabs), outputs, **given)
     bench.follow(services, tab.bench, examples_of(tab, training), carried.then)
@@ -318,16 +326,14 @@ def carry(
     tab: VerdictTab,
     *,
     tabs: gr.Tabs,
-    kept: Kept,
-    uploaded: Path | None,
-    source: str,
+    where: verdict_form.ExampleValues,
     line: verdict_form.LineUpValues,
     comparison: Comparison,
     check: CheckValues,
     setups: Setups,
 ) -> Updates:
     """The Compare tab's sides become this verdict's."""
-    known, read = side.labels(visit), side.read_setups(visit, setups)
+    known, read, uploaded = side.labels(visit), side.read_setups(visit, setups), where["uploaded"]
     made: list[Side] = []
     for letter in comparison.shown:
         setup = read[letter]
@@ -338,14 +344,14 @@ def carry(
         # a model that is gone stays, so that the request refuses it: the base is not measured under its name
         formed: Any = {"format": setup.format, "think": setup.think}
         made.append(Side(setup.model, setup.prompt.strip(), setup.shots, file, name, **formed))
-    kept = replace(kept, carried=tuple(made))
+    kept = replace(where["kept"], carried=tuple(made))
     first = read[comparison.shown[0]].source if comparison.shown else ""
     from_there = verdict_form.UPLOAD if first == side.UPLOAD else verdict_form.SET + first
     choices = verdict_form.sources(visit.services, uploaded, kept)
-    chosen = from_there if from_there in [value for _, value in choices] else source
+    chosen = from_there if from_there in [value for _, value in choices] else where["source"]
     there: Updates = {tabs: gr.update(selected="verdict")}
     try:
-        offered = verdict_form.line_up(visit, line, kept, chosen, uploaded)
+        offered = verdict_form.line_up(visit, line, {**where, "kept": kept, "source": chosen})
     except PlaygroundError:  # shown when they are measured
         return there
     return {

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 import gradio as gr
 
 from playground.chat.compare import RECORDED, Side
-from playground.data.example import Example
+from playground.data.example import Checked, Example
+from playground.data.records import Records
 from playground.data.split import BY_CHANCE, SplitBy
 from playground.errors import InputError, PlaygroundError
 from playground.evaluation.comparison import Changes, Questions
@@ -24,7 +25,7 @@ from playground.models.adapters import AdapterRow
 from playground.models.bases import PREFIX as BASE_PREFIX
 from playground.models.endpoints import PREFIX
 from playground.services import Services
-from playground.ui import html, side, words
+from playground.ui import html, rows, side, words
 from playground.ui.form import lines_of
 from playground.ui.html import card, plural
 from playground.ui.rows import Source
@@ -65,12 +66,19 @@ class Judged:
 
 @dataclass(frozen=True)
 class Kept:
-    """Files of this tab's visitor and sides that came over from the Compare tab: state, never a value from the page."""
+    """Files of this tab's visitor and sides that came over from the Compare tab: state, never a value from the page.
+    reading: of the dropped file, as in ``Source``."""
 
     dropped: Path | None = None
+    reading: dict[str, str] = field(default_factory=dict)
     docs: Path | None = None
     replies: Path | None = None
     carried: tuple[Side, ...] = ()
+
+    @property
+    def opened(self) -> Source:
+        """The dropped file, and how its rows are read."""
+        return Source(self.dropped, reading=self.reading)
 
 
 class ExampleValues(TypedDict):
@@ -167,13 +175,14 @@ def examples(visit: Visit, where: ExampleValues) -> Judged:
         answers = _answers(checked.examples, held)
         return Judged(uploaded, rows, len(rows), uploaded, mapping, about, learned, *answers, by)
     if source == FILE and dropped is not None:
-        found = visit.services.data.check(dropped, None, visit.owner).examples
+        asked = where["kept"].opened.asked
+        found = visit.services.data.check(dropped, asked, visit.owner).examples
         if not found:
             raise InputError(f"{dropped.name} holds no row with a request and an answer. A verdict needs both.")
         about = f"{plural(len(found), 'row')} of {dropped.name}."
         about += " Rows that the adapter was trained on are counted and said."
         answers = _answers(found)
-        return Judged(dropped, None, len(found), dropped, None, about, answers[0], *answers)
+        return Judged(dropped, None, len(found), dropped, asked, about, answers[0], *answers)
     raise InputError(words.VERDICT_EXAMPLES)
 
 
@@ -211,25 +220,23 @@ def _file_of(services: Services, source: str | None, uploaded: Path | None, kept
     return shipped.heldout if shipped is not None else {UPLOAD: uploaded, FILE: kept.dropped}.get(source or "")
 
 
-def _share_form(visit: Visit, file: Path | None) -> bool:
+def _share_form(visit: Visit, where: ExampleValues) -> bool:
     """Whether the answers of these examples have a form that a side can be held to."""
     with contextlib.suppress(PlaygroundError):  # shown where the examples are chosen
-        found = visit.services.data.check(file, None, visit.owner).examples if file is not None else ()
-        return bool(shared_form([one.completion for one in found[:MOST_READ]]))
+        return bool(shared_form(examples(visit, where).answers[:MOST_READ]))
     return False
 
 
-def line_up(
-    visit: Visit, line: LineUpValues, kept: Kept, source: str | None, uploaded: Path | None, shots: Path = _ANYWHERE
-) -> dict[str, Side]:
-    """Every side that can be chosen, by its key: those that came from Compare first. source: a shipped set brings its
+def line_up(visit: Visit, line: LineUpValues, where: ExampleValues, shots: Path = _ANYWHERE) -> dict[str, Side]:
+    """Every side that can be chosen, by its key: those that came from Compare first. A shipped set brings its
     documents, unless the person has dropped their own."""
+    kept, source = where["kept"], where["source"]
     known = {row.card.id for row in visit.services.adapters.list(visit.owner) if row.usable}
     shipped = shipped_set(visit.services, source)
     docs = kept.docs or (shipped.documents if shipped is not None else None)
     adapter = line["adapter"] if line["adapter"] in known else ""
-    file = _file_of(visit.services, source, uploaded, kept)
-    form = _share_form(visit, file)
+    file = _file_of(visit.services, source, where["uploaded"], kept)
+    form = _share_form(visit, where)
     made = visit.services.verdicts.line_up(shots, adapter, line["prompt"] or "", docs, visit.owner, form)
     today = side.recorded_side(kept.replies, file, line["recorded"])
     made = (*made, *([today] if today is not None else []))
@@ -261,7 +268,7 @@ def first(visit: Visit, tab: VerdictTab, *, where: ExampleValues, line: LineUpVa
     updates: Updates = {
         tab.source: Initial(choices, value=source),
         tab.adapter: Initial(models, value=adapter),
-        **lined_up(visit, tab, source=source, kept=where["kept"], uploaded=where["uploaded"], line=line),
+        **lined_up(visit, tab, where={**where, "source": source}, line=line),
     }
     return updates | source_chosen(visit, tab, where={**where, "source": source}, prompt=before)
 
@@ -274,8 +281,36 @@ def _own(visit: Visit, prompt: str | None) -> str | None:
 def drop(visit: Visit, tab: VerdictTab, *, file: str | None, kept: Kept, uploaded: Path | None) -> Updates:
     if not file:
         return {}
-    kept = replace(kept, dropped=visit.services.data.keep_uploads([Path(file)], visit.owner))
+    kept = replace(kept, dropped=visit.services.data.keep_uploads([Path(file)], visit.owner), reading={})
     return {tab.kept: kept, tab.source: gr.update(choices=sources(visit.services, uploaded, kept), value=FILE)}
+
+
+def read_otherwise(visit: Visit, tab: VerdictTab, *, kept: Kept, reading: Mapping[str, str | None]) -> Updates:
+    """Another encoding, sheet or split of the dropped file."""
+    return {tab.kept: replace(kept, reading=kept.opened.read_as_well(**reading).reading)}
+
+
+def repair(visit: Visit, tab: VerdictTab, *, kept: Kept) -> Updates:
+    """Have the dropped file's rows mended, or as they are in it again."""
+    return read_otherwise(visit, tab, kept=kept, reading={"repair": "" if kept.opened.repaired else "rows"})
+
+
+def readings(visit: Visit, tab: VerdictTab, *, kept: Kept, source: str | None) -> Updates:
+    """What a dropped file leaves to choose, and what repair would mend, also where its rows cannot be used."""
+    if source != FILE or kept.dropped is None:
+        return dict.fromkeys([*tab.reading.values(), tab.repairs, tab.repair], AWAY)
+    opened = kept.opened
+    able: Checked | None
+    there: Checked | Records | None
+    try:
+        there = able = visit.services.data.check(kept.dropped, opened.asked, visit.owner)
+    except PlaygroundError:  # shown where the examples are chosen
+        found, able = rows.unusable(visit, opened)
+        there = next(iter(found), None)
+    updates = rows.show_reading(tab, opened, there) | rows.show_repairs(tab, able, opened)
+    if there is None or (there.encoding == "utf-8" and "encoding" not in opened.reading):
+        updates[tab.reading["encoding"]] = AWAY
+    return updates
 
 
 def documents(visit: Visit, tab: VerdictTab, *, file: str | None, kept: Kept) -> Updates:
@@ -331,20 +366,18 @@ def source_chosen(visit: Visit, tab: VerdictTab, *, where: ExampleValues, prompt
     return updates
 
 
-def lined_up(
-    visit: Visit, tab: VerdictTab, *, source: str | None, kept: Kept, uploaded: Path | None, line: LineUpValues
-) -> Updates:
+def lined_up(visit: Visit, tab: VerdictTab, *, where: ExampleValues, line: LineUpValues) -> Updates:
     """The sides that can be chosen now: what is new is chosen (the adapter with documents only where these are the
     person's own; another server never, which may cost money), what was taken away stays so. Where they are the same as
     before, nothing is drawn, since a person may be choosing just now."""
     try:
-        sides = line_up(visit, line, kept, source, uploaded)
+        sides = line_up(visit, line, where)
     except PlaygroundError:  # shown when they are measured
         return {}
     offered, chosen = line["offered"] or {}, line["chosen"] or ()
     if {key: one.label for key, one in sides.items()} == offered:
         return {}
-    fresh = [key for key in sides if key not in offered and (key != "tuned+documents" or kept.docs)]
+    fresh = [key for key in sides if key not in offered and (key != "tuned+documents" or where["kept"].docs)]
     fresh = [key for key in fresh if not key.startswith((PREFIX, BASE_PREFIX))]
     return offer(tab, sides, [key for key in sides if key in chosen or key in fresh])
 
@@ -442,7 +475,7 @@ def _picked(
     visit: Visit, where: ExampleValues, line: LineUpValues, draws: float | None, found: Judged
 ) -> tuple[Side, ...]:
     """The sides that are chosen. Raises InputError for one that is gone."""
-    sides = line_up(visit, line, where["kept"], where["source"], where["uploaded"], found.shots)
+    sides = line_up(visit, line, where, found.shots)
     chosen = [str(key) for key in line["chosen"] or ()]
     if any(key.startswith(("tuned", CARRIED, PREFIX, BASE_PREFIX, RECORDED)) and key not in sides for key in chosen):
         raise InputError(words.VERDICT_GONE)

@@ -10,7 +10,7 @@ import gradio as gr
 import pytest
 
 from playground.chat.compare import Side
-from playground.data.example import Checked, Example, Message
+from playground.data.example import Checked, Example, Message, Repair
 from playground.errors import BaseUnavailableError, InputError
 from playground.models.bases import BaseState
 from playground.ui import verdict as verdict_tab
@@ -122,7 +122,7 @@ def button(services, call, tab):
 
 
 def lined_up(call: Call, tab: VerdictTab, *, kept: Kept | None = None, source: str = "", **said: Any) -> Updates:
-    return call(verdict_form.lined_up, tab, source=source, kept=kept or Kept(), uploaded=None, line=line(**said))
+    return call(verdict_form.lined_up, tab, where=where(source, kept=kept or Kept()), line=line(**said))
 
 
 def test_the_page_opens_with_a_shipped_set_its_prompt_check_and_adapter(services, call, tab, button):
@@ -276,6 +276,30 @@ def test_a_dropped_file_is_judged_by_every_row(services, call, tab, start):
     assert "no row with a request" in empty[tab.error]["value"]
 
 
+def test_how_a_dropped_file_is_read_is_chosen_and_its_rows_mended(services, call, tab, start):
+    def shown(kept: Kept, source: str = FILE) -> Updates:
+        return call(verdict_form.readings, tab, kept=kept, source=source)
+
+    plain, able = examples(12), (Repair("end", (1, 2)),)
+    kept = call(verdict_form.drop, tab, file="held.csv", kept=Kept(reading={"sheet": "May"}), uploaded=None)[tab.kept]
+    services.data.checked = replace(plain, encoding="utf-8")
+    assert not any(one["visible"] for one in shown(kept).values()), "nothing is there to choose"
+    services.data.checked = InputError("held.csv holds several lists of rows. Choose one.")
+    assert shown(kept)[tab.reading["sheet"]]["choices"] == [("May", "May"), ("June", "June")]
+    services.data.checked = replace(plain, encoding="cp1250", splits={"train": 2, "test": 1}, repairable=able)
+    found = shown(kept)
+    assert found[tab.reading["split"]]["choices"] == [("All of them", ""), ("train", "train"), ("test", "test")]
+    assert (found[tab.reading["encoding"]]["visible"], found[tab.repair]["visible"]) == (True, True)
+    assert not any(one["visible"] for one in shown(kept, SET).values()), "of a dropped file alone"
+    chosen = {"encoding": "cp1252", "sheet": None, "split": "test"}
+    kept = call(verdict_form.read_otherwise, tab, kept=kept, reading=chosen)[tab.kept]
+    kept = call(verdict_form.repair, tab, kept=kept)[tab.kept]
+    says(shown(kept)[tab.repair]["value"], "Back to the rows")
+    start("base", source=FILE, kept=kept)
+    assert services.verdicts.started[-1].mapping == {"encoding": "cp1252", "split": "test", "repair": "rows"}
+    assert call(verdict_form.repair, tab, kept=kept)[tab.kept].reading == {"encoding": "cp1252", "split": "test"}
+
+
 def test_sides_that_were_taken_away_stay_so_and_new_ones_are_chosen(services, call, tab):
     before = dict.fromkeys(("base", "prompt", "shots"), "")
     drawn = lined_up(call, tab, adapter="", chosen=["base"], offered=before)
@@ -296,6 +320,10 @@ def test_where_the_answers_share_a_form_a_side_that_is_held_to_it_is_offered(ser
     assert (held.format, held.system_prompt) == ("references", "Be careful.")
     services.data.checked = examples(2)
     assert "form" not in lined_up(call, tab, source=SET)[tab.sides].value
+    services.data.checked, mine = examples(40), Path("mine.csv")
+    given = where(UPLOAD, uploaded=mine, training=Source(mine, mapping={"completion": "b"}, reading={"split": "train"}))
+    assert "form" in call(verdict_form.lined_up, tab, where=given, line=line())[tab.sides].value
+    assert services.data.mappings[-1] == {"completion": "b", "split": "train"}, "a file that is read as it was opened"
 
 
 @pytest.fixture
@@ -304,7 +332,7 @@ def carry(services, call, tab):
         names, base = ("model", "prompt", "shots", "source"), ("base", "", 0, "")
         free: dict[str, Any] = {"form": "", "form_text": ""}
         said = {letter: free | dict(zip(names, sides.get(letter, base), strict=True)) for letter in words.LETTERS}
-        given: Any = {"kept": Kept(), "uploaded": None, "source": SET, "line": line(adapter="", prompt="")}
+        given: Any = {"where": where(SET), "line": line(adapter="", prompt="")}
         given |= {"comparison": Comparison(shown=tuple(shown)), "setups": said}
         given["check"] = {"kind": "ends-with", "text": "Sharma"}
         return call(verdict_tab.carry, tab, tabs=gr.Tabs(render=False), **given)
