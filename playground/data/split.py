@@ -9,7 +9,7 @@ import random
 import re
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time
 from typing import Any, NamedTuple, TypeVar
@@ -63,6 +63,11 @@ class Parts:
     test: tuple[int, ...]  # seen by nothing but the verdict
     seed: int
     by: SplitBy = BY_CHANCE
+
+    def without(self, rows: Collection[int]) -> Parts:
+        """The parts that remain when these rows are left out."""
+        kept = [tuple(row for row in one if row not in rows) for one in (self.train, self.validation, self.test)]
+        return Parts(kept[0], kept[1], kept[2], self.seed, self.by)
 
     def as_record(self) -> dict[str, Any]:
         """As run.json holds it: the two held-back parts by row, the rest by its count; the columns it was split by."""

@@ -301,14 +301,15 @@ class Planner:
         packed = objective == "pretrain" and request.max_tokens == MAX_TOKENS
         max_tokens = PACKED_TOKENS if packed else request.max_tokens
         left_out = self._left_out(request, checked, max_tokens)
-        usable = [row for row in checked.usable if row.row not in left_out]
-        if not usable:
-            name = Path(request.file).name
-            raise InputError(f"Every row of {name} is left out. Keep some of those that have a warning.")
         validation = VALIDATION if request.validation is None else request.validation
         by = SplitBy(request.group_column, request.time_column)
         seed = request.seed if request.split_seed is None else request.split_seed
-        parts = self._data.split(request.file, usable, seed, validation, request.test, by, request.owner, checked)
+        parts = self._data.split(
+            request.file, checked.usable, seed, validation, request.test, by, request.owner, checked
+        ).without(left_out)  # only then: the verdict's rows are the same, whatever is left out
+        if left_out and not parts.train:
+            name = Path(request.file).name
+            raise InputError(f"Every row of {name} to learn from is left out. Keep some of those that have a warning.")
         if request.rows is not None and request.rows > len(parts.train):
             raise InputError(f"{request.rows} rows are asked for; there are {len(parts.train)} to learn from.")
         if request.rows is not None:  # nested: the first of one order

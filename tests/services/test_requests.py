@@ -54,6 +54,16 @@ def test_settings_come_back_as_they_went_and_other_files_by_their_names():
     assert (sly.docs, sly.rewards) == (Path("passwd"), ("json-schema:passwd",)), "a file of settings opens nothing"
 
 
+def test_what_is_left_out_of_training_does_not_move_the_rows_of_the_verdict(services, rows_file, tmp_path):
+    lines = rows_file.read_text("utf-8").splitlines()
+    (file := tmp_path / "again.jsonl").write_text("\n".join([*lines, *lines[:9]]), "utf-8")
+    whole = services.data.split(file, (checked := services.data.check(file)).usable, 7, checked=checked)
+    left = {one.row for one in checked.warnings if one.kind == "duplicate"}
+    plan = services.training.plan(TrainRequest(file, "mine", steps=1, leave_out=("duplicate",)))
+    assert (len(left), plan.test_rows) == (9, len({*whole.test} - left))
+    assert plan.rows == len({*whole.train} - left)
+
+
 def test_how_a_file_is_read_and_its_own_test_rows_reach_plan_parts_and_the_copy_that_is_edited(settings, tmp_path):
     data, training = (services := build_services(settings)).data, services.training
     rows = [f"Która godzina {n}?;{n} rano;{'test' if n > 25 else 'train'}" for n in range(30)]
