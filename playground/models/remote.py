@@ -94,7 +94,7 @@ class Remote:
 class RemoteReply:
     """How far a reply has come; seconds count from the sending of its request. settings: what was sent beside the
     messages. model: as the server names it. reported: whether it said how many tokens these were. text: as it was sent,
-    which may hold a thought. calls: of tools, by their place, as far as they have come."""
+    which may hold a thought. calls: of tools, as they began, as far as they have come."""
 
     remote: Remote
     sampling: Sampling
@@ -102,7 +102,7 @@ class RemoteReply:
     settings: dict[str, Any] = field(default_factory=dict)
     model: str = ""
     text: str = ""
-    calls: dict[int, dict[str, str]] = field(default_factory=dict)
+    calls: dict[int | str, dict[str, str]] = field(default_factory=dict)
     cached_tokens: int = 0
     reported: bool = False
     failure: EndpointError | None = None
@@ -373,7 +373,11 @@ def _take(one: RemoteReply, chunk: Any, began_s: float) -> str:
             next(filter(None, (getattr(choice.delta, one, "") for one in _THOUGHTS)), ""),
         )
         for piece in choice.delta.tool_calls or ():
-            call, said = one.calls.setdefault(piece.index, {"name": "", "arguments": ""}), piece.function
+            said, place = piece.function, piece.index
+            if place is None:  # some servers number none: a name begins a call, what comes without one goes on with it
+                last = next(reversed(one.calls), None)
+                place = f"unnumbered {len(one.calls)}" if last is None or (said and said.name) else last
+            call = one.calls.setdefault(place, {"name": "", "arguments": ""})
             call["name"] += (said and said.name) or ""
             call["arguments"] += (said and said.arguments) or ""
         if text or thought or choice.delta.tool_calls:
@@ -400,7 +404,7 @@ def _part(one: RemoteReply, *, done: bool = False) -> bool:
     found = parted(one.text, opened=None, done=done)
     one.state.text = found.answer
     if done and one.calls:
-        each = [one.calls[place] for place in sorted(one.calls)]
+        each = [*one.calls.values()]
         try:
             one.state.text = with_calls(found.answer, [*map(call_of, each)])
         except ValueError:

@@ -73,6 +73,20 @@ def test_tools_are_sent_with_calls_and_results_and_calls_that_come_in_pieces_are
     assert sent["messages"][2]["tool_call_id"] == sent["messages"][1]["tool_calls"][0]["id"]
 
 
+@pytest.mark.parametrize("places", [(None, None, None), (None, 0, 0), (0, None, None), (1, 2, 2)])
+def test_calls_that_a_server_numbers_in_part_or_not_at_all_are_told_apart(server, endpoint, places):
+    said = [{"name": "look", "arguments": "{}"}, {"name": "find", "arguments": ""}, {"arguments": "{}"}]
+    pieces = [{"index": place, "function": one} for place, one in zip(places, said, strict=True)]
+    deltas = [*(({"tool_calls": [piece]}, None) for piece in pieces), ({}, "tool_calls")]
+    about = {"id": "x", "object": "chat.completion.chunk", "model": "deep-2"}
+    lines = [about | {"choices": [{"index": 0, "delta": one, "finish_reason": end}]} for one, end in deltas]
+    streamed = "".join(f"data: {json.dumps(line)}\n\n" for line in lines).encode() + b"data: [DONE]\n\n"
+    server.say = lambda path, body: (200, streamed)
+    (heard,) = ask(Client(), endpoint)
+    calls = [f'<tool_call>\n{{"name": "{name}", "arguments": {{}}}}\n</tool_call>' for name in ("look", "find")]
+    assert heard.state.text == "\n".join(calls)
+
+
 def test_a_reply_comes_with_its_tokens_price_reason_and_time(server, endpoint, monkeypatch):
     for name in ("API_KEY", "ADMIN_KEY", "ORG_ID", "PROJECT_ID"):
         monkeypatch.setenv(f"OPENAI_{name}", "of-another-server")
