@@ -12,7 +12,7 @@ from typing import Any
 from playground.data.check import prompt_of
 from playground.data.columns import detect
 from playground.data.example import Example, Message
-from playground.data.files import read_records
+from playground.data.files import opened, read_records
 from playground.data.markup import TOOL, TOOLS, parted
 from playground.data.records import Records
 from playground.data.turns import Unusable, is_turn, plain_text, turn_text
@@ -69,6 +69,13 @@ def rows_words(rows: Sequence[int]) -> str:
 def read_replies(path: Path, limit_bytes: int, column: str = "", side: str = "") -> tuple[Said, ...]:
     """Every reply of a file, in its order; rows without a prompt or a reply are left out. column: that holds them, "" =
     by its name. side: whose, in the rows file of a verdict that has several. Raises InputError."""
+    with opened(path, limit_bytes) as files:
+        if len(files) > 1:
+            raise InputError(f"{path.name} holds {len(files)} files, and replies are read from one. Name that one.")
+        return _read(files[0], limit_bytes, column, side)
+
+
+def _read(path: Path, limit_bytes: int, column: str, side: str) -> tuple[Said, ...]:
     records = read_records(path, limit_bytes)
     if column and column not in records.columns:
         raise InputError(f"{path.name} has no column {column!r}. It has {', '.join(records.columns)[:300]}.")

@@ -594,6 +594,10 @@ def test_a_file_without_replies_says_what_it_takes_and_one_of_several_sides_whos
     file = put(tmp_path, "own.csv", "question,answer,today\nSay 1,one,ONE\nSay 2,two,\n")
     joined = join(read_replies(file, 10**6, "today"), check_file(file).examples, same_file=True)
     assert (joined.replies[1].reply, joined.missing) == ("ONE", (2,))
+    packed = zipped(tmp_path, {"own.csv": file.read_text("utf-8")})
+    assert [one.reply for one in read_replies(packed, 10**6, "today")] == ["ONE"]
+    both = zipped(tmp_path, {"a.csv": "prompt,reply\nSay 1,a", "b.csv": "prompt,reply\nSay 2,b"})
+    refused("rows.zip holds 2 files, and replies are read from one. Name that one", read_replies, both, 10**6)
     refused("has no column 'yesterday'. It has question, answer, today", read_replies, file, 10**6, "yesterday")
 
 
