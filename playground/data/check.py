@@ -27,7 +27,7 @@ from playground.data.example import (
     answer_turn,
     texts_of,
 )
-from playground.data.files import MEBI, READING, Part, Paths, no_usable_rows, opened, read_parts
+from playground.data.files import MEBI, READING, Part, Paths, no_usable_rows, opened, plain_split, read_parts
 from playground.data.layouts import Usage, options_text, source_text
 from playground.data.markup import TOOL, TOOLS, is_marked, picture_in, read_markup, uses_tools, without_end
 from playground.data.records import (
@@ -90,7 +90,8 @@ def validate(parts: Sequence[Part], progress: Progress, reading: Reading = AS_FO
     warnings: list[RowWarning] = []
     files: list[FilePart] = []
     unused: dict[str, Unused] = {}
-    splits: dict[str, int | None] = {name: None for part in parts for name in part.splits}
+    spelt = {plain_split(name): name for part in reversed(parts) for name in reversed(part.splits)}
+    splits: dict[str, int | None] = dict.fromkeys(reversed(spelt.values()))
     held: dict[int, str] = {}
     repeats = Repeats()
     last = done = 0
@@ -101,7 +102,8 @@ def validate(parts: Sequence[Part], progress: Progress, reading: Reading = AS_FO
             last, done = own + offset, done + 1
             if splits_up:
                 said = record.get(part.column) if isinstance(record, dict) else None
-                split = part.split or str(said or "train")
+                split = part.split or str(said or "")
+                split = spelt.setdefault(plain_split(split), split)
                 splits[split] = (splits.get(split) or 0) + 1
                 if not reading.split and (kind := own_part(split)) in ("validation", "test"):
                     held[last] = kind
@@ -136,6 +138,9 @@ def validate(parts: Sequence[Part], progress: Progress, reading: Reading = AS_FO
         last = max(last, offset + part.last)
         files.append(FilePart(part.name, offset + 1, last - offset))
         unused |= {one.column: one for one in usage.found() if one.column != part.column}
+    if (blank := splits.pop("", None)) is not None:  # rows that say nothing are of the split to train on
+        train = next((name for name in splits if own_part(name) == "train"), "train")
+        splits[train] = blank + (splits.get(train) or 0)
     again = [*repeats.warnings()]
     for warning in again:
         if warning.kind == DUPLICATE:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -158,10 +159,15 @@ class Part(NamedTuple):
     last: int = 0
 
 
+def plain_split(name: str) -> str:
+    """By which names of one split are the same."""
+    return name.strip().casefold()
+
+
 def _match(wanted: str, there: Iterable[str], what: str) -> str:
     """The split that is meant: by its name, else by what it is for. Raises InputError."""
     names = [*dict.fromkeys(there)]
-    same = [name for name in names if name.strip().casefold() == wanted.strip().casefold()]
+    same = [name for name in names if plain_split(name) == plain_split(wanted)]
     same = same or [name for name in names if own_part(wanted) and own_part(name) == own_part(wanted)]
     if len(same) == 1:
         return same[0]
@@ -190,15 +196,20 @@ def _chosen(name: str, records: Records, wanted: str, limits: Limits) -> tuple[R
     one to train on. Raises InputError where there is none such."""
     column = _split_column(records) or next((one for one in records.columns if spelling(one) in NAMES["splits"]), "")
     cells = (row.get(column) for _, row in records.rows if isinstance(row, dict))
-    there = dict.fromkeys(str(cell) for cell in cells if cell not in (None, ""))
-    split = _match(wanted, there, name)
-    same = {split} | ({"", "None"} if own_part(split) == "train" else set())
+    there = dict[str, str]()
+    for cell in cells:
+        if cell not in (None, ""):
+            there.setdefault(plain_split(str(cell)), str(cell))
+    split = _match(wanted, there.values(), name)
+    same = {plain_split(split)} | ({"", "none"} if own_part(split) == "train" else set())
     only = stream(
-        lambda _: (one for one in records.rows if isinstance(one[1], Unusable) or str(one[1].get(column)) in same),
+        lambda _: (
+            one for one in records.rows if isinstance(one[1], Unusable) or plain_split(str(one[1].get(column))) in same
+        ),
         limits,
         columns=records.columns,
     )
-    return replace(records, rows=only.rows, sample=only.sample), column, split, tuple(there)
+    return replace(records, rows=only.rows, sample=only.sample), column, split, tuple(there.values())
 
 
 @contextmanager
@@ -221,6 +232,8 @@ _ABOUT = re.compile(
 )
 """What stands beside data, and tells of it."""
 _MOST_FILES = 1_000
+MOST_ENTRIES = 10_000
+"""Files and folders of one folder that are looked through."""
 _DAMAGED_ZIP = (
     zipfile.BadZipFile,
     zlib.error,
@@ -276,12 +289,21 @@ def _unzipped(path: Path, folder: Path, limit_bytes: int) -> list[Path]:
     return sorted(folder.iterdir())
 
 
+def few(folder: Path, inside: Iterable[Path]) -> list[Path]:
+    """What is inside, of which no more is looked at than of a folder of examples. Raises InputError."""
+    if len(found := [*islice(inside, MOST_ENTRIES + 1)]) > MOST_ENTRIES:
+        what = f"{folder} holds more than {MOST_ENTRIES:,} files and folders"
+        raise InputError(f"{what}. Name the folder that holds the examples alone, or a file.")
+    return found
+
+
 def _gather(path: Paths) -> list[Path]:
     """The files meant: one, those of a folder but hidden ones and what tells of them, or of a list; by name."""
     found: set[Path] = set()
     for each in [Path(path)] if isinstance(path, str | Path) else map(Path, path):
         if os.path.isdir(each):  # False for a NUL or too long a name: reported when it is opened
-            inside = {inner for inner in each.iterdir() if inner.is_file() and not inner.name.startswith(".")}
+            there = few(each, each.iterdir())
+            inside = {inner for inner in there if inner.is_file() and not inner.name.startswith(".")}
             found |= {inner for inner in inside if not _ABOUT.match(inner.name)} or inside
         else:
             found.add(each)

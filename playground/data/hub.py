@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from playground.data.files import TAKEN
+from playground.data.files import TAKEN, few
 from playground.data.limited import read_limited
 from playground.data.records import KEEP_FEWER, Limits, OnProgress, Progress
 from playground.errors import InputError, hub_errors, is_unreachable
@@ -83,7 +83,7 @@ class Fetched:
 
 def parse_dataset(text: str) -> DatasetId | None:
     """``owner/name[:config][@split][#revision]``, the address of its page, or ``FOLDER[:config][@split]``; None for a
-    file or a folder of files.
+    file or a folder of files. Raises InputError for a folder of too much.
 
     1. what exists is a file or a folder of files, unless all but its README lie in folders; 2. a folder with a config
     or split; 3. an address; 4. an id of the hub, if it does not end like a file.
@@ -91,11 +91,14 @@ def parse_dataset(text: str) -> DatasetId | None:
     try:
         path = Path(text)
         if path.exists():  # 1
-            files = [inner for inner in path.rglob("*") if inner.is_file()] if path.is_dir() else []
-            own = [file for file in files if file.parent == path and not file.name.startswith((".", "README"))]
-            return DatasetId(text) if not own and any(file.suffix in _SUFFIXES for file in files) else None
+            own = [inner for inner in few(path, path.iterdir()) if inner.is_file()] if path.is_dir() else [path]
+            if any(not inner.name.startswith((".", "README")) for inner in own):
+                return None
+            there = few(path, path.rglob("*"))
+            return DatasetId(text) if any(one.suffix in _SUFFIXES and one.is_file() for one in there) else None
         match = _FOLDER.fullmatch(text)
-        if match and Path(match["name"]).is_dir():  # 2
+        if match and (path := Path(match["name"])).is_dir():  # 2
+            few(path, path.rglob("*"))
             return DatasetId(match["name"], match["config"] or "", match["split"] or "")
     except (OSError, ValueError):  # a NUL or too long a name: reported when it is opened
         return None

@@ -294,6 +294,16 @@ def test_a_file_s_own_splits_are_offered_and_its_test_rows_are_the_test_part(tmp
         copy.unlink()
 
 
+@pytest.mark.parametrize("said", ["Train", "TRAIN ", "train"])
+def test_a_split_has_one_name_however_its_cells_are_written_and_blank_ones_are_to_train_on(tmp_path, said):
+    cells = ["", said, "", said.strip().title(), "Test", "TEST", said]
+    path = put(tmp_path, "c.csv", "q,a,split\n" + "".join(f"q{n},a{n},{one}\n" for n, one in enumerate(cells)))
+    assert [*check_file(path).splits.values()] == [5, 2]
+    for wanted, rows in (("train", 5), ("test", 2)):
+        alone = check_file(path, {"split": wanted})
+        assert (alone.good, [there for there in alone.splits.values() if there]) == (rows, [rows])
+
+
 def test_a_row_keeps_its_number_in_every_file_whichever_split_is_read(tmp_path):
     for name in ("a.csv", "b.csv"):
         text = "".join(f"{name} {n},a,{'train' if n > 1 else 'test'}\n" for n in range(4))

@@ -11,6 +11,8 @@ import threading
 import pytest
 
 from playground.cli.main import main
+from playground.data.check import check_file
+from playground.data.files import MOST_ENTRIES
 from playground.data.hub import FIRST, DatasetId, parse_dataset, write_dataset
 from playground.errors import CancelledError
 from playground.services import build_services
@@ -93,6 +95,15 @@ def test_a_folder_is_read_by_split_with_labels_by_name(folder, tmp_path):
     assert written("plain@train", tmp_path) == [{"prompt": "q", "completion": "a"}]
     put(folder, "rows.csv", "prompt,completion\nq,a\n")
     assert parse_dataset("owner/set") is None  # a folder of files, as ever
+
+
+def test_a_folder_of_too_much_is_refused_before_it_is_looked_through(tmp_path):
+    (inside := tmp_path / "home" / "data").mkdir(parents=True)
+    for n in range(MOST_ENTRIES + 1):
+        (inside / f"{n}").mkdir()
+    for name in (tmp_path / "home", inside, f"{tmp_path}/home@train"):
+        refused("home.* holds more than 10,000 files and folders. Name the folder that holds", parse_dataset, str(name))
+    refused("data holds more than 10,000 files", check_file, inside)
 
 
 def test_configs_and_files_outside(folder, tmp_path):
