@@ -93,11 +93,6 @@ def of_copy(reading: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in reading.items() if name in ("split", "repair")}
 
 
-def beside(mapping: Mapping[str, str] | None) -> dict[str, str] | None:
-    """What of a file's mapping holds for another one, too: that its rows are repaired."""
-    return {"repair": mapping["repair"]} if mapping and "repair" in mapping else None
-
-
 OnProgress = Callable[[float], None]  # called with a share from 0 to 1
 
 

@@ -13,7 +13,6 @@ from playground.chat.batching import Asked, Batches, Written, prompt_of
 from playground.chat.compare import Side, conversation, form_like, passages_for, picked_rows
 from playground.data.example import Example, Message, question_of
 from playground.data.markup import TOOLS
-from playground.data.records import beside
 from playground.data.render import encode, thinking
 from playground.data.retrieval import Documents
 from playground.data.split import BY_CHANCE, part
@@ -431,8 +430,7 @@ class Answering:
             return [], documents
         source = Path(side.shots_from or request.examples or request.file)
         same = source.resolve() == request.file.resolve()
-        mapping = request.mapping if same else beside(request.mapping)
-        checked = self._data.check(source, mapping, request.owner)
+        checked = self._data.check_beside(source, request.file, request.mapping, request.owner)
         if side.picked:
             seen = set(request.rows or ()) if same else set()
             return picked_rows(side, [one for one in checked.examples if one.row not in seen]), documents

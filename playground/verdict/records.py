@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from playground.chat.compare import Side
 from playground.data.example import Example
 from playground.data.markup import uses_tools
-from playground.data.records import beside
 from playground.data.render import encode
 from playground.data.split import overlaps, part, unseen
 from playground.data.tools import OPEN
@@ -236,9 +235,7 @@ class RecordMaker:
             bad, used = (int(run.get(name) or 0) for name in ("rows_bad", "rows_used"))
             poor = max(poor, bad / max(1, bad + used))
         if cards and request.examples is not None:  # what the adapters learned from, or what is like it
-            same = request.examples.resolve() == request.file.resolve()
-            mapping = request.mapping if same else beside(request.mapping)
-            learned = self._data.check(request.examples, mapping, request.owner)
+            learned = self._data.check_beside(request.examples, request.file, request.mapping, request.owner)
             conflicts = sum(warning.kind == "conflict" for warning in learned.warnings)
             poor = max(poor, (len(learned.bad) + learned.duplicates + conflicts) / max(1, learned.rows))
         trained = united(runs) if runs else {}

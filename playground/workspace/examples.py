@@ -128,6 +128,19 @@ class DataService:
         limit = self._settings.upload_limit_bytes
         return self._cached(key, lambda: check_file(path, mapping or None, limit, on_progress))
 
+    def check_beside(
+        self, path: Path, judged: Path, mapping: Mapping[str, str] | None = None, owner: str = ""
+    ) -> Checked:
+        """As ``check``, of a file that gives examples to the one that is judged by, whose ``mapping`` it is: of another
+        file it says alone that rows are repaired."""
+        if Path(path).resolve() == Path(judged).resolve():
+            return self.check(path, mapping, owner)
+        try:
+            return self.check(path, {name: said for name, said in (mapping or {}).items() if name == "repair"}, owner)
+        except InputError as error:
+            only = f"Columns, encoding, sheet and split can be named of {Path(judged).name} alone"
+            raise InputError(f"{error} {only}: save the examples as a file that is read without.") from error
+
     def fetch(
         self, name: str, owner: str, on_progress: OnProgress | None = None, first: int = FIRST, split: str = ""
     ) -> tuple[Path, str]:

@@ -360,6 +360,18 @@ def test_a_verdict_on_a_part_of_a_file_is_extended_by_rows_of_that_part_and_with
     assert len({row["prompt"].rpartition(row["question"])[0] for row in rows if row["side"] == "Shown"}) == 1
 
 
+def test_examples_for_shots_that_cannot_be_read_say_that_the_reading_is_the_judged_files(services, asked, tmp_path):
+    kinds = {name: [{"prompt": f"{name} {n}", "completion": "Aye."} for n in range(4)] for name in ("good", "more")}
+    (lists := tmp_path / "lists.json").write_text(json.dumps(kinds))
+    judged = replace(asked, mapping={"split": "more"}, losses=False, examples=lists)
+    shown = replace(judged, file=lists, sides=(Side("base", "", 2, lists, "Shown"),))
+    assert services.verdicts.size(shown).rows == 4
+    assert {row["side"] for row in services.verdicts.rows(last(services.verdicts.run(shown)).id)} == {"Shown"}
+    other = replace(shown, file=asked.file, mapping=None)
+    words = f"lists.json holds several lists of rows.*can be named of {asked.file.name} alone: save the examples as"
+    refused(words, services.verdicts.start, other)
+
+
 def test_rows_that_a_side_may_know_are_counted_by_how_it_may_know_them(services, asked, make_lora, tmp_path):
     folder, rows = make_lora(31), services.data.check(asked.file).examples
     other = [replace(row, messages=(*row.prompt, Message("assistant", "Otherwise."))) for row in rows[4:7]]
