@@ -15,7 +15,7 @@ WITH_TAGS = {
     "ui/page.py": "a constant for the head of the page",
     "data/render.py": "finds a model's empty thoughts",
     "data/tools.py": "the tags that models put around calls of tools",
-    "data/example.py": "where a system prompt describes tools",
+    "data/turns.py": "where a system prompt describes tools",
     "data/markup.py": "the marks of other chat templates, and the tags that models put around what they think",
 }
 

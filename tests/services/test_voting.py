@@ -348,9 +348,8 @@ def test_a_search_asks_the_judge_of_every_reply_within_its_budget(services, judg
         rows_file, {"mine": "Be glad."}, (0,), (), 60, right=(f"judge:{ENDPOINT}",), max_tokens=4
     )
     verdicts = verdicts_by(services, Answering, services.batches, ticks=count().__next__)
-    *views, view = verdicts.run(asked)
+    *_, view = verdicts.run(asked)
     assert view.state == "DONE", view.error
-    assert any("endpoint reads the replies, within the budget" in one.message for one in views)
     rows, tried = verdicts.rows(view.id), {one["side"]: one for one in view.record["search"]["candidates"]}
     right = [row["side"] for row in rows if row["marks"][ENDPOINT]]
     assert {name: one["passed"] for name, one in tried.items()} == {name: right.count(name) for name in tried}
