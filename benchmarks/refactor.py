@@ -14,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib import import_module
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -43,10 +45,9 @@ def train(base: str, steps: int) -> list[float]:
     from playground.training import worker
     from playground.training.spec import RunSpec
 
-    try:
-        from playground.training.run_files import EventReader
-    except ImportError:  # where it stood before
-        from playground.training.events import EventReader
+    places = ("run_files", "processes", "events")  # now, and where it stood before
+    place = next(name for name in places if find_spec(f"playground.training.{name}"))
+    reader = import_module(f"playground.training.{place}").EventReader
 
     with tempfile.TemporaryDirectory() as folder:
         run_dir, file = Path(folder, "run"), Path(folder, "rows.jsonl")
@@ -77,7 +78,7 @@ def train(base: str, steps: int) -> list[float]:
         ).write(run_dir)
         stamps: list[float] = []
         worker.run(run_dir, stop=lambda: stamps.append(time.process_time()) is not None)
-        last = EventReader(run_dir).read()[-1]
+        last = reader(run_dir).read()[-1]
         if last["event"] != "done":
             raise RuntimeError(str(last))
     return differences(stamps)
