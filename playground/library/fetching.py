@@ -252,9 +252,9 @@ def _fetch(
                 url = f"{hub}/{repo}/resolve/{commit}/{quote(one.path)}"
                 _download(client, url, staging, one, partial(_tell, progress, before, of))
     except (httpx.HTTPError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        reason = str(error).strip().splitlines()[0][:200].rstrip(".") if str(error).strip() else type(error).__name__
         kept = " What has arrived is kept: choose it again, and it goes on." if _has_begun(staging) else ""
-        said = f"{spec} could not be fetched from the Hugging Face hub: {reason}{kept} Check the name and the network,"
+        said = f"{spec} could not be fetched from the Hugging Face hub: {reason}.{kept} Check the name and the network,"
         raise BaseUnavailableError(f"{said} {instead}") from error
     progress("checking", 0, 0)
     for one in files:
