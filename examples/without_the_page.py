@@ -12,7 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from playground.chat.compare import Side, all_replies
+from playground.chat.compare import Side
+from playground.chat.programs import all_replies
 from playground.engine.request import Sampling
 from playground.runs.service import TrainRequest
 from playground.services import build_services
