@@ -73,7 +73,8 @@ class Server:
                 if error.code == 404:  # serves, under another name
                     return
             except OSError:
-                continue
+                if not self.alive:
+                    raise SystemExit(f"{self._command[:3]} ended with {self._process.returncode}.") from None
         raise TimeoutError(f"{self._command[:3]} does not answer after {READY_S:.0f} s.")
 
     @property

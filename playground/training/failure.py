@@ -151,18 +151,17 @@ def _candidates(spec: RunSpec) -> Iterator[tuple[str, int, int, int]]:
     limit = spec.max_tokens
     batch = min(spec.batch_size, spec.rows or spec.batch_size)  # more rows than there are never come together
     if spec.objective in WHOLE_BATCH:
-        yield from ((spec.method, rows, 1, limit) for rows in _halves(batch // 2, 1))
-        one = (1, 1)
+        steps = [(rows, 1) for rows in (spec.batch_size, *_halves(batch // 2, 1))]
     else:
-        parts = [many for many in range(spec.accumulate + 1, batch + 1) if spec.batch_size % many == 0]
-        yield from ((spec.method, spec.batch_size, many, limit) for many in parts)
-        one = (spec.batch_size, max([spec.accumulate, *parts]))
+        parts = (many for many in range(spec.accumulate + 1, batch + 1) if spec.batch_size % many == 0)
+        steps = [(spec.batch_size, many) for many in (spec.accumulate, *parts)]
+    yield from ((spec.method, *step, limit) for step in steps[1:])
     longest = min(spec.tokens_p95 or limit, limit)
     floor = max(SHORTEST, longest // 4)
-    yield from ((spec.method, *one, tokens) for tokens in _halves(longest // 2, floor))
+    yield from ((spec.method, *steps[-1], tokens) for tokens in _halves(longest // 2, floor))
     for method in get_method(spec.method).lighter:
         if method != spec.method and method in all_methods():
-            yield from ((method, rows, 1, limit) for rows in _halves(batch, 1))
+            yield from ((method, *step, limit) for step in steps)
 
 
 def _halves(start: int, end: int) -> Iterator[int]:

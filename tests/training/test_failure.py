@@ -2,6 +2,7 @@
 
 import errno
 import multiprocessing
+import re
 import resource
 from dataclasses import replace
 from functools import partial
@@ -105,6 +106,22 @@ def test_first_more_parts_or_fewer_rows_then_a_shorter_limit_then_another_method
     assert (found.method, found.batch_size, found.accumulate, found.max_tokens) == named
     assert found.memory_bytes < share * needs(spec)
     assert words in found.words(spec)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"objective": "kto"}, {"accumulate": 16}, FULL | {"batch_size": 12, "accumulate": 4}]
+)
+def test_the_words_alone_make_a_run_that_needs_what_they_say(changes):
+    """Whatever is named: who types the flags that stand in the sentence, and no others, gets that run."""
+    spec, followed = replace(SPEC, **changes), set()
+    for share in (0.8, 0.5, 0.3, 0.2, 0.1):
+        if (found := oom_advice(spec, SHAPES, int(share * needs(spec)))) is None:
+            continue
+        flags = dict(re.findall(r"--([a-z-]+) ([a-z0-9]+)", found.words(spec)))
+        said = {name.replace("-", "_"): int(value) if value.isdigit() else value for name, value in flags.items()}
+        assert needs(replace(spec, **said)) == found.memory_bytes
+        followed |= flags.keys()
+    assert followed
 
 
 def test_what_is_named_is_smaller_and_fits_and_nothing_fits_into_nothing():
