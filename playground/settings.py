@@ -21,7 +21,7 @@ HOST_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*|(?=.*:.*:)[0-9a-f:.]+")
 PASSED = (
     *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT"),
     *("PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "CUDA_DEVICE_ORDER", "CUDA_HOME", "HF_HOME", "HF_HUB_OFFLINE"),
-    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"),
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "PLAYGROUND_PRECISION"),
 )
 """The only variables that a child process inherits, so that no token or key reaches it."""
 OF_PIP = re.compile(r"PIP_.*|SSL_.*|.*_CA_BUNDLE|(?i:.*_proxy)")
@@ -35,6 +35,7 @@ WHOLE = {
     )
 }
 """Settings that are whole numbers above 0, and the variable that sets each."""
+PRECISION = "PLAYGROUND_PRECISION"
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """torch's names."""
 
@@ -47,7 +48,7 @@ class Settings:
     api_token: bearer token for /v1; empty = this machine only. allowed_hosts: names under which the page may be opened,
     beside those of this machine. upload_mb: largest file that is taken; None = 20 where the app is shared, else 256.
     zero_seconds: longest single use of the device on a ZeroGPU Space. endpoints: the TOML file of servers that may
-    answer, None = ``endpoints.toml`` in the home. precision: what replies are computed in, a key of PRECISIONS, or
+    answer, None = ``endpoints.toml`` in the home. precision: what is computed in, a key of PRECISIONS, or
     ``auto``: what suits the device.
 
     Where the app is shared, for each visitor: session_disk_mb: uploads, runs, adapters, verdicts and exports together.
@@ -97,10 +98,10 @@ class Settings:
         by_oauth = bool(env.get("SPACE_ID") and env.get("OAUTH_CLIENT_ID"))  # hf_oauth in README.md's front matter
         home = env.get("PLAYGROUND_HOME", "").strip()
         endpoints = env.get("PLAYGROUND_ENDPOINTS", "").strip()
-        precision = env.get("PLAYGROUND_PRECISION", "").strip() or "auto"
+        precision = env.get(PRECISION, "").strip() or "auto"
         if precision not in ("auto", *PRECISIONS):
             takes = ", ".join(("auto", *PRECISIONS))
-            raise InputError(f"PLAYGROUND_PRECISION is {precision!r}; it takes one of {takes}.")
+            raise InputError(f"{PRECISION} is {precision!r}; it takes one of {takes}.")
         limits = {name: value for name, variable in WHOLE.items() if (value := _whole(env, variable))}
         return cls(
             home=Path(home).expanduser().absolute() if home else Path.home() / ".prompt-or-tune",

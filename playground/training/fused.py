@@ -4,8 +4,8 @@ weights, fewer sums around them, gradients written out by hand.
 A batch is one line of tokens: the prefix that all rows share, then the rest of each row. Every token has the position,
 sees the tokens and gets the gradient that it would in its row alone. B rows of n tokens that share p cost p + B (n - p)
 tokens instead of B n. LoRA layers that read the same input are one product; all other layers are called as they are.
-All operations but ``AnswerLoss`` take and give fp32; attention takes q, k and v side by side in one tensor [tokens,
-(heads + 2 kv) * d].
+Operations give what they take, fp32 or the half precision of a base that stays; attention takes q, k and v side by side
+in one tensor [tokens, (heads + 2 kv) * d].
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ class Pair:
 
 class LoraProducts(torch.autograd.Function):
     """Several LoRA layers of one input at once: x [tokens, in] -> [tokens, sum of outs]. pairs: one ``Pair`` a layer;
-    then A [r, in] and B [out, r] of each. Base, correction and their gradients are added up in place; A's products are
-    one for all layers."""
+    then A [r, in] and B [out, r] of each, in fp32. Base, correction and their gradients are added up in place; A's
+    products are one for all layers."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, pairs: Sequence[Pair], *factors: torch.Tensor) -> torch.Tensor:
+        factors = tuple(factor.to(x.dtype) for factor in factors)
         downs, ups = factors[::2], factors[1::2]
         inner = x @ (downs[0] if len(downs) == 1 else torch.cat(downs)).t()
         out = x.new_empty(x.shape[0], sum(pair.outputs for pair in pairs))
@@ -134,33 +135,41 @@ class Gated(torch.autograd.Function):
 
 class AnswerLoss(torch.autograd.Function):
     """Sum of the cross-entropies of h [tokens, width] under a head [vocabulary, width], labels [tokens]. The gradient
-    is made along the way, a few rows at a time, so that the logits of all tokens never stand in memory."""
+    is made along the way, a few rows at a time, so that the logits of all tokens never stand in memory; in fp16 made
+    larger meanwhile, since a GradScaler comes too late for what has vanished here."""
 
     @staticmethod
     def forward(ctx: Any, h: torch.Tensor, head: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        kind = h.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.dtype
+        larger = 1024.0 if dtype == torch.float16 else 1.0
         total = h.new_zeros((), dtype=torch.float32)
-        back = torch.empty_like(h) if ctx.needs_input_grad[0] else None
+        back = torch.empty_like(h, dtype=torch.float32) if ctx.needs_input_grad[0] else None
         moved = torch.zeros_like(head) if ctx.needs_input_grad[1] else None
-        for place in range(0, len(h), ROWS_AT_ONCE):
-            rows, wanted = h[place : place + ROWS_AT_ONCE], labels[place : place + ROWS_AT_ONCE]
-            logs = torch.log_softmax((rows @ head.t()).float(), dim=1)
-            total -= logs.gather(1, wanted[:, None]).sum()
-            if back is None and moved is None:
-                continue
-            share = logs.exp_()
-            share[torch.arange(len(wanted), device=h.device), wanted] -= 1
-            share = share.to(h.dtype)
-            if back is not None:
-                torch.mm(share, head, out=back[place : place + len(rows)])
-            if moved is not None:
-                moved.addmm_(share.t(), rows)
+        states, matrix = h.to(dtype), head.to(dtype)
+        with torch.autocast(kind, enabled=False):
+            for place in range(0, len(h), ROWS_AT_ONCE):
+                rows, wanted = states[place : place + ROWS_AT_ONCE], labels[place : place + ROWS_AT_ONCE]
+                logs = torch.log_softmax((rows @ matrix.t()).float(), dim=1)
+                total -= logs.gather(1, wanted[:, None]).sum()
+                if back is None and moved is None:
+                    continue
+                share = logs.exp_()
+                share[torch.arange(len(wanted), device=h.device), wanted] -= 1
+                share = share.mul_(larger).to(dtype)
+                if back is not None:
+                    back[place : place + len(rows)] = (share @ matrix).float().div_(larger)
+                if moved is not None:
+                    moved.add_(share.t() @ rows, alpha=1 / larger)
         ctx.save_for_backward(back, moved)
+        ctx.dtype = h.dtype
         return total
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         back, moved = ctx.saved_tensors
-        return None if back is None else back * gradient, None if moved is None else moved * gradient, None
+        half = ctx.dtype  # h's own
+        return None if back is None else (back * gradient).to(half), None if moved is None else moved * gradient, None
 
 
 @dataclass(frozen=True)
@@ -177,16 +186,20 @@ class Rows:
     """spans: tokens of the shared prefix, then of each row's rest; a row attends to the prefix and itself, causally."""
 
     def __init__(self, spans: list[int], like: torch.Tensor) -> None:
-        shared, longest = spans[0], max(spans)
-        self.spans = spans
-        self.shared = shared
-        blocked = torch.full((longest, shared + longest), float("-inf"), dtype=like.dtype, device=like.device)
-        self.mask = blocked.triu(shared + 1)
-        self._short = like.device.type == "cpu" and like.dtype == torch.float32 and shared + longest <= SHORT
+        self.spans, self.shared, self.longest = spans, spans[0], max(spans)
+        shape = (self.longest, self.shared + self.longest)
+        blocked = torch.full(shape, float("-inf"), dtype=like.dtype, device=like.device)
+        self.mask = blocked.triu(self.shared + 1)
+        self._on_cpu = like.device.type == "cpu"
+        if not self._on_cpu:  # where row r's token t stands when all rows are as long as the longest: r * longest + t
+            places = [row * self.longest + at for row, n in enumerate(spans[1:]) for at in range(n)]
+            self.places = torch.tensor(places, device=like.device)
 
     def attend(self, qkv: torch.Tensor, heads: Heads) -> torch.Tensor:
         """[tokens, heads * d], queries and keys turned already."""
-        if self._short:
+        if not self._on_cpu:
+            return self.attend_at_once(qkv, heads, self.places)
+        if qkv.dtype == torch.float32 and self.shared + self.longest <= SHORT:
             kept: torch.Tensor = ShortAttention.apply(qkv, self, heads)
             return kept
         out = []
@@ -196,9 +209,27 @@ class Rows:
                 side.transpose(0, 1)[:, None].expand(-1, queries.shape[1], -1, -1) for side in seen.chunk(2, dim=1)
             )
             found = functional.scaled_dot_product_attention(
-                queries, keys, values, attn_mask=mask if prefixed else None, is_causal=not prefixed, scale=heads.scale
+                queries,
+                keys,
+                values,
+                attn_mask=mask.to(q.dtype) if prefixed else None,
+                is_causal=not prefixed,
+                scale=heads.scale,
             )
             out.append(found.permute(2, 0, 1, 3).reshape(len(q), -1))
+        return torch.cat(out)
+
+    def attend_at_once(self, qkv: torch.Tensor, heads: Heads, places: torch.Tensor) -> torch.Tensor:
+        """The same in one product for the prefix and one for all rows, padded at their end where no token looks: a
+        GPU would wait for the calls of many small ones."""
+        rows = qkv.new_zeros(len(self.spans) - 1, self.longest, qkv.shape[1])
+        rows = rows.flatten(0, 1).index_copy(0, places, qkv[self.shared :]).unflatten(0, (-1, self.longest))
+        wide, prefix = heads.heads * heads.d, qkv[None, : self.shared]
+        seen = torch.cat((prefix[..., wide:].expand(len(rows), -1, -1), rows[..., wide:]), dim=1)
+        mask = self.mask.to(qkv.dtype) if self.shared else None
+        out = [_attended(rows[..., :wide], seen, mask, heads).flatten(0, 1).index_select(0, places)]
+        if self.shared:
+            out.insert(0, _attended(prefix[..., :wide], prefix[..., wide:], None, heads)[0])
         return torch.cat(out)
 
     def pieces(
@@ -216,6 +247,20 @@ class Rows:
             first = 0 if prefixed else self.shared
             yield here, qkv[here, :wide], seen, self.mask[:n, first : first + len(seen)], prefixed
             at += n
+
+
+def _attended(q: torch.Tensor, seen: torch.Tensor, mask: torch.Tensor | None, heads: Heads) -> torch.Tensor:
+    """[rows, n, heads * d] of queries as wide and keys beside values [rows, seen, 2 kv * d]; without a mask causal."""
+    group = heads.heads // heads.kv
+    queries = q.unflatten(2, (-1, heads.d)).transpose(1, 2)
+    keys, values = (
+        side.transpose(1, 2).repeat_interleave(group, dim=1)
+        for side in seen.unflatten(2, (2, heads.kv, heads.d)).unbind(2)
+    )
+    found = functional.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=mask, is_causal=mask is None, scale=heads.scale
+    )
+    return found.transpose(1, 2).flatten(2)
 
 
 def grouped(x: torch.Tensor, heads: Heads) -> torch.Tensor:
@@ -374,12 +419,15 @@ def _one(module: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def _product(modules: tuple[Any, ...], x: torch.Tensor) -> torch.Tensor | None:
-    """Their outputs side by side where all are plain LoRA in fp32; None where one is anything else."""
+    """Their outputs side by side where all are plain LoRA over weights of x's precision; None where one is anything
+    else, or where autocast decides."""
+    if x.dtype == torch.float32 and torch.is_autocast_enabled(x.device.type):
+        return None
     pairs: list[Pair] = []
     factors: list[torch.Tensor] = []
     for module in modules:
-        found = _pair(module)
-        if found is None or x.dtype != torch.float32:
+        found = _pair(module, x.dtype)
+        if found is None:
             return None
         pairs.append(found[0])
         factors += found[1]
@@ -387,7 +435,7 @@ def _product(modules: tuple[Any, ...], x: torch.Tensor) -> torch.Tensor | None:
     return out
 
 
-def _pair(module: Any) -> tuple[Pair, tuple[torch.Tensor, torch.Tensor]] | None:
+def _pair(module: Any, dtype: torch.dtype) -> tuple[Pair, tuple[torch.Tensor, torch.Tensor]] | None:
     name = "default"
     if not hasattr(module, "lora_A") or list(module.active_adapters) != [name] or name not in module.lora_A:
         return None
@@ -398,17 +446,17 @@ def _pair(module: Any) -> tuple[Pair, tuple[torch.Tensor, torch.Tensor]] | None:
     base, a, b = module.get_base_layer(), module.lora_A[name].weight, module.lora_B[name].weight
     if base.weight.requires_grad or a.dtype != torch.float32:
         return None
-    if type(base) is torch.nn.Linear and base.weight.dtype == torch.float32:
+    if type(base) is torch.nn.Linear and base.weight.dtype == dtype:
         weight = base.weight
         return Pair(lambda: weight, base.bias, module.scaling[name], base.out_features), (a, b)
     if type(base).__name__ == "Linear4bit" and getattr(base.weight, "quant_state", None) is not None:
         from bitsandbytes.functional import dequantize_4bit
 
         packed = base.weight
-        if base.compute_dtype not in (None, torch.float32):
+        if base.compute_dtype not in (None, dtype):
             return None
         return Pair(
-            lambda: dequantize_4bit(packed.data, packed.quant_state).to(torch.float32),
+            lambda: dequantize_4bit(packed.data, packed.quant_state).to(dtype),
             base.bias,
             module.scaling[name],
             base.out_features,

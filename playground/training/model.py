@@ -14,9 +14,11 @@ What PEFT leaves open for methods with virtual tokens (0.21):
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ import peft
 import psutil
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.utils import is_torch_tf32_available
 
 from playground.data.render import load_tokenizer
 from playground.engine.load import forbid_repacking, nf4
@@ -31,6 +34,7 @@ from playground.gpu.device import accelerator, computes_bf16, find_device
 from playground.methods import register_with_peft
 from playground.methods.full import moving
 from playground.methods.method import NO_OPTIONS, Method, Options
+from playground.settings import PRECISION, PRECISIONS
 from playground.training.run_files import STATE
 
 LOCAL: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True, "use_safetensors": True}
@@ -165,11 +169,11 @@ class TrainableScorer(TrainableAdapter, peft.PeftModelForSequenceClassification)
 
 @contextlib.contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Dropout off, no gradients; the model's mode is put back."""
+    """Dropout off, no gradients, the run's precision; the model's mode is put back."""
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), precision().autocast():
             yield
     finally:
         model.train(was_training)
@@ -185,12 +189,37 @@ def trainable(model: Any) -> Any:
     return model
 
 
-def training_dtype(*, moves: bool = False) -> torch.dtype:
-    """bf16 where a GPU computes in it; fp32 on a CPU, where bf16 can be a hundred times slower, and for weights that
-    move: most of an optimiser's steps are smaller than the distance between two numbers of bf16."""
-    kind = accelerator()
-    half = not moves and (kind == "xpu" or (kind == "cuda" and computes_bf16()))
-    return torch.bfloat16 if half else torch.float32
+@dataclass(frozen=True)
+class Precision:
+    """What a run computes in. device: torch's kind of it. compute: of products, and of weights that stay. Weights that
+    move are fp32: most of an optimiser's steps are smaller than the distance between two numbers of bf16."""
+
+    device: str
+    compute: torch.dtype
+
+    def weights(self, *, move: bool) -> torch.dtype:
+        return torch.float32 if move else self.compute
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """For a forward pass: its products in ``compute``, sums that need it in fp32."""
+        mixed = self.compute != torch.float32
+        return torch.autocast(self.device, self.compute) if mixed else contextlib.nullcontext()
+
+    def arguments(self) -> dict[str, Any]:
+        """For TrainingArguments: fp16 brings a GradScaler, without which small gradients vanish; what is left in fp32
+        multiplies as TF32."""
+        kinds = {"bf16": self.compute == torch.bfloat16, "fp16": self.compute == torch.float16}
+        return kinds | {"tf32": True if self.device == "cuda" and is_torch_tf32_available() else None}
+
+
+def precision() -> Precision:
+    """bf16 where a GPU computes in it, fp16 on a CUDA device that does not; fp32 on a CPU, where bf16 can be a hundred
+    times slower; or what ``PLAYGROUND_PRECISION`` says, but for fp16 on a CPU, which has no GradScaler here."""
+    kind, chosen = accelerator(), os.environ.get(PRECISION, "auto")
+    half = torch.bfloat16 if kind == "xpu" or (kind == "cuda" and computes_bf16()) else torch.float16
+    suited = half if kind in ("cuda", "xpu") else torch.float32
+    compute: torch.dtype = getattr(torch, PRECISIONS[chosen]) if chosen in PRECISIONS else suited
+    return Precision(kind, torch.float32 if kind in ("cpu", "mps") and compute == torch.float16 else compute)
 
 
 def optimiser_name(method: Method) -> str:
@@ -215,10 +244,11 @@ def load_for_training(
 
     method.check(options)
     set_seed(seed)
-    settings = LOCAL | {"dtype": training_dtype(moves=method.whole)}
+    used = precision()
+    settings = LOCAL | {"dtype": used.weights(move=method.whole)}
     if method.quantised:
-        settings["quantization_config"] = nf4(training_dtype(), ["score"] if scorer else None)
-        settings["device_map"] = {"": accelerator()}
+        settings["quantization_config"] = nf4(used.compute, ["score"] if scorer else None)
+        settings["device_map"] = {"": used.device}
     if scorer:  # the score is read off the last token that is no padding
         settings |= {"num_labels": 1, "pad_token_id": int(load_tokenizer(folder).pad_token_id)}
     kind = AutoModelForSequenceClassification if scorer else AutoModelForCausalLM
@@ -233,10 +263,9 @@ def load_for_training(
                 p.requires_grad_(name in chosen)
         return model
     if method.quantised:
-        forbid_repacking(model)
-        model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        forbid_repacking(model)  # PEFT's own preparation would turn norms, embeddings and head into fp32
     if start is not None:
-        return _started_from(model, start, method)
+        return _moving_in_fp32(_started_from(model, start, method))
     config: Any = method.peft_config(shapes, rank, options)
     if scorer:
         config.task_type = "SEQ_CLS"  # PEFT then trains and saves the head too
@@ -245,6 +274,13 @@ def load_for_training(
         _start_as_principal(model)
     elif method.starts_as_tokens:
         _start_as_tokens(model, folder, options.init_text)
+    return _moving_in_fp32(model)
+
+
+def _moving_in_fp32(model: Any) -> Any:
+    for p in model.parameters():
+        if p.requires_grad:  # PEFT leaves a reward model's head as the base is
+            p.data = p.data.float()
     return model
 
 

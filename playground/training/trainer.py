@@ -13,17 +13,15 @@ from typing import Any
 
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.utils import is_torch_tf32_available
 
 from playground.data.example import Checked, Example, Judged, Message, Passage, Preference, PromptOnly, question_of
 from playground.data.render import LAST, Rendered, answer_by_answer, pack, render_asked, render_example
 from playground.data.retrieval import add_passages, read_documents
 from playground.data.split import MOST_HASHED, MOST_VALIDATION, hashes_of, part, split
 from playground.errors import InputError, RunFailedError
-from playground.gpu.device import accelerator
 from playground.library.card import read_run, united
 from playground.methods import get_method
-from playground.training.model import optimiser_name, peak_memory_bytes
+from playground.training.model import optimiser_name, peak_memory_bytes, precision
 from playground.training.objectives import Marked, Objective, Pair, Row, Sample, Setup
 from playground.training.run_files import (
     EventReader,
@@ -178,7 +176,7 @@ def take_best(callback: RunCallback, run_dir: Path) -> int:
 
 def arguments_of(spec: RunSpec, rows: int, run_dir: Path) -> dict[str, Any]:
     """TrainingArguments of every Trainer, TRL's too."""
-    method, a_step = get_method(spec.method), min(rows_a_step(spec.objective, spec.batch_size), rows)
+    method, a_step, used = get_method(spec.method), min(rows_a_step(spec.objective, spec.batch_size), rows), precision()
     return {
         "output_dir": str(run_dir / "checkpoints"),
         "max_steps": spec.steps,
@@ -199,10 +197,9 @@ def arguments_of(spec: RunSpec, rows: int, run_dir: Path) -> dict[str, Any]:
         "report_to": "none",
         "disable_tqdm": True,
         "remove_unused_columns": False,
-        "use_cpu": accelerator() == "cpu",
-        "dataloader_pin_memory": accelerator() == "cuda",
-        "bf16": False,
-        "tf32": True if method.whole and is_torch_tf32_available() else None,  # a whole model is in fp32
+        "use_cpu": used.device == "cpu",
+        "dataloader_pin_memory": used.device == "cuda",
+        **used.arguments(),
         "optim": optimiser_name(method),
     }
 

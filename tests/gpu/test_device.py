@@ -17,7 +17,7 @@ from playground.engine.load import pick_device
 from playground.gpu.device import CpuDevice, NvidiaDevice, find_device, usable_cores
 from playground.gpu.manager import LINGER_S, LOOK_S, Lanes
 from playground.settings import PROJECT_ROOT
-from playground.training.model import training_dtype
+from playground.training.model import precision
 from tests.refused import refused
 
 NUMBER, SAME = bytes(range(16)), "00010203-0405-0607-0809-0a0b0c0d0e0f"
@@ -113,7 +113,7 @@ def test_engine_worker_and_session_manager_have_one_answer_for_every_maker_s_car
     assert kind in ("cpu", "mps") or (found.total_bytes, found.free_bytes) == (100, 90)
     assert pick_device()[0].type == kind
     assert (pick_device()[1] == torch.float32) == (kind == "cpu")
-    assert training_dtype() == (torch.bfloat16 if kind in ("cuda", "xpu") else torch.float32)
+    assert precision().compute == (torch.bfloat16 if kind in ("cuda", "xpu") else torch.float32)
 
 
 WITHOUT_POSIX = """

@@ -10,8 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, MistralCo
 from playground.data.render import Packed, Rendered
 from playground.methods import get_method
 from playground.training import objectives
-from playground.training.fused import SHORT, fits
-from playground.training.model import load_for_training
+from playground.training.fused import SHORT, Heads, Rows, fits
+from playground.training.model import load_for_training, precision
 from playground.training.objectives import AnswerCollator, PackedSequenceCollator, TextBlockCollator, answer_loss
 from tests.training.conftest import PLAIN, moved
 
@@ -159,6 +159,54 @@ def test_other_models_train_on_padded_rows(tiny_base):
     model = load_for_training(tiny_base, get_method("lora"), 4, 1)
     assert isinstance(objectives.collator("sft", 0, model), PackedSequenceCollator)
     assert isinstance(objectives.collator("pretrain", 0, model), TextBlockCollator)
+
+
+def scaled(model, some, dtype):
+    """What autocast and a GradScaler make of packed rows: (loss, all gradients as one)."""
+    moving = [p for p in model.parameters() if p.requires_grad]
+    assert {p.dtype for p in moving} == {torch.float32}
+    scaler, optimiser = torch.amp.GradScaler("cpu"), torch.optim.SGD(moving)
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        loss = answer_loss(model, PackedSequenceCollator()(some))
+    scaler.scale(loss).backward()
+    scaler.unscale_(optimiser)
+    return float(loss.detach()), torch.cat([p.grad.flatten() for p in moving])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["lora", "qlora", "full"])
+def test_half_precision_learns_nearly_the_same_with_weights_that_move_in_fp32(monkeypatch, tiny_base, name, dtype):
+    some = rows(40, (30, 90))
+    expected, gradient = scaled(loaded(tiny_base, name), some, torch.float32)
+    if dtype == torch.bfloat16:
+        monkeypatch.setenv("PLAYGROUND_PRECISION", "bf16")
+        assert precision().compute == dtype
+    model = loaded(tiny_base, name)
+    for p in model.parameters():
+        if p.dtype == torch.float32 and not p.requires_grad:
+            assert dtype == torch.float16, "the base, its norms and its head are loaded in bf16"
+            p.data = p.data.half()  # as on a card; here nothing computes in fp16 unless it must
+    for module in model.modules():
+        if hasattr(module, "compute_dtype"):
+            module.compute_dtype = dtype
+    loss, found = scaled(model, some, dtype)
+    assert loss == pytest.approx(expected, rel=0.02)
+    # other 4-bit codes come of weights that were rounded to bf16 first
+    assert torch.cosine_similarity(found, gradient, dim=0) > (0.9 if name == "qlora" else 0.98)
+
+
+@pytest.mark.parametrize("spans", [[0, 7, 1, 12], [5, 7, 1, 12]])
+def test_rows_attended_to_at_once_as_on_a_card_are_what_they_are_one_by_one(spans):
+    torch.manual_seed(1)
+    heads = Heads(4, 2, 8, 0.3)
+    qkv = torch.randn(sum(spans), 8 * 8, requires_grad=True)
+    attention = Rows(spans, qkv)
+    places = torch.tensor([row * 12 + at for row, n in enumerate(spans[1:]) for at in range(n)])
+    weights = torch.randn(sum(spans), 32)
+    found = [attention.attend(qkv, heads), attention.attend_at_once(qkv, heads, places)]
+    gradients = [torch.autograd.grad((one * weights).sum(), qkv)[0] for one in found]
+    for one, other in (found, gradients):
+        assert torch.allclose(one, other, atol=1e-6)
 
 
 def test_a_run_that_goes_past_its_limit_or_what_is_free_recomputes(tiny_base):

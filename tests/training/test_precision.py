@@ -2,40 +2,87 @@
 that training relies on."""
 
 import inspect
+import os
+from dataclasses import replace
+from pathlib import Path
 
+import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import Trainer
 from trl import DPOTrainer
 
-from playground.engine.load import pick_device
 from playground.methods import all_methods, get_method
 from playground.methods.method import weights_in
-from playground.training.model import load_for_training, optimiser_name, trainable, training_dtype
+from playground.training.model import Precision, load_for_training, optimiser_name, precision, trainable
+from playground.training.processes import worker_environment
 from playground.training.spec import PROCESS_BYTES, needs
+from playground.training.trainer import arguments_of
 from tests.refused import refused
+from tests.training.conftest import PLAIN
 
 SHAPES = {"model.embed_tokens.weight": (1000, 64), "model.layers.0.mlp.up_proj.weight": (256, 64)}
 
 
-def test_weights_that_move_are_never_bf16(monkeypatch, tiny_base):
-    """torch says that there is a card which computes in bf16. What is imported before has seen that there is none."""
+@pytest.fixture
+def card(monkeypatch, tiny_base):
+    """torch says that there is one, which computes in bf16 or not. What is imported before has seen that there is
+    none."""
     load_for_training(tiny_base, get_method("lora"), 4, 1)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
-    assert training_dtype() == torch.bfloat16
+
+    def there(bf16):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16)
+        return torch.bfloat16 if bf16 else torch.float16
+
+    return there
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_on_a_card_what_stays_is_half_as_wide_and_what_moves_is_fp32_with_a_scaler_for_fp16(card, tiny_base, bf16):
+    half = card(bf16)
+    assert precision() == Precision("cuda", half)
+    arguments = arguments_of(PLAIN, 24, Path())
+    assert (arguments["bf16"], arguments["fp16"], arguments["use_cpu"]) == (bf16, not bf16, False)
+    assert arguments["dataloader_pin_memory"]
     whole = load_for_training(tiny_base, get_method("full"), 0, 1)
     assert {p.dtype for p in whole.parameters()} == {torch.float32}
-    lora = load_for_training(tiny_base, get_method("lora"), 4, 1)
-    assert {p.dtype for p in lora.parameters() if p.requires_grad} == {torch.float32}
-    assert {p.dtype for p in lora.parameters() if not p.requires_grad} == {torch.bfloat16}
+    for scorer in (False, True):
+        lora = load_for_training(tiny_base, get_method("lora"), 4, 1, scorer=scorer)
+        assert {p.dtype for p in lora.parameters() if p.requires_grad} == {torch.float32}
+        assert {p.dtype for p in lora.parameters() if not p.requires_grad} == {half}
     assert {optimiser_name(method) for method in all_methods().values() if method.quantised} == {"paged_adamw_8bit"}
 
 
-def test_a_card_that_only_emulates_bf16_neither_trains_nor_decodes_in_it(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
-    assert training_dtype() == torch.float32
-    assert pick_device() == (torch.device("cuda"), torch.float16)
+@pytest.mark.parametrize(
+    ("said", "bf16", "expected"), [("fp32", True, "float32"), ("bf16", False, "bfloat16"), ("auto", False, "float16")]
+)
+def test_a_person_s_precision_counts_for_runs_too(card, monkeypatch, said, bf16, expected):
+    card(bf16)
+    monkeypatch.setenv("PLAYGROUND_PRECISION", said)
+    assert precision().compute == getattr(torch, expected)
+    assert worker_environment(os.environ)["PLAYGROUND_PRECISION"] == said
+
+
+def test_on_a_processor_runs_are_in_fp32_and_fp16_is_not_tried(monkeypatch):
+    assert precision() == Precision("cpu", torch.float32)
+    monkeypatch.setenv("PLAYGROUND_PRECISION", "fp16")
+    assert precision().compute == torch.float32
+
+
+@pytest.mark.parametrize("method", ["lora", "full", "prefix"])
+def test_a_run_in_bf16_learns_and_goes_on_from_its_checkpoint(monkeypatch, spec, run_worker, tmp_path, method):
+    monkeypatch.setenv("PLAYGROUND_PRECISION", "bf16")
+    rank = {"lora": 4, "full": 0, "prefix": 4}[method]
+    events = run_worker(replace(spec, method=method, rank=rank, lr=3e-3), tmp_path / "run")
+    assert events[-1]["event"] == "done", events[-1]
+    weights = load_file(next(iter((tmp_path / "adapters").glob("*/*.safetensors"))))
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    held_out = [event["loss"] for event in events if event["event"] == "eval"]
+    assert held_out[-1] < held_out[0]
+    longer = run_worker(replace(spec, method=method, rank=rank, lr=3e-3, steps=6), tmp_path / "run")
+    assert longer[-1]["event"] == "done"
+    assert [event["step"] for event in longer[len(events) :] if event["event"] == "step"] == [5, 6]
 
 
 def planned(method, *, cuda, objective="sft", reward_models=0):

@@ -25,7 +25,7 @@ from playground.data.render import Packed, Rendered, end_ids
 from playground.gpu.device import find_device
 from playground.methods.method import Method
 from playground.training.fused import fits, packed_loss
-from playground.training.model import evaluating, held_bytes, load_for_training
+from playground.training.model import evaluating, held_bytes, load_for_training, precision
 from playground.training.spec import RunSpec
 
 Collator = Callable[[Sequence[Any]], dict[str, Any]]
@@ -155,7 +155,8 @@ class LossTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        loss = answer_loss(model, inputs, num_items_in_batch)
+        with precision().autocast():  # the Trainer would put it around the model's forward pass, not around ours
+            loss = answer_loss(model, inputs, num_items_in_batch)
         return (loss, None) if return_outputs else loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:

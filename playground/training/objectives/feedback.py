@@ -28,11 +28,10 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from playground.errors import InputError, RunFailedError
 from playground.evaluation.checks import parse_check
-from playground.gpu.device import accelerator
 from playground.methods import register_with_peft
 from playground.methods.method import Method
 from playground.training import objectives
-from playground.training.model import LOCAL, evaluating, load_for_training, trainable, training_dtype
+from playground.training.model import LOCAL, evaluating, load_for_training, precision, trainable
 from playground.training.objectives import Marked, Objective, Pair, Row, Sample, Setup, collated, generate
 from playground.training.spec import REPLIES, REWARD_MODEL, RunSpec, reply_tokens
 
@@ -286,19 +285,19 @@ def scored_by(base: Path, folder: Path, tokenizer: Any) -> Reward:
     register_with_peft()
     whole, pad_id = not (folder / "adapter_config.json").is_file(), tokenizer.pad_token_id
     try:
-        settings = LOCAL | {"num_labels": 1, "dtype": training_dtype()}
+        settings = LOCAL | {"num_labels": 1, "dtype": precision().compute}
         model: Any = AutoModelForSequenceClassification.from_pretrained(folder if whole else base, **settings)
         model.config.pad_token_id = pad_id
         model = model if whole else trainable(PeftModel.from_pretrained(model, folder))
     except (OSError, ValueError, RuntimeError) as error:
         words = f"The reward model {folder.name} cannot be loaded: {str(error)[:200]}. Train it again."
         raise InputError(words) from error
-    model.eval().requires_grad_(False).to(accelerator())
+    model.eval().requires_grad_(False).to(precision().device)
 
     def worth(prompts: Sequence[list[int]], replies: Sequence[list[int]], texts: Sequence[str]) -> list[float]:
         rows = [[*prompt, *reply] for prompt, reply in zip(prompts, replies, strict=True)]
         batch = {name: side.to(model.device) for name, side in objectives.padded(rows, pad_id, "right").items()}
-        with torch.no_grad():
+        with evaluating(model):
             scores: list[float] = scores_of(model, batch).sigmoid().tolist()
         return scores
 
