@@ -48,20 +48,27 @@ def launch(services: Services, home: Home) -> tuple[Blocks, str]:
     """Show the page and return it with its address; the services start once the page stands."""
     from starlette.middleware import Middleware
 
-    from playground.server.gate import Answered, Gate
+    from playground.server.gate import Answered, Gate, Login
+    from playground.server.observed import Observed, Traced, log_as_json
     from playground.server.routes import build_routes
     from playground.ui.page import build_page, launch_options
 
     settings = services.settings
     os.environ["GRADIO_TEMP_DIR"] = str(settings.incoming_dir)  # only what lies there counts as uploaded
-    routes = build_routes(services, home.token)
+    if settings.log_json:
+        log_as_json()
+    observed = Observed(services)
+    routes = build_routes(services, home.token, observed)
     middleware = [
+        Middleware(Traced, observed=observed),
         Middleware(Answered, space=bool(os.environ.get("SPACE_ID")), shared=settings.shared),
         Middleware(Gate, settings=settings, own=routes),
     ]
     page = build_page(services)
     _, url, _ = page.launch(
         **launch_options(),
+        auth=Login(*settings.login) if settings.login else None,
+        auth_message="Whoever runs this app gave you a name and a password." if settings.login else None,
         app_kwargs={"routes": routes, "middleware": middleware},
         max_file_size=settings.upload_limit_bytes,
         prevent_thread_lock=True,

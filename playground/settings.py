@@ -27,6 +27,7 @@ PASSED = (
 OF_PIP = re.compile(r"PIP_.*|SSL_.*|.*_CA_BUNDLE|(?i:.*_proxy)")
 """What pip takes besides: where packages come from, and through which proxy."""
 _MEBI = 1024 * 1024
+PASSWORD_MIN = 8
 WHOLE = {
     name: f"PLAYGROUND_{name.upper()}"
     for name in (
@@ -49,7 +50,8 @@ class Settings:
     beside those of this machine. upload_mb: largest file that is taken; None = 20 where the app is shared, else 256.
     zero_seconds: longest single use of the device on a ZeroGPU Space. endpoints: the TOML file of servers that may
     answer, None = ``endpoints.toml`` in the home. precision: what is computed in, a key of PRECISIONS, or
-    ``auto``: what suits the device.
+    ``auto``: what suits the device. login: name and password that open the page, None = it is open. log_json: the log
+    is JSON lines, every request among them.
 
     Where the app is shared, for each visitor: session_disk_mb: uploads, runs, adapters, verdicts and exports together.
     session_runs: runs that wait or train at once. session_adapters: adapters kept. keep_hours: how long all of it stays
@@ -78,6 +80,8 @@ class Settings:
     session_minutes: int = 30
     endpoints: Path | None = None
     precision: str = "auto"
+    login: tuple[str, str] | None = field(default=None, repr=False)
+    log_json: bool = False
 
     def __post_init__(self) -> None:
         given = {name.replace("_", " "): getattr(self, name) for name in ("upload_mb", *WHOLE)}
@@ -102,6 +106,13 @@ class Settings:
         if precision not in ("auto", *PRECISIONS):
             takes = ", ".join(("auto", *PRECISIONS))
             raise InputError(f"{PRECISION} is {precision!r}; it takes one of {takes}.")
+        name, colon, password = env.get("PLAYGROUND_LOGIN", "").strip().partition(":")
+        if (name or colon) and not (name and len(password) >= PASSWORD_MIN):
+            takes = f"NAME:PASSWORD, the password of at least {PASSWORD_MIN} characters"
+            raise InputError(f"PLAYGROUND_LOGIN cannot be read; it takes {takes}.")
+        log = env.get("PLAYGROUND_LOG", "").strip()
+        if log not in ("", "json"):
+            raise InputError(f"PLAYGROUND_LOG is {log!r}; it takes json, or is not set.")
         limits = {name: value for name, variable in WHOLE.items() if (value := _whole(env, variable))}
         return cls(
             home=Path(home).expanduser().absolute() if home else Path.home() / ".prompt-or-tune",
@@ -112,6 +123,8 @@ class Settings:
             api_token=env.get("PLAYGROUND_API_TOKEN", ""),
             allowed_hosts=_hosts(env),
             precision=precision,
+            login=(name, password) if name else None,
+            log_json=log == "json",
             upload_mb=_whole(env, "PLAYGROUND_UPLOAD_MB"),
             endpoints=Path(endpoints).expanduser().absolute() if endpoints else None,
             **limits,

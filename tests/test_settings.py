@@ -14,7 +14,10 @@ def test_defaults_and_what_the_environment_sets():
     assert (read.home, read.budget_bytes, read.shared, read.base) == (Path("/x"), 2_500_000_000, True, "a/b")
     assert read.upload_limit_bytes == 20 * 2**20
     assert Settings.from_env({"SPACE_ID": "a/b"}).shared
-    assert "secret" not in repr(Settings.from_env({"PLAYGROUND_API_TOKEN": "secret"}))
+    kept = Settings.from_env(
+        {"PLAYGROUND_API_TOKEN": "secret", "PLAYGROUND_LOGIN": "demo:secret:12", "PLAYGROUND_LOG": "json"}
+    )
+    assert (kept.login, kept.log_json, "secret" in repr(kept)) == (("demo", "secret:12"), True, False)
 
 
 def test_readmes_table_names_every_variable_that_is_read():
@@ -41,6 +44,8 @@ def test_limits_are_read_checked_and_in_readmes_table_and_a_wrong_value_is_told_
         ("PLAYGROUND_BUDGET_GB", "lots"),
         ("PLAYGROUND_SHARED", "yes"),
         ("PLAYGROUND_PRECISION", "int8"),
+        ("PLAYGROUND_LOG", "yaml"),
+        ("PLAYGROUND_LOGIN", "demo:short"),
     ):
         refused(variable, Settings.from_env, {variable: wrong})
     for variable in env:

@@ -95,6 +95,8 @@ class Batches:
         self._manager, self._bases, self._residents, self._decoder = manager, bases, residents, decoder or Direct()
         self._shipped = shipped
         self.together, self.longest = self._decoder.together, longest
+        self.observers: list[Callable[[Sequence[Written]], None]] = []
+        """Called with a batch's replies as they stand at its end, however it ends."""
 
     def run(
         self, asked: Sequence[Asked], session: str, lane: str = "chat", *, apart: bool = False
@@ -104,6 +106,18 @@ class Batches:
         another, with an empty prefix cache. An error becomes the reply's ``failure``: nothing the others wrote is lost.
         Models that do not fit into memory together answer one after another. Other servers answer beside them, as many
         requests at a time as each one takes."""
+        written: list[Written] = []
+        try:
+            with contextlib.closing(self._run(asked, session, lane, apart)) as source:
+                for written in source:
+                    yield written
+        finally:
+            for observe in self.observers:
+                observe(written)
+
+    def _run(
+        self, asked: Sequence[Asked], session: str, lane: str, apart: bool
+    ) -> Generator[list[Written], None, None]:
         if not asked:
             return
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -116,6 +117,10 @@ class TrainingService:
         """The person's runs, newest first, as they are now."""
         self.tick()
         return [self._view(row) for row in self._mine(owner)]
+
+    def states(self) -> Counter[str]:
+        """How many runs of everybody are in each state."""
+        return Counter(row.state for row in self.store.all())
 
     def show(self, run: str, owner: str = "local") -> RunView:
         """Raises NotFoundError."""

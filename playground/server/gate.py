@@ -62,6 +62,8 @@ GRADIO_ROUTES = frozenset({("HEAD", "/"), *(("GET", path) for path in _GET), *((
 """The method and path, as Gradio writes it, of every route of Gradio's that is answered."""
 SIGN_IN_ROUTES = frozenset(("GET", path) for path in ("/login/huggingface", "/login/callback", "/logout"))
 """Beside these where a person signs in to the hub."""
+LOGIN_ROUTES = frozenset({("POST", "/login"), ("GET", "/login_check"), ("GET", "/logout")})
+"""Beside these where the page asks for a name and a password."""
 FRAMING_BYTES = 1 << 20  # what a multipart body may hold besides the files
 BODY_S = 60.0  # how long any other body may take to arrive
 UPLOAD_S = 900.0  # how long an upload may take
@@ -86,7 +88,8 @@ class Gate:
     ) -> None:
         self._app, self._settings, self._body_s, self._upload_s = app, settings, body_s, upload_s
         self._routes = [(method, OWN, route.path_regex) for route in own for method in sorted(route.methods or ())]
-        routes = GRADIO_ROUTES | (SIGN_IN_ROUTES if settings.sign_in else frozenset())
+        more = (SIGN_IN_ROUTES if settings.sign_in else frozenset()) | (LOGIN_ROUTES if settings.login else frozenset())
+        routes = GRADIO_ROUTES | more
         self._routes += [(method, path, compile_path(path)[0]) for method, path in sorted(routes)]
         self._folders = [folder.resolve() for folder in (settings.incoming_dir, settings.exports_dir)]
         self._incoming = Incoming(settings.incoming_dir, settings.upload_limit_bytes)
@@ -405,6 +408,27 @@ def from_here(request: Request) -> bool:
     forwarded = any(name in _PROXIES or name.startswith("x-forwarded-") for name in request.headers)
     address = _ip(request.client.host) if request.client is not None and not forwarded else None
     return address is not None and address.is_loopback
+
+
+class Login:
+    """Whether a name and a password open the page, in the same time whichever is wrong. After TRIES wrong ones within a
+    minute nothing does until that minute is over. clock: seconds, monotonic."""
+
+    TRIES = 10
+
+    def __init__(self, name: str, password: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._expected = hashlib.sha256(f"{name}:{password}".encode()).digest()
+        self._clock, self._wrong_s = clock, deque[float](maxlen=self.TRIES)
+
+    def __call__(self, name: str, password: str) -> bool:
+        now = self._clock()
+        if len(self._wrong_s) == self.TRIES and now - self._wrong_s[0] < 60:
+            return False
+        given = hashlib.sha256(f"{name}:{password}".encode("utf-8", "surrogatepass")).digest()
+        if right := secrets.compare_digest(given, self._expected):
+            return right
+        self._wrong_s.append(now)
+        return False
 
 
 class TooLargeError(InputError):

@@ -1,9 +1,10 @@
-"""Routes on the web app's own port: health, status, what this machine's own commands ask, and /v1, OpenAI's."""
+"""Routes on the web app's own port: health, status, metrics, what this machine's commands ask, and /v1, OpenAI's."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import json
 import logging
 import threading
@@ -28,6 +29,7 @@ from playground.library.adapters import AdapterCard
 from playground.models.bases import BASE
 from playground.server.chat_format import ChatRequest, Chunks, read_chat, whole
 from playground.server.gate import TooLargeError, from_here, read_body, refusal, shows
+from playground.server.observed import FORMAT, Observed
 from playground.services import Services
 from playground.verdict.request import request_from
 
@@ -38,8 +40,10 @@ _Answer = Callable[[Request], Awaitable[Response]]
 _Work = Callable[[Services, JsonObject], JsonObject]
 
 
-def build_routes(services: Services, token: str) -> list[Route]:
-    """token: what commands on this machine show, read from a file that only its owner can read."""
+def build_routes(services: Services, token: str, observed: Observed | None = None) -> list[Route]:
+    """token: what commands on this machine show, read from a file that only its owner can read. observed: counts what
+    is answered."""
+    figures = observed or Observed(services)
 
     async def healthz(request: Request) -> Response:
         return JSONResponse({"ok": True})
@@ -47,11 +51,15 @@ def build_routes(services: Services, token: str) -> list[Route]:
     async def status(request: Request) -> Response:
         return JSONResponse(services.device.counts() if services.settings.shared else services.device.status())
 
+    async def metrics(request: Request) -> Response:
+        return Response(await run_in_threadpool(figures.text), media_type=FORMAT)
+
     every_method = ["GET", "POST", "PUT", "PATCH", "DELETE"]
     internal = partial(_internal, services, token)
     return [
         Route("/healthz", healthz),
         Route("/status", status),
+        Route("/metrics", metrics),
         Route("/internal/status", internal(lambda services, body: services.device.status())),
         *(Route(f"/internal/{name}", internal(work), methods=["POST"]) for name, work in _INTERNAL.items()),
         Route("/v1/models", _guarded(services, _models)),
@@ -126,7 +134,8 @@ class Follower(Generic[T]):
         self._changed, self.stopped = asyncio.Event(), threading.Event()
         self._unseen: list[T] = []
         self._end: BaseException | None = None
-        threading.Thread(target=self._run, args=(make,), name="follow", daemon=True).start()
+        run = contextvars.copy_context().run  # the log of that thread names the request, too
+        threading.Thread(target=run, args=(self._run, make), name="follow", daemon=True).start()
 
     def stop(self) -> None:
         """End the iteration now; the thread closes the source as soon as that gives its next value."""

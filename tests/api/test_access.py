@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from playground.server.gate import foreign
+from playground.server.gate import Login, foreign
 from playground.services import build_services
 from playground.settings import Settings
 from tests.api.conftest import told
@@ -163,3 +163,15 @@ def test_what_this_machines_own_commands_ask_is_not_for_others(here):
     assert here().post("/internal/replay", json=asked, headers=mine).status_code == 400
     said = here().post("/internal/replay", json={}, headers=mine).json()["error"]
     assert said.endswith("not as expected (KeyError).")
+
+
+def test_wrong_passwords_are_tried_ten_times_a_minute_and_no_oftener():
+    now = [0.0]
+    login = Login("demo", "letmein12", clock=lambda: now[0])
+    assert [login("demo", "letmein12"), login("demo", "no"), login("other", "letmein12"), login("\ud800", "")] == [
+        True
+    ] + [False] * 3
+    assert [login("demo", f"{guess}") for guess in range(7)] == [False] * 7
+    assert not login("demo", "letmein12"), "ten wrong ones: even the right one waits"
+    now[0] = 61.0
+    assert login("demo", "letmein12")

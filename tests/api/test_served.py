@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from playground.cli.main import main
+from playground.server.observed import JsonLines
 from tests.api.conftest import MODELS
 from tests.refused import refused
 
@@ -151,6 +154,57 @@ FOREIGN = [
 ]
 
 
+def figures(url):
+    """Prometheus' samples, by name and labels."""
+    families = text_string_to_metric_families(httpx.get(url + "metrics").text)
+    return {(one.name, *sorted(one.labels.values())): one.value for family in families for one in family.samples}
+
+
+def test_metrics_count_replies_requests_and_what_the_device_holds(served):
+    before = figures(served.url)
+    replies = [ask(served, model, max_tokens=5, extra_body={"ignore_eos": True}) for model in ("base", "one")]
+    after = figures(served.url)
+    grown = {name: value - before.get(name, 0) for name, value in after.items()}
+    read = sum(reply.usage.prompt_tokens for reply in replies)
+    assert (
+        grown["playground_replies_total", "here", "length"],
+        grown["playground_first_token_seconds_count", "here"],
+    ) == (2, 2)
+    assert (
+        grown["playground_tokens_total", "completion", "here"],
+        grown["playground_tokens_total", "here", "prompt"],
+    ) == (10, read)
+    assert grown["playground_request_seconds_count", "/v1/chat/completions", "200"] == 2
+    status = httpx.get(served.url + "status").json()
+    assert after["playground_memory_bytes", "budget"] == status["budget_bytes"]
+    assert (after["playground_base_ready",], after["playground_residents",], after["playground_queue_length",]) == (
+        1,
+        1,
+        0,
+    )
+
+
+def test_a_request_keeps_its_plain_id_in_answer_and_log_and_the_log_holds_no_text(served, caplog):
+    handler = caplog.handler
+    handler.setFormatter(JsonLines())
+    body = {"model": "base", "messages": [{"role": "user", "content": "SECRET"}], "max_tokens": 2}
+    with caplog.at_level("INFO", "playground"):
+        mine = httpx.post(
+            served.url + "v1/chat/completions", json=body, headers={"x-request-id": "order-7"}, timeout=60
+        )
+        odd = httpx.get(served.url + "healthz", headers={"x-request-id": 'a"b c'})
+    assert (mine.headers["x-request-id"], re.fullmatch("[0-9a-f]{16}", odd.headers["x-request-id"]) is None) == (
+        "order-7",
+        False,
+    )
+    lines = [json.loads(line) for line in handler.stream.getvalue().splitlines()]
+    (line,) = [line for line in lines if line.get("request_id") == "order-7"]
+    assert {name: line[name] for name in ("level", "method", "route", "status")} == {
+        **{"level": "info", "method": "POST", "route": "/v1/chat/completions", "status": 200}
+    }
+    assert "SECRET" not in handler.stream.getvalue()
+
+
 def test_a_page_from_elsewhere_reads_nothing_does_nothing_and_is_told_what_to_do(served):
     body = json.dumps({"fn_index": 0, "data": [], "session_hash": "x", "event_id": "x"}).encode()
     with httpx.Client(base_url=served.url, timeout=20) as client:
@@ -185,3 +239,19 @@ def test_the_apps_own_page_works(served):
             assert client.get(path, headers=own).status_code == 200, path
         (sent,) = client.post("gradio_api/upload", files={"files": ("mine.jsonl", b"{}")}, headers=own).json()
     assert Path(sent).is_relative_to(served.services.settings.incoming_dir)
+
+
+def test_litellm_and_langchain_talk_to_it(served):
+    why = "shows two more clients; pip install litellm langchain-openai"
+    litellm = pytest.importorskip("litellm", reason=why)
+    langchain = pytest.importorskip("langchain_openai", reason=why)
+    text, wanted = "Tell me about the report.", text_of(ask(served, "two", temperature=0, seed=1))
+    options = {"temperature": 0, "seed": 1, "max_tokens": 16}
+    there = {"base_url": served.url + "v1", "api_key": "none"}
+    messages = [{"role": "user", "content": text}]
+    assert (
+        litellm.completion(model="openai/two", messages=messages, **there, **options).choices[0].message.content
+        == wanted
+    )
+    chat = langchain.ChatOpenAI(model="two", **there, **options)
+    assert chat.invoke(text).content == wanted == "".join(part.content for part in chat.stream(text))
