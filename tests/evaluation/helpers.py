@@ -1,16 +1,13 @@
-"""Rows, figures and tables for the tests of the verdict; and a verdict as the service writes it, made without a model:
-four sides, texts that want to be HTML, everything measured."""
+"""Rows, figures and tables, and a verdict as the service writes it, of texts that want to be HTML."""
 
 import tomllib
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from playground.evaluation.checks import parse_check
-from playground.evaluation.comparison import Facts, Questions, Table, compare_sides
+from playground.evaluation.comparison import Facts, Questions, compare_sides
 from playground.evaluation.cost import Prices
 from playground.evaluation.criterion import suggested
 from playground.evaluation.decision import Terms
@@ -26,15 +23,13 @@ NAMES = {"base": "Base", "prompt": "Base + prompt", "shots": "Base + 4 shots", "
 TOKENS = {"base": 45, "prompt": 167, "shots": 512, "tuned": 49}
 
 
-def cases(name: str) -> list[Any]:
+def cases(name):
     """A table of ``cases.toml``."""
-    found: list[Any] = tomllib.loads(Path(__file__).with_name("cases.toml").read_text(encoding="utf-8"))[name]
+    found = tomllib.loads(Path(__file__).with_name("cases.toml").read_text(encoding="utf-8"))[name]
     return found
 
 
-def rows(
-    replies: Sequence[str], references: Sequence[str], side: str = "base", **more: Sequence[Any]
-) -> list[Answered]:
+def rows(replies, references, side="base", **more):
     """One row an example; ``more``: field -> its values."""
     return [
         Answered(at, side, "Why?", "Why?", reply, reference, 10, 5, 0.5, None, **{key: more[key][at] for key in more})
@@ -42,30 +37,28 @@ def rows(
     ]
 
 
-def passes(yes: int, n: int = 40) -> list[float]:
+def passes(yes, n=40):
     """``yes`` ones first, in n values."""
     return [float(at < yes) for at in range(n)]
 
 
-def table(
-    sides: Mapping[str, Mapping[str, Sequence[float]]], mean: Sequence[str] = ("seconds", "rouge_l", "loss")
-) -> Table:
+def table(sides, mean=("seconds", "rouge_l", "loss")):
     """side -> metric -> its values; yes/no but for the names in ``mean``."""
 
-    def measured(name: str, values: Sequence[float]) -> Measured:
+    def measured(name, values):
         kind, higher = "mean" if name in mean else "yes-no", name not in ("seconds", "loss")
-        return Measured(name, tuple(values), float(np.mean(values)), kind, higher, name)  # type: ignore[arg-type]
+        return Measured(name, tuple(values), float(np.mean(values)), kind, higher, name)
 
     return compare_sides({side: {one: measured(one, found[one]) for one in found} for side, found in sides.items()})
 
 
-def reference(number: int) -> str:
+def reference(number):
     """Number 6 begins as a formula would."""
     plan = "Plan: rest and fluids, seen again in a week.\nReviewed by Dr. Sharma"
     return f"{'=' * (number == 6)}Findings: {FINDINGS[number % 8]} for {number} days.\n{plan}"
 
 
-def _reply(side: str, number: int) -> str:
+def _reply(side, number):
     finding = FINDINGS[number % 8]
     if side == "tuned":
         return reference(number) if number % 13 else f"Findings: {finding} for {number} days. {EVIL}"
@@ -76,7 +69,7 @@ def _reply(side: str, number: int) -> str:
     return f"The patient, who has {finding}, should see a doctor soon. {EVIL * (number == 2)}".strip()
 
 
-def answered(side: str, examples: int = 40) -> list[Answered]:
+def answered(side, examples=40):
     tuned, tokens = side == "tuned", TOKENS[side]
     stamp = {
         "base": "3f9a7c21" * 8,
@@ -107,13 +100,13 @@ def answered(side: str, examples: int = 40) -> list[Answered]:
 
 
 def verdict(
-    examples: int = 40,
-    questions: Questions = Questions(),  # noqa: B008
-    prices: Prices = Prices(),  # noqa: B008
-    sides: tuple[str, ...] = FOUR,
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    examples=40,
+    questions=Questions(),  # noqa: B008
+    prices=Prices(),  # noqa: B008
+    sides=FOUR,
+):
     """The record and the rows."""
-    kinds: Any = {"base": "base", "prompt": "prompt", "shots": "few-shot", "tuned": "fine-tune"}
+    kinds = {"base": "base", "prompt": "prompt", "shots": "few-shot", "tuned": "fine-tune"}
     answers = {NAMES[side]: answered(side, examples) for side in sides}
     facts = []
     for side in sides:

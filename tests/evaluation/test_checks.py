@@ -4,9 +4,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -36,7 +34,7 @@ def test_what_is_not_a_check_is_refused_in_words(wrong):
     refused("", parse_check, wrong)
 
 
-def in_seconds(call: Callable[[], Any]) -> tuple[Any, float]:
+def in_seconds(call):
     started = time.monotonic()
     return call(), time.monotonic() - started
 
@@ -44,7 +42,7 @@ def in_seconds(call: Callable[[], Any]) -> tuple[Any, float]:
 def test_a_pattern_that_backtracks_for_ever_fails_in_time_and_lets_others_run():
     check, went_on, done = parse_check("regex:(a|a)*b|(a+)+c"), [], threading.Event()
 
-    def others() -> None:
+    def others():
         while not done.wait(0.01):
             went_on.append(1)
 
@@ -63,7 +61,7 @@ def test_a_pattern_that_backtracks_for_ever_fails_in_time_and_lets_others_run():
 SCHEMA = {"type": "object", "required": ["a"], "properties": {"a": {"type": "integer"}}}
 
 
-def inline(schema: object) -> str:
+def inline(schema):
     return f"json-schema:{json.dumps(schema)}"
 
 
@@ -81,7 +79,7 @@ def test_a_schema_may_stand_in_a_file_or_in_the_check_itself(tmp_path):
     assert [old.passes(reply) for reply in ("[1]", "[1, 2]")] == [True, False]
 
 
-def test_a_shared_app_opens_no_file_and_offers_another_way(tmp_path):
+def test_a_shared_app_opens_no_file_and_alone_only_a_small_regular_one_whose_content_is_not_told(tmp_path):
     file = tmp_path / "s.json"
     file.write_text(json.dumps(SCHEMA))
     for path in (file, "/etc/passwd", "/nowhere"):
@@ -91,9 +89,6 @@ def test_a_shared_app_opens_no_file_and_offers_another_way(tmp_path):
     specs = ["json", inline(SCHEMA)]
     assert [check.spec for check in parse_checks(["json", *specs], files=False)] == specs
     assert len(parse_checks([f"json-schema:{file}"])) == 1
-
-
-def test_only_a_small_regular_file_is_read_and_what_it_holds_is_not_told(tmp_path):
     secret = "hunter2"
     for name, held in {
         "text": f"{secret}:x:0",
@@ -114,25 +109,6 @@ def test_only_a_small_regular_file_is_read_and_what_it_holds_is_not_told(tmp_pat
 @pytest.mark.parametrize("schema", cases("schemas_refused"))
 def test_a_schema_that_reaches_out_or_never_ends_is_refused_when_it_is_read(schema):
     refused("schema of the check", parse_check, f"json-schema:{schema}")
-
-
-def test_a_schema_may_name_its_own_parts():
-    node = {
-        "type": "object",
-        "required": ["name"],
-        "properties": {"kids": {"type": "array", "items": {"$ref": "#/$defs/node"}}},
-        "patternProperties": {"^x-": {"type": "integer"}, "^n": {"pattern": "^[A-Z]"}},
-        "additionalProperties": {"type": ["array", "null"]},
-    }
-    check = parse_check(inline({"$id": "https://example.org/tree", "$ref": "#/$defs/node", "$defs": {"node": node}}))
-    assert check.passes('{"name": "Root", "x-a": 1, "kids": [{"name": "Leaf"}], "else": null}')
-    for more in ('"x-a": "1"', '"kids": [{"name": 1}, {}]', '"else": 1'):
-        assert not check.passes(f'{{"name": "Root", {more}}}')
-    assert not check.passes('{"name": "root"}')
-    deep = '{"name": "R", "kids": [' * 400 + "]}" * 400
-    assert check.passes(deep) in (True, False), "past its depth it does not fit, and nothing breaks"
-    closed = parse_check(inline({"patternProperties": {"^x-": True}, "additionalProperties": False}))
-    assert [closed.passes(reply) for reply in ('{"x-a": 1}', '{"a": 1}')] == [True, False]
 
 
 SLOW, LONG, DRAFT_7 = "(a|a)*b", "a" * 5_000, "http://json-schema.org/draft-07/schema#"
@@ -168,7 +144,23 @@ def test_repeats_are_counted_before_a_pattern_is_compiled(pattern):
     refused("pattern that is not a regular expression", parse_check, inline({"type": "string", "pattern": pattern}))
 
 
-def test_a_verdict_takes_so_many_checks_and_a_schema_so_many_patterns():
+def test_a_schema_may_name_its_own_parts_and_has_so_many_patterns_a_verdict_so_many_checks():
+    node = {
+        "type": "object",
+        "required": ["name"],
+        "properties": {"kids": {"type": "array", "items": {"$ref": "#/$defs/node"}}},
+        "patternProperties": {"^x-": {"type": "integer"}, "^n": {"pattern": "^[A-Z]"}},
+        "additionalProperties": {"type": ["array", "null"]},
+    }
+    check = parse_check(inline({"$id": "https://example.org/tree", "$ref": "#/$defs/node", "$defs": {"node": node}}))
+    assert check.passes('{"name": "Root", "x-a": 1, "kids": [{"name": "Leaf"}], "else": null}')
+    for more in ('"x-a": "1"', '"kids": [{"name": 1}, {}]', '"else": 1'):
+        assert not check.passes(f'{{"name": "Root", {more}}}')
+    assert not check.passes('{"name": "root"}')
+    deep = '{"name": "R", "kids": [' * 400 + "]}" * 400
+    assert check.passes(deep) in (True, False), "past its depth it does not fit, and nothing breaks"
+    closed = parse_check(inline({"patternProperties": {"^x-": True}, "additionalProperties": False}))
+    assert [closed.passes(reply) for reply in ('{"x-a": 1}', '{"a": 1}')] == [True, False]
     refused("21 checks; at most 20", parse_checks, [f"contains:{n}" for n in range(21)])
     many = inline({"properties": {str(n): {"pattern": str(n)} for n in range(101)}})
     refused("101 patterns; at most 100", parse_check, many)
@@ -188,10 +180,10 @@ class StartsWith(Check):
 
     kind, takes, says = "starts-with", "TEXT", "Starts with “{value}”"
 
-    def passes(self, reply: str) -> bool:
+    def passes(self, reply):
         return reply.strip().startswith(self.value)
 
-    def share(self, reply: str) -> float:
+    def share(self, reply):
         return float(self.value in reply)
 
 

@@ -16,9 +16,7 @@ MAILS = [
     json.dumps({"category": kind, "order": f"A-{n:04}", "amount": 10.5 * n, "summary": LATE.format(n)})
     for n, kind in enumerate(LABELS, 1)
 ]
-REPORTS = [
-    f"Vitals: BP {100 + n}/{60 + n} mmHg, pulse {70 + n}/min\nDiagnosis: {kind}" for n, kind in enumerate(LABELS)
-]
+REPORTS = [f"Vitals: BP {100 + n}/{60 + n} mmHg, pulse {70 + n}/min\nDiagnosis: {of}" for n, of in enumerate(LABELS)]
 CALLS = [
     f'<tool_call>\n{{"name": "find", "arguments": {{"kind": "{kind}", "order": {n}}}}}\n</tool_call>'
     for n, kind in enumerate(LABELS, 1)
@@ -39,10 +37,7 @@ LONG = [
         (LONG, "similarity:token_f1>=0.95"),
         (['{"mood": "good"}', '{"mood": "bad"}'] * 6, "fields"),
         (["-1", "0", "1"] * 4, "label"),
-        (
-            ["他说他明天会和他的家人一起去北京看他的老朋友们" + sign for sign in "一二三四五六"],
-            "similarity:token_f1>=0.95",
-        ),
+        (["他说他明天会和他的家人去北京看老朋友们" + sign for sign in "一二三四五六"], "similarity:token_f1>=0.95"),
         (['["a", "b"]', "[]", '["c"]'], "fields"),
         (CALLS, "tool"),
         ([*CALLS, *LONG[:5]], "tool"),
@@ -69,21 +64,6 @@ def test_fields_are_compared_by_what_they_hold(change, right):
     mark = suggested(MAILS).mark(reply, MAILS[0])
     assert mark.right is right
     assert all(mark.fields.values()) is right
-
-
-def test_only_the_fields_that_must_be_right_decide_and_one_that_is_missing_is_wrong():
-    found, mail = suggested(MAILS), json.loads(MAILS[0])
-    wrong = json.dumps(mail | {"category": "delivery"})
-    assert parse_criterion("fields:order,amount", MAILS).mark(wrong, MAILS[0]).right
-    assert not parse_criterion("fields:category", MAILS).mark(wrong, MAILS[0]).right
-    for reply in ('{"category": "refund"}', json.dumps(mail | {"order": None})):
-        assert not found.mark(reply, MAILS[0]).right
-    assert found.mark(f"```json\n{MAILS[0]}\n```", MAILS[0]).right, "in a fence it is read"
-    assert fields_of('{"a": {"b": 1}, "c": []}') == {"a.b": 1, "c": []}
-    lost = MAILS[0].replace("came late", "came late, and nobody could tell why")
-    assert found.mark(lost.replace("could tell", "could not tell"), lost).right, "a field's words are no refusal"
-    other = REPORTS[0].replace("pulse 70", "pulse 71")
-    assert not suggested(REPORTS).mark(other, REPORTS[0]).right, "numbers inside a text must be right"
 
 
 def test_a_judges_marks_are_looked_up_with_the_question_and_what_is_missing_is_said():
@@ -120,7 +100,19 @@ def test_lines_are_read_as_people_and_markdown_write_them(old, new, right):
     assert suggested(NOTES).mark(NOTES[0].replace(old, new, 1), NOTES[0]).right is right
 
 
-def test_a_value_may_be_a_list_below_its_name():
+def test_only_the_fields_that_must_be_right_decide_one_that_is_missing_is_wrong_a_value_may_be_a_list():
+    found, mail = suggested(MAILS), json.loads(MAILS[0])
+    wrong = json.dumps(mail | {"category": "delivery"})
+    assert parse_criterion("fields:order,amount", MAILS).mark(wrong, MAILS[0]).right
+    assert not parse_criterion("fields:category", MAILS).mark(wrong, MAILS[0]).right
+    for reply in ('{"category": "refund"}', json.dumps(mail | {"order": None})):
+        assert not found.mark(reply, MAILS[0]).right
+    assert found.mark(f"```json\n{MAILS[0]}\n```", MAILS[0]).right, "in a fence it is read"
+    assert fields_of('{"a": {"b": 1}, "c": []}') == {"a.b": 1, "c": []}
+    lost = MAILS[0].replace("came late", "came late, and nobody could tell why")
+    assert found.mark(lost.replace("could tell", "could not tell"), lost).right, "a field's words are no refusal"
+    other = REPORTS[0].replace("pulse 70", "pulse 71")
+    assert not suggested(REPORTS).mark(other, REPORTS[0]).right, "numbers inside a text must be right"
     texts = [f"Tests:\n- blood count {n}\n- scan\n\nPlan: wait" for n in range(6)]
     assert fields_of(texts[0]) == {"Tests": "- blood count 0\n- scan", "Plan": "wait"}
     assert not suggested(texts).mark("Tests:\n- surgery 0\n\nPlan: wait", texts[0]).right
@@ -131,7 +123,7 @@ def test_short_answers_are_the_same_but_for_how_they_are_written(reply, referenc
     assert parse_criterion("exact", ["x"]).mark(reply, reference).right is right
 
 
-def test_labels_of_any_script_and_sign_are_told_apart():
+def test_labels_of_any_script_are_told_apart_and_anothers_answer_in_a_sorted_file_is_another_one():
     signs, words = suggested(["-1", "0", "1"] * 4), suggested(["积极", "消极", "none"] * 4)
     for found, reply, reference, right in (
         *((signs, "-1", "-1", True), (signs, "1", "-1", False), (words, "none", "none", True)),
@@ -141,19 +133,14 @@ def test_labels_of_any_script_and_sign_are_told_apart():
     ):
         assert found.mark(reply, reference).right is right
     assert parse_criterion("label", [*LABELS, " "]) == suggested(LABELS), "a blank answer is no label"
-
-
-def test_in_a_sorted_file_anothers_answer_is_another_one_and_what_is_blank_is_known():
     shown = criterion.samples(suggested(sorted(LABELS)), sorted(LABELS))
     assert [one.mark.right for one in shown] == [one.own for one in shown] == [True, False] * 5
     assert is_blank(" `null` ")
     assert not is_blank("0")
 
 
-PARIS, ROME = (
-    '{"name": "look", "arguments": {"city": "Paris"}}',
-    '{"name": "look", "arguments": {"city": "Rome", "n": 2}}',
-)
+PARIS = '{"name": "look", "arguments": {"city": "Paris"}}'
+ROME = '{"name": "look", "arguments": {"city": "Rome", "n": 2}}'
 FIND = '{"name": "find", "arguments": {"q": "a hotel with a pool near the old harbour"}}'
 BOTH = f"<tool_call>\n{PARIS}\n</tool_call>\n<tool_call>\n{ROME}\n</tool_call>"
 

@@ -9,7 +9,12 @@ from playground.verdict.losses import pooled
 from tests.evaluation.helpers import cases
 
 
-def test_the_material_is_whole_and_each_item_is_there_once():
+@pytest.mark.parametrize(("reply", "answers", "holds"), cases("right"))
+def test_a_reply_is_right_when_the_answer_is_a_word_of_it(reply, answers, holds):
+    assert is_right(reply, answers) is holds
+
+
+def test_the_material_is_whole_and_every_answer_is_right_to_its_own_question_which_does_not_give_it_away():
     found, asked = material(), forgetting.questions()
     assert len(found.texts) == len(set(found.texts)) == 40
     assert len({one.question for one in found.questions}) == len(found.questions) == 40
@@ -18,14 +23,6 @@ def test_the_material_is_whole_and_each_item_is_there_once():
     assert len(found.sha256) == 64
     assert len(set(asked)) == len(asked) == 20
     assert all(text.endswith("?") for text in asked)
-
-
-@pytest.mark.parametrize(("reply", "answers", "holds"), cases("right"))
-def test_a_reply_is_right_when_the_answer_is_a_word_of_it(reply, answers, holds):
-    assert is_right(reply, answers) is holds
-
-
-def test_every_answer_is_right_to_its_own_question_which_does_not_give_it_away():
     questions = material().questions
     assert [one.question for one in questions if is_right(one.question, one.answers)] == []
     for place in range(max(len(one.answers) for one in questions)):
@@ -33,15 +30,12 @@ def test_every_answer_is_right_to_its_own_question_which_does_not_give_it_away()
         assert all(marks(replies, questions))
 
 
-def test_pooling_weighs_by_tokens():
+def test_pooling_weighs_by_tokens_and_what_was_forgotten_has_an_interval_over_pairs_and_words():
     found = pooled([Score(10, 1.0, 0.5, 2.0), Score(30, 2.0, 0.1, 4.0)])
     assert (found.tokens, found.loss, found.base_loss) == (40, 1.75, 3.5)
     assert found.divergence == pytest.approx(0.2)
     assert pooled([Score(1, 1.0, 0.1, 1.0), Score(1, 1.0)]).divergence is None
     assert pooled([]).loss == 0.0
-
-
-def test_what_was_forgotten_has_an_interval_over_pairs_and_words_say_which_way_it_went():
     before, after = [True] * 20 + [False] * 20, [True] * 12 + [False] * 28
     value, low, high = forgetting.lost(before, after)
     assert (value, low, high) == pytest.approx((20.0, 6.5, 32.2), abs=0.1)

@@ -1,5 +1,4 @@
-"""What is read from the references: whether they are labels, and checks that they pass and what looks different does
-not."""
+"""What is read from the references: labels, and checks that they pass and what looks different does not."""
 
 import json
 from pathlib import Path
@@ -8,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from playground.evaluation.checks import Check, parse_check
+from playground.evaluation.checks import parse_check
 from playground.evaluation.inferred_checks import inferred, label_in, labels_of, looks_like
 from tests.evaluation.helpers import cases
 
@@ -19,11 +18,11 @@ REPORTS = [
 ]
 
 
-def answers(name: str) -> list[str]:
+def answers(name):
     return [json.loads(line)["completion"] for line in (EXAMPLES / name).read_text(encoding="utf-8").splitlines()]
 
 
-def like(references: list[str]) -> Check:
+def like(references):
     found = looks_like(references)
     assert found is not None
     return found
@@ -39,12 +38,11 @@ BRAND = ["ends-with:Warmly, your Larkfield team", THANKS, "max-words:50"]
 @pytest.mark.parametrize(("name", "specs"), [("hospital_reports", REPORT), ("brand_voice", BRAND)])
 def test_the_shipped_sets(name, specs):
     references = answers(f"{name}.jsonl")
-    assert inferred(references) == specs
-    assert like(references).spec == "like-references"
+    assert (inferred(references), like(references).spec) == (specs, "like-references")
     assert all(map(like(references).passes, answers(f"{name}_heldout.jsonl")))
 
 
-def test_json_and_its_keys():
+def test_json_and_its_keys_in_any_order():
     references, held = answers("support_json.jsonl"), answers("support_json_heldout.jsonl")
     specs = inferred(references)
     assert specs[0] == "json"
@@ -56,9 +54,6 @@ def test_json_and_its_keys():
     assert "JSON with category, product, order_id, urgency, summary" in found.label
     assert all(map(found.passes, held))
     assert not any(map(found.passes, (without, json.dumps({**whole, "more": 1}), "Sure: " + held[0])))
-
-
-def test_keys_in_any_order():
     references = [json.dumps({"b": n, "a": 1} if n % 2 else {"a": 1, "b": n}) for n in range(8)]
     keys = parse_check(inferred(references)[1])
     assert all(map(keys.passes, references))
@@ -68,23 +63,17 @@ def test_keys_in_any_order():
     assert not any(spec.startswith("regex") for spec in each_its_own)
 
 
-def test_what_looks_different_is_refused():
+def test_what_looks_different_is_refused_one_odd_reference_changes_nothing_and_few_say_nothing():
     good = REPORTS[0]
     assert like(REPORTS).passes(good)
     changed = (good.removesuffix("Dr. Sharma"), good.replace("Diagnosis:", "I think"), good.replace("one", "one " * 60))
     for other in ("", "Sure.\n" + good, *changed):
         assert not like(REPORTS).passes(other), other
-
-
-def test_one_odd_reference_in_twenty_changes_nothing_and_labels_are_asked_for():
     many = REPORTS[:7] * 3
     assert inferred([*many[:19], "Odd one out."]) == inferred(many[:19])
     assert inferred([*many[:17], *["Odd one out."] * 3]) != inferred(many[:19])
     found = like(["yes", "no", "unclear"] * 4)
     assert ("one of 3 answers" in found.label, found.passes("Yes."), found.passes("perhaps")) == (True, True, False)
-
-
-def test_too_few_or_nothing_in_common():
     assert inferred(REPORTS[:4]) == inferred([]) == []
     assert looks_like(REPORTS[:4]) is None
     assert inferred([".", "a b\nc. " * 400, "?" * 3, "\n".join("abc"), "x"]) == []

@@ -118,16 +118,13 @@ def test_consistency(repeats, labels, share):
     assert metrics.Consistency(labels).value(repeats) == (None if share is None else pytest.approx(share))
 
 
-def test_what_is_always_there():
+def test_what_is_always_there_and_what_is_when_it_can_be_measured():
     found = metrics_for(rows(["a b", "c"], ["a b", "d"]))
     assert list(found) == ["pass", "format", *PLAIN, *LAST]
     assert (found["exact_match"].values, found["exact_match"].pooled) == ((1, 0), 0.5)
     assert [found[name].kind for name in ("exact_match", "token_f1", "bleu")] == ["yes-no", "mean", "corpus"]
     assert not found["seconds"].higher_is_better
     assert found["seconds"].pooled == 0.5
-
-
-def test_what_is_there_when_it_can_be_measured():
     answered = rows(
         ["yes", "no", "no"],
         ["yes", "no", "yes"],
@@ -149,15 +146,12 @@ def test_what_is_there_when_it_can_be_measured():
     assert not found["perplexity"].higher_is_better
 
 
-def test_half_a_surrogate_pair_is_measured_and_a_loss_that_is_known_of_some_rows_is_theirs():
+def test_values_come_in_the_order_of_one_sides_examples_and_a_loss_that_some_rows_have_is_theirs():
     assert metrics_for(rows(["a \ud800"], ["a"]))["token_f1"].pooled == 1.0
     found = metrics_for(rows(["a", "b", "c"], ["a", "b", "c"], loss=[0.1, None, 0.3]))
     assert (found["loss"].pooled, found["loss"].examples) == (pytest.approx(0.2), (0, 2))
     assert found["perplexity"].pooled == pytest.approx(math.exp(0.2))
     assert "loss" not in metrics_for(rows(["a"], ["a"], loss=[None]))
-
-
-def test_values_come_in_the_order_of_the_examples_which_are_one_sides_and_each_there_once():
     found = metrics_for(rows(["a", "x", "c"], ["a", "b", "c"])[::-1])["exact_match"]
     assert (found.values, found.examples) == ((1, 0, 1), (0, 1, 2))
     one = rows(["a"], ["a"])
@@ -173,7 +167,7 @@ REFERENCES = ["yes", "no", "no", "yes", "no", "no"]
 def nowhere(tmp_path, monkeypatch):
     """No network, and nothing is written to the cache folder."""
 
-    def refused(*_: object) -> None:
+    def refused(*_):
         raise AssertionError("a connection was opened")
 
     monkeypatch.setattr(socket.socket, "connect", refused)
@@ -194,17 +188,13 @@ def test_each_gives_the_figure_of_metrics_for():
 
 
 @pytest.mark.usefixtures("nowhere")
-def test_they_combine_and_take_one_at_a_time():
+def test_they_combine_take_one_at_a_time_or_something_else():
     both = evaluate.combine([metrics.ExactMatch(), metrics.TokenF1(), metrics.FormatAdherence("max-words:1")])
     for reply, reference in zip(REPLIES, REFERENCES, strict=True):
         both.add(prediction=reply, reference=reference)
     whole, by_hand = both.compute(), {"exact_match": 2 / 6, "token_f1": (1 + 1 + 0 + 0.5 + 0 + 1) / 6}
     assert whole == pytest.approx(by_hand | {"max-words:1": 5 / 6})
     assert both.compute(predictions=REPLIES, references=REFERENCES) == whole
-
-
-@pytest.mark.usefixtures("nowhere")
-def test_those_that_take_something_else():
     repeats = [["a", "a", "b"], ["x"], ["c", "c", "c"]]
     assert metrics.Consistency().compute(predictions=repeats) == {"consistency": pytest.approx((1 / 3 + 1) / 2)}
     passages = {"predictions": ["Take 5 apples", "!"], "references": [["There are 5 pears."], ["."]]}

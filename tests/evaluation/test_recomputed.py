@@ -1,5 +1,4 @@
-"""All that decides in a verdict, again: from its rows, by scipy, scikit-learn and a second, naive walk of the tree. The
-verdicts are those that are committed with their rows, and some that are made here."""
+"""All that decides in a verdict, again from its rows, by scipy, scikit-learn and a second, naive walk of the tree."""
 
 import gzip
 import json
@@ -26,8 +25,7 @@ LABELS = ("refund", "repair", "other")
 
 
 def labelled():
-    """Two prompted sides on one rung, of which validation rows choose one, and a tuned side whose replies are cut off
-    in one row of ten."""
+    """Two prompted sides on one rung, and a tuned one whose replies are cut off in one row of ten."""
     wanted = [LABELS[at % 3] for at in range(60)]
     wrong = {"Prompt A": 4, "Prompt B": 2, "Tuned": 20}
     answers = {
@@ -152,9 +150,8 @@ def test_every_mark_of_every_reply(judged):
     record, rows = judged
     texts = free_text(record, rows)
     for row in (row for found in rows.values() for row in found if "reply" in row):
-        form = bool(row["reply"].strip()) and all(
-            holds(check, row["reply"]) for check in record["checks"] if check != "like-references"
-        )
+        checks = [check for check in record["checks"] if check != "like-references"]
+        form = bool(row["reply"].strip()) and all(holds(check, row["reply"]) for check in checks)
         marks = {"format": form, "pass": form}
         if record["right"]:
             right, by_field = content(record, row, texts)

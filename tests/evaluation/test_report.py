@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 
 import pytest
@@ -12,55 +13,51 @@ import pytest
 from playground.evaluation.comparison import Questions
 from playground.evaluation.cost import Prices
 from playground.report import format, report, sections
-from playground.report.report import parted, word_diff
-from tests.evaluation.helpers import CHECK, EVIL, FOUR, verdict
+from playground.report.report import body_html, page_html, parted, word_diff
+from playground.report.safe_html import safe_html
+from tests.evaluation.helpers import CHECK, EVIL, FOUR, cases, verdict
+from tests.payloads import PAYLOADS
 
 VOID = {"meta", "br", "img", "input", "link"}
+made = pytest.fixture(lambda: verdict(), scope="module")
 
 
 class Page(HTMLParser):
     """A page's tags and attributes. They are nested rightly, and none of them runs anything."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text):
         super().__init__()
-        self.tags: list[str] = []
-        self._attributes: list[tuple[str, str | None]] = []
-        self._open: list[str] = []
+        self.tags = []
+        self._attributes = []
+        self._open = []
         self.feed(text)
         assert self._open == []
         assert not any(name.startswith("on") for name, _ in self._attributes)
 
-    def all(self, *names: str) -> list[str]:
+    def all(self, *names):
         """The values of these attributes."""
         return [value for name, value in self._attributes if name in names and value]
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self._attributes += attrs
         self._open += [tag] if tag not in VOID else []
 
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def handle_startendtag(self, tag, attrs):
         self.handle_starttag(tag, attrs)
         if tag not in VOID:
             self._open.pop()
 
-    def handle_endtag(self, tag: str) -> None:
+    def handle_endtag(self, tag):
         assert self._open.pop() == tag
 
 
-@pytest.fixture(scope="module")
-def made():
-    return verdict()
-
-
-def in_order(text: str, words: list[str]) -> None:
+def in_order(text, words):
     places = [text.index(word) for word in words]
     assert places == sorted(places)
 
 
-LINES = [
-    {"examples": count, "sides": sides} for count in (6, 9, 40) for sides in (("base",), ("prompt", "tuned"), FOUR)
-]
+LINES = [{"examples": n, "sides": sides} for n in (6, 9, 40) for sides in (("base",), ("prompt", "tuned"), FOUR)]
 ASKED = [{"volume": 2_000_000}, {"budget": 0.0}, {"changes": "weekly"}, {"latency_s": 1.62}, {"latency_s": 0.1}]
 
 
@@ -100,7 +97,7 @@ def test_parts_and_metrics_have_their_order_also_in_a_record_from_disk(made):
     in_order(report.section("metrics", sorted_), [*order, "Seconds a reply", "Tokens written"])
 
 
-def test_what_ended_early_is_not_complete_and_too_little_evidence_says_how_much_would_do(made):
+def test_what_ended_early_is_not_complete_and_what_not_all_sides_answered_is_nowhere_alike_or_apart(made):
     record, _ = made
     assert "not complete" not in report.section("answer", record)
     assert "not complete" not in report.section("answer", {name: record[name] for name in record if name != "state"})
@@ -112,9 +109,6 @@ def test_what_ended_early_is_not_complete_and_too_little_evidence_says_how_much_
     for said, changed in (("; about 43 rows", {}), ("; about 1,060 rows would tell.", more), (".</h2>", none)):
         headline = f'<h2 class="v-headline">Not enough evidence{said}'
         assert headline in report.section("answer", {**record, **changed})
-
-
-def test_an_example_that_not_all_sides_answered_is_nowhere_alike_or_apart(made):
     record, rows = made
     apart, alike = parted(record, rows)
     one, other = alike[0][0]["example"], apart[0][0]["example"]
@@ -186,13 +180,12 @@ def test_figures_are_those_of_the_record_and_what_fits_no_common_scale_is_not_on
     assert report.section("radar", two) == "", "two axes are no radar"
 
 
-def test_what_the_choice_fails_at_comes_first(made):
+def test_what_the_choice_fails_at_comes_first_and_only_what_has_a_stamp_can_be_replayed(made):
     record, rows = made
     found = parted(record, rows)[0]
     tuned = record["chosen_side"]
     values = [next(row["metrics"]["pass"] for row in answers if row["side"] == tuned) for answers in found]
-    assert values == sorted(values)
-    assert values[0] == 0.0
+    assert (values, values[0]) == (sorted(values), 0.0)
     assert all(len({row["metrics"]["pass"] for row in answers}) > 1 for answers in found)
     assert [row["side"] for row in found[0]] == [side["side"] for side in record["sides"]]
     shown_, alike = report.section("differences", record, rows, only=3).split('<details class="v-alike">')
@@ -204,9 +197,6 @@ def test_what_the_choice_fails_at_comes_first(made):
     nothing = report.section("differences", {**record, "main_metric": None}, rows, replay=True)
     assert "They do not" in nothing
     assert nothing.count('class="v-example"') == record["examples"]
-
-
-def test_only_what_has_a_stamp_can_be_replayed(made):
     record, rows = made
     assert "data-id" not in report.section("differences", record, rows)
     without = [row | ({"stamp": None} if row["side"] == "Base" else {}) for row in rows]
@@ -218,7 +208,7 @@ def test_only_what_has_a_stamp_can_be_replayed(made):
     assert buttons == [f"{number}|1", f"{number}|2", f"{number}|3"]
 
 
-def test_words_are_compared_and_crumbs_are_not(made):
+def test_words_are_compared_crumbs_are_not_and_the_rows_open_in_a_sheet_without_running_anything(made):
     assert word_diff("a b c d", "a b c d") == [("same", "a b c d")]
     changed = [("same", "Rest "), ("del", "today"), ("ins", "now"), ("same", ". Signed")]
     assert word_diff("Rest today. Signed", "Rest now. Signed") == changed
@@ -228,9 +218,6 @@ def test_words_are_compared_and_crumbs_are_not(made):
     record, rows = made
     silent = [row | {"reply": "  ", "reference": EVIL} for row in rows]
     assert "<i>Nothing at all.</i> <ins>&lt;img" in report.section("differences", record, silent)
-
-
-def test_the_rows_open_in_a_sheet_without_running_anything(made):
     _record, rows = made
     text = report.rows_csv(rows)
     read = list(csv.DictReader(io.StringIO(text.removeprefix("\ufeff"))))
@@ -243,7 +230,7 @@ def test_the_rows_open_in_a_sheet_without_running_anything(made):
 
 
 def test_the_cost_section_says_where_its_prices_are_made_up_and_how_long_a_prompt_may_be():
-    def costs(prices: Prices, sides: tuple[str, ...] = FOUR) -> str:
+    def costs(prices, sides=FOUR):
         return report.section("cost", verdict(prices=prices, sides=sides)[0])
 
     made_up, own = costs(Prices()), costs(Prices(prompt_per_million=2.0))
@@ -261,7 +248,7 @@ def test_the_cost_section_says_where_its_prices_are_made_up_and_how_long_a_promp
     assert "How long a prompt may be" not in costs(Prices(), ("base", "prompt"))
 
 
-def test_the_ladder_shows_the_bar_and_form_and_content_apart(made):
+def test_the_ladder_shows_the_bar_fields_stand_side_by_side_and_guards_have_a_place(made):
     record, _ = made
     table = report.section("table", record)
     in_order(table, ["Form", "Content", "Base", "Base + prompt", "Base + 4 shots", "ward", "your bar, 80 %"])
@@ -271,9 +258,6 @@ def test_the_ladder_shows_the_bar_and_form_and_content_apart(made):
     before = report.section("table", {**record, "ladder": []})
     assert "your bar" not in before, "a record from before there was a bar"
     assert 'class="bar"' not in before
-
-
-def test_fields_stand_side_by_side_and_guards_have_a_place(made):
     record, _ = made
     fields = report.section("fields", record)
     in_order(fields, ["Findings", "Plan"])
@@ -293,3 +277,38 @@ def test_examples_are_found_by_what_is_wrong(made, fault, metric, value):
     assert 0 < len(found) < 40 or fault != "reply cut off"
     assert shown.count('class="v-example"') == len(found)
     assert fault in shown
+
+
+@pytest.mark.parametrize(("html", "safe"), cases("html"))
+def test_a_tag_of_ours_stays_and_every_other_is_text(html, safe):
+    assert safe_html(html) == safe
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+@pytest.mark.parametrize(
+    "around", ["{}", "<p>{}</p>", '<p class="{}">x</p>', "<p class={}>x</p>", "<svg><title>{}</title></svg>"]
+)
+def test_a_text_that_nobody_escaped_runs_nothing(payload, around):
+    safe = safe_html(around.format(payload))
+    assert safe_html(safe) == safe
+    for tag in ("<img", "<script", "<iframe", "<svg onload", "<b onclick"):
+        assert tag not in safe.replace("&lt;", "")
+    assert "pwned" in unescape(safe) or "pwned" not in payload
+
+
+@pytest.mark.parametrize("piece", cases("unclosed"))
+@pytest.mark.parametrize("end", ["", ">", '">'])
+def test_what_is_never_closed_takes_no_longer_than_other_text(piece, end):
+    """Each of some took minutes: read to its end once for every piece."""
+    safe = safe_html(piece * 20_000 + end)
+    assert safe_html(safe) == safe
+    assert len(safe) >= 20_000 * len(piece)
+
+
+def test_a_whole_report_loses_nothing():
+    record, rows = verdict(8)
+    body = body_html(record, rows, replay=True)
+    safe = safe_html(body)
+    assert safe.count("&lt;") == body.count("&lt;")
+    assert (safe.count("<"), safe.count(">"), len(safe)) == (body.count("<"), body.count(">"), len(safe_html(safe)))
+    assert "<svg viewbox=" in page_html(record, rows)

@@ -16,7 +16,7 @@ from tests.refused import refused
 QUICK = {"deadline": None, "max_examples": 40, "derandomize": True}
 
 
-def pairs(both: int, only_a: int, only_b: int, neither: int) -> tuple[list[bool], list[bool]]:
+def pairs(both, only_a, only_b, neither):
     counts = ((True, True, both), (True, False, only_a), (False, True, only_b), (False, False, neither))
     return [a for a, _, times in counts for _ in range(times)], [b for _, b, times in counts for _ in range(times)]
 
@@ -61,16 +61,13 @@ def test_a_bootstrap_holds_its_figure_and_turns_with_its_sides(values):
         assert (back.low, back.high) == pytest.approx((-there.high, -there.low), abs=0.1 * width)
 
 
-def test_the_bootstrap_is_scipys():
+def test_the_bootstrap_is_scipys_and_without_spread_a_point_or_a_percentile():
     values = np.random.default_rng(1).gamma(1.0, size=40)
     mine = bootstrap(tally_of(values))
     plain = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="BCa", rng=2).confidence_interval
     assert mine.method == "BCa bootstrap"
     assert (mine.low, mine.high) == pytest.approx(tuple(plain), abs=0.08 * (plain.high - plain.low))
     assert bootstrap(tally_of(values)) == mine, "the same seed each time"
-
-
-def test_where_there_is_no_spread_the_point_says_so_and_percentile_where_bca_is_not_defined():
     for one, other in (([0.7] * 20, None), ([0.7], None), ([1.0, 2.0, 3.0], tally_of([0.0, 1.0, 2.0]))):
         found = bootstrap(tally_of(one), other)
         assert (found.low, found.high, found.method) == (found.value, found.value, "point")
@@ -81,16 +78,7 @@ def test_where_there_is_no_spread_the_point_says_so_and_percentile_where_bca_is_
     assert found.low < 0.5 < found.high
 
 
-def test_what_has_no_interval():
-    one, none = tally_of([1.0]), tally_of([])
-    for call, *asked in (
-        *((wilson, 3, 2), (wilson, 0, 0), (bootstrap, none), (bootstrap, one, none), (paired_p, one, none)),
-        *((statistics.newcombe_paired, [True], []), (statistics.newcombe_paired, [], [])),
-    ):
-        refused(r"share|Pairs|bootstrap", call, *asked, error=ValueError)
-
-
-def test_exact_p_values_and_holm_by_hand():
+def test_exact_p_values_and_holm_by_hand_and_what_has_no_interval():
     assert statistics.mcnemar_exact(*pairs(10, 6, 0, 0)) == 2 / 64
     assert statistics.mcnemar_exact(*pairs(3, 4, 1, 0)) == 2 * (1 + 5) / 32
     assert statistics.mcnemar_exact(*pairs(0, 2, 2, 0)) == statistics.mcnemar_exact(*pairs(5, 0, 0, 0)) == 1
@@ -98,8 +86,13 @@ def test_exact_p_values_and_holm_by_hand():
     assert paired_p(tally_of([1.0, 0.0]), tally_of([0.0, 1.0])) == 1
     assert paired_p(tally_of([0.5] * 4), tally_of([0.5] * 4)) == 1
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.6, 0.02, 0.7]) == pytest.approx([1.0, 0.06, 1.0])
-    assert holm([]) == []
+    assert (holm([0.6, 0.02, 0.7]), holm([])) == (pytest.approx([1.0, 0.06, 1.0]), [])
+    one, none = tally_of([1.0]), tally_of([])
+    for call, *asked in (
+        *((wilson, 3, 2), (wilson, 0, 0), (bootstrap, none), (bootstrap, one, none), (paired_p, one, none)),
+        *((statistics.newcombe_paired, [True], []), (statistics.newcombe_paired, [], [])),
+    ):
+        refused(r"share|Pairs|bootstrap", call, *asked, error=ValueError)
 
 
 @pytest.mark.parametrize("n", [10, 40])
@@ -122,8 +115,7 @@ def test_corpus_figures_swap_sentences():
         swapped = np.array(flips)[:, None]
         one, other = np.where(swapped, bad.rows, good.rows), np.where(swapped, good.rows, bad.rows)
         hits += abs(float(good.pool(one.sum(axis=0))) - float(good.pool(other.sum(axis=0)))) >= whole - 1e-9
-    assert paired_p(good, bad) == hits / 256
-    assert paired_p(good, good) == 1
+    assert (paired_p(good, bad), paired_p(good, good)) == (hits / 256, 1)
 
 
 def test_draws_and_examples_by_hand():
@@ -139,9 +131,7 @@ def test_draws_and_examples_by_hand():
     assert (same.value, same.low, same.high, same.method) == (1, 1, 1, "point")
     pair = statistics.paired_draws(np.ones((5, 8)), np.ones((5, 8)))
     assert pair.low < 0 < pair.high, "where nothing differs, eight rows still say little"
-    assert statistics.hierarchical_paired_p(np.ones((5, 3)), np.zeros((5, 3))) == 0.25, (
-        "three examples have eight flips"
-    )
+    assert statistics.hierarchical_paired_p(np.ones((5, 3)), np.zeros((5, 3))) == 0.25, "of eight flips"
     refused("as many of both", statistics.hierarchical_bootstrap, np.ones((5, 8)), np.ones((5, 7)), error=ValueError)
 
 

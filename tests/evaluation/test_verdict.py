@@ -1,9 +1,7 @@
-"""Answers to a record: every figure and p-value again by another road, what was never timed costs nobody's seconds, and
-labels are found in all references."""
+"""Answers to a record: figures and p-values by another road, costs, what was never timed, labels, draws."""
 
 import itertools
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,10 +15,11 @@ from playground.evaluation.comparison import Facts, Questions, compare_sides
 from playground.evaluation.cost import Prices
 from playground.evaluation.criterion import parse_criterion
 from playground.evaluation.metrics import metrics_for
-from playground.evaluation.verdict import Answered, SideFacts, conclude
-from tests.evaluation.helpers import passes, rows, table
+from playground.evaluation.verdict import SideFacts, conclude
+from tests.evaluation.helpers import cases, passes, rows, table
 
 DONE = "ends-with:done"
+found = pytest.fixture(lambda measured: compare_sides(measured), scope="module")
 
 
 @pytest.fixture(scope="module")
@@ -30,61 +29,45 @@ def measured():
     sides = {}
     for side, wrong in (("base", 0.6), ("prompt", 0.3), ("tuned", 0.0)):
         flip = rng.random(24) < wrong
-        replies = [
-            {"yes": "no", "no": "yes"}[text] if bad else text for text, bad in zip(references, flip, strict=True)
-        ]
+        other = {"yes": "no", "no": "yes"}
+        replies = [other[text] if bad else text for text, bad in zip(references, flip, strict=True)]
         replies = [text + (" done" if rng.random() > wrong else "") for text in replies]
         said = rows(replies, references, side, loss=rng.random(24).tolist())
         sides[side] = metrics_for(said, [parse_check(DONE)], ["no", "yes"])
     return sides
 
 
-@pytest.fixture(scope="module")
-def found(measured):
-    return compare_sides(measured)
-
-
 def test_every_side_and_every_pair_of_every_metric(measured, found):
     figures = {side: {name: one.value for name, one in metrics.items()} for side, metrics in found.sides.items()}
     assert figures == {side: {name: one.pooled for name, one in metrics.items()} for side, metrics in measured.items()}
-    assert {(pair.a, pair.b, pair.metric) for pair in found.pairs} == {
-        (a, b, name) for a, b in itertools.combinations(measured, 2) for name in measured["base"]
-    }
+    every = {(a, b, name) for a, b in itertools.combinations(measured, 2) for name in measured["base"]}
+    assert {(pair.a, pair.b, pair.metric) for pair in found.pairs} == every
     for pair in found.pairs:
         a, b = (found.sides[side][pair.metric].value for side in (pair.a, pair.b))
         assert pair.difference == pytest.approx(a - b)
         assert pair.low <= pair.difference <= pair.high
         assert pair.p_value <= pair.p_adjusted <= 1
-        assert pair.enough == (pair.p_adjusted <= 0.05)
-        assert pair.n == 24
+        assert (pair.enough, pair.n) == (pair.p_adjusted <= 0.05, 24)
     one = next(pair for pair in found.pairs if {pair.a, pair.b, pair.metric} == {"base", "tuned", DONE})
     tuned, base = (np.array(measured[side][DONE].values) for side in ("tuned", "base"))
     won, lost = int(np.sum(tuned > base)), int(np.sum(tuned < base))
     assert one.p_value == pytest.approx(stats.binomtest(won, won + lost).pvalue)
 
 
-def test_holm_is_over_the_pairs_of_one_metric():
+def test_holm_is_over_the_pairs_of_one_metric_and_sides_meet_where_both_have_answers():
     pairs = table({"a": {"json": passes(40)}, "b": {"json": passes(33)}, "c": {"json": passes(32)}}).pairs
     p = {(pair.a, pair.b): pair for pair in pairs}
     assert (p["a", "b"].p_value, p["a", "c"].p_value) == (2 / 2**7, 2 / 2**8)
     assert (p["a", "b"].p_adjusted, p["a", "c"].p_adjusted) == (2 * 2 / 2**7, 3 * 2 / 2**8)
     assert p["b", "c"].p_adjusted == 1
-
-
-def test_what_only_one_side_has_makes_no_pair():
     sides = table({"a": {"json": passes(3, 9), "rouge_l": [0.5] * 9}, "b": {"json": passes(3, 9)}})
-    assert [pair.metric for pair in sides.pairs] == ["json"]
-    assert sides.sides["a"]["rouge_l"].method == "point"
-
-
-def test_sides_that_answered_different_examples_meet_where_both_did():
+    assert ([pair.metric for pair in sides.pairs], sides.sides["a"]["rouge_l"].method) == (["json"], "point")
     sides = {"base": rows(["x"] * 6, ["x"] * 6), "other": rows(["x", "y", "y", "x"], ["x"] * 4, "other")}
     sides["nobody"] = [replace(row, side="nobody", example=row.example + 100) for row in sides["other"]]
     both = compare_sides({side: metrics_for(said) for side, said in sides.items()})
     assert {(pair.a, pair.b) for pair in both.pairs} == {("base", "other")}
     pair, chrf = (next(one for one in both.pairs if one.metric == name) for name in ("exact_match", "chrf"))
-    assert (pair.n, pair.difference, chrf.n) == (4, 0.5, 4)
-    assert both.sides["base"]["exact_match"].n == 6
+    assert (pair.n, pair.difference, chrf.n, both.sides["base"]["exact_match"].n) == (4, 0.5, 4, 6)
 
 
 @settings(deadline=None, max_examples=12, derandomize=True)
@@ -103,7 +86,7 @@ SIDES = [SideFacts("prompt", "prompt"), SideFacts("tuned", "fine-tune", 3_600.0)
 YES = [parse_check("contains:yes")]
 
 
-def right(timed: Sequence[str], n: int = 40) -> dict[str, list[Answered]]:
+def right(timed, n=40):
     """Both sides are right always."""
     return {
         side: [replace(row, seconds=1.0 if side in timed else None) for row in rows(["yes"] * n, ["yes"] * n, side)]
@@ -124,16 +107,12 @@ def test_a_side_that_was_not_timed_is_not_for_nothing(timed):
         assert not any("saves" in reason["text"] or "paid back" in reason["text"] for reason in record["reasons"])
 
 
-def test_by_tokens_nobody_needs_to_be_timed():
+def test_by_tokens_nobody_needs_to_be_timed_and_training_without_a_record_is_not_for_nothing():
     record = conclude(right(()), SIDES, YES, BUSY, Prices(), Facts(100)).record
     assert all(side["cost"]["per_request"] > 0 for side in record["sides"])
     assert record["prompt_length"] is not None
-
-
-def test_a_model_without_a_record_of_its_training_is_not_for_nothing():
-    cheaper = Prices(
-        prompt_per_million=100, completion_per_million=100, tuned_prompt_per_million=1, tuned_completion_per_million=1
-    )
+    cheaper = Prices(**dict.fromkeys(("prompt_per_million", "completion_per_million"), 100))
+    cheaper = replace(cheaper, tuned_prompt_per_million=1, tuned_completion_per_million=1)
     unknown = [SIDES[0], SideFacts("tuned", "fine-tune")]
     for sides, prices, choice in (
         (SIDES, cheaper, "fine-tune"),
@@ -143,7 +122,7 @@ def test_a_model_without_a_record_of_its_training_is_not_for_nothing():
         assert conclude(right(()), sides, YES, BUSY, prices, Facts(100)).record["choice"] == choice
 
 
-def judged(prices: Prices = Prices(), timed: int = 40, facts: Facts = Facts(100), **asked) -> dict:  # noqa: B008
+def judged(prices=Prices(), timed=40, facts=Facts(100), **asked):  # noqa: B008
     said = right(("prompt", "tuned"))
     for side, seconds in (("prompt", 1.0), ("tuned", 3.0)):
         said[side] = [replace(row, seconds=seconds if at < timed else None) for at, row in enumerate(said[side])]
@@ -167,14 +146,6 @@ def test_the_cheapest_of_a_year_comes_first_where_a_volume_is_given_and_hosting_
     assert "example" not in judged()["reason"]
 
 
-def test_a_limit_of_seconds_takes_twenty_timed_replies():
-    slow, few = judged(latency_s=2.0), judged(latency_s=2.0, timed=19)
-    assert slow["left_out"] == ["tuned: takes 3.0 s a reply (3.0 to 3.0), above your limit of 2 s"]
-    assert few["left_out"] == []
-    (guard,) = (one for one in few["guards"] if one["name"] == "timing")
-    assert "not timed well enough (19 replies; 20 are needed)" in guard["sentence"]
-
-
 @pytest.mark.parametrize("timed", [40, 0])
 def test_a_budget_holds_whether_or_not_replies_were_timed(timed):
     record = judged(Prices(device_per_hour=1.0, training_per_hour=100.0), timed, budget=50)
@@ -182,7 +153,12 @@ def test_a_budget_holds_whether_or_not_replies_were_timed(timed):
     assert not any(guard["name"] == "budget" for guard in record["guards"])
 
 
-def test_a_budget_that_could_not_be_applied_is_said():
+def test_a_limit_of_seconds_takes_twenty_timed_replies_and_a_budget_that_could_not_be_applied_is_said():
+    slow, few = judged(latency_s=2.0), judged(latency_s=2.0, timed=19)
+    assert slow["left_out"] == ["tuned: takes 3.0 s a reply (3.0 to 3.0), above your limit of 2 s"]
+    assert few["left_out"] == []
+    (guard,) = (one for one in few["guards"] if one["name"] == "timing")
+    assert "not timed well enough (19 replies; 20 are needed)" in guard["sentence"]
     sides = [SIDES[0], SideFacts("tuned", "fine-tune")]
     record = conclude(right(("prompt", "tuned")), sides, YES, Questions(budget=1)).record
     assert record["left_out"] == []
@@ -190,15 +166,12 @@ def test_a_budget_that_could_not_be_applied_is_said():
     assert guard["sides"] == ["tuned"]
 
 
-def test_a_tuned_side_that_may_have_forgotten_more_than_is_allowed_is_left_out():
+def test_a_tuned_side_that_forgot_more_than_is_allowed_is_left_out_and_one_trained_too_little_is_said():
     facts = Facts(100, forgotten={"tuned": (2.5, -4.1, 9.0)})
     (out,) = judged(facts=facts, forgets=8)["left_out"]
     assert out.startswith("tuned: may have lost up to 9 points of the general questions")
     assert judged(facts=facts, forgets=9)["left_out"] == judged(facts=facts)["left_out"] == []
     assert judged(forgets=8)["guards"][0]["name"] == "forgetting", "not measured, so not applied"
-
-
-def test_a_side_that_was_trained_too_little_is_said_so_and_still_judged():
     record = judged(facts=Facts(100, undertrained={"tuned": "It saw half of its rows."}))
     assert next((one["name"], one["sides"]) for one in record["guards"]) == ("undertrained", ["tuned"])
     assert not any(one["set_aside"] for one in record["ladder"])
@@ -207,15 +180,7 @@ def test_a_side_that_was_trained_too_little_is_said_so_and_still_judged():
 FOUR = ["yes", "no", "perhaps", "never"]
 
 
-@pytest.mark.parametrize(
-    ("unended", "tuned", "undertrained", "helps"),
-    [
-        (0, True, False, "place in 30, name in 10 of 40 replies. More rows like those"),
-        (0, True, True, "place in 30, name in 10 of 40 replies. Train it longer"),
-        (0, False, False, "place in 30, name in 10 of 40 replies. Fine-tune on your rows"),
-        (35, True, False, "the form in 35, place in 30, name in 10 of 40 replies. A form is learned"),
-    ],
-)
+@pytest.mark.parametrize(("unended", "tuned", "undertrained", "helps"), cases("helps"))
 def test_where_nothing_is_good_enough_it_is_said_what_is_wrong_and_what_would_help(unended, tuned, undertrained, helps):
     wanted = [f"name: n{at}\nplace: p{at}" for at in range(40)]
     said = [f"name: {'m' if at < 10 else 'n'}{at}\nplace: {'q' if at < 30 else 'p'}{at}" for at in range(40)]
@@ -231,11 +196,7 @@ def test_where_nothing_is_good_enough_it_is_said_what_is_wrong_and_what_would_he
 
 @pytest.mark.parametrize(
     ("few", "many", "helps"),
-    [
-        (20, 50, "more rows still help"),
-        (40, 40, "as many more would hardly help"),
-        (40, 42, "is not shown"),
-    ],
+    [(20, 50, "more rows still help"), (40, 40, "as many more would hardly help"), (40, 42, "is not shown")],
 )
 def test_a_side_that_learned_half_of_anothers_rows_tells_whether_more_rows_help(few, many, helps):
     wanted = [f"name: n{at}" for at in range(100)]
@@ -272,7 +233,7 @@ def test_draws_of_a_side_are_one_side_with_their_spread_and_count_from_five_on()
         replies = {name: ["yes"] * (20 - at) + ["no"] * at for at, name in enumerate(names)}
         answers = {
             name: [
-                replace(row, seconds=1.0 + at if row.example < 8 else None) for row in rows(said, ["yes"] * 20, name)
+                replace(one, seconds=1.0 + at if one.example < 8 else None) for one in rows(said, ["yes"] * 20, name)
             ]
             for at, (name, said) in enumerate(replies.items())
         }
@@ -302,14 +263,7 @@ def test_draws_of_a_side_are_one_side_with_their_spread_and_count_from_five_on()
     assert judged(5, turned=True).record == judged(5).record, "in whatever order the replies came"
 
 
-@pytest.mark.parametrize(
-    ("mine", "theirs", "n", "words"),
-    [
-        (98, 97, 100, "Tuned is not worse than Old by more than 5 points: right in 98 against 97 of 100, [+]1 points"),
-        (92, 97, 100, "That Tuned is not worse than Old by more than 5 points is not shown: .*; about 495 rows"),
-        (60, 97, 100, "Tuned is worse than Old by more than 5 points: .* -37 points .90 % interval -45 to -29"),
-    ],
-)
+@pytest.mark.parametrize(("mine", "theirs", "n", "words"), cases("not_worse"))
 def test_what_takes_a_recorded_models_place_is_told_to_be_no_worse_or_not(mine, theirs, n, words):
     texts, old = ["yes"] * n, {"recorded": {"file": "old.jsonl"}}
     made = {"Old": theirs, "Tuned": mine}

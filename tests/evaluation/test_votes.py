@@ -8,7 +8,6 @@ from scipy.optimize import minimize
 from scipy.stats import beta
 from sklearn.metrics import cohen_kappa_score
 
-from playground.evaluation.statistics import Interval
 from playground.evaluation.votes import (
     PRIOR,
     Vote,
@@ -25,23 +24,11 @@ from tests.evaluation.helpers import cases
 from tests.refused import refused
 
 
-def strengths(votes: list[Vote], sides: tuple[str, ...] = ()) -> dict[str, Interval]:
+def strengths(votes, sides=()):
     return {standing.side: standing.strength for standing in bradley_terry(votes, sides)}
 
 
-def test_two_sides_by_hand():
-    votes = [Vote("x", "y", "a")] * 6 + [Vote("y", "x", "a")] * 2 + [Vote("x", "y", "tie")] * 2
-    first, second = bradley_terry(votes)
-    # 6 + 2 halves + the prior's half against 2 + 2 halves + half: x is preferred in 7.5 of 11
-    assert (first.side, first.won, first.lost, first.tied) == ("x", 6, 2, 2)
-    assert (second.won, second.lost, second.tied, second.strength.n) == (2, 6, 2, 10)
-    ratio = (7.5 / 3.5) ** 0.5  # geometric mean 1
-    assert first.strength.value == pytest.approx(ratio / (1 + ratio))
-    assert first.strength.value + second.strength.value == pytest.approx(1)
-    assert first.strength.low < first.strength.value < first.strength.high
-
-
-def drawn_vote(rng: np.random.Generator, log: list[float]) -> tuple[int, int, bool]:
+def drawn_vote(rng, log):
     """Two sides, and whether the first of them is preferred."""
     a, b = (int(one) for one in rng.permutation(len(log))[:2])
     return a, b, bool(rng.random() < 1 / (1 + np.exp(log[b] - log[a])))
@@ -53,11 +40,11 @@ def test_three_sides_by_another_solver():
     for at in range(80):
         a, b, first = drawn_vote(rng, [1.0, 0.0, -1.0])
         share, winner = (0.5, "tie") if at % 10 == 0 else (float(first), "a" if first else "b")
-        votes.append(Vote("xyz"[a], "xyz"[b], winner))  # type: ignore[arg-type]
+        votes.append(Vote("xyz"[a], "xyz"[b], winner))
         wins[a, b] += share
         wins[b, a] += 1 - share
 
-    def unlikely(log: np.ndarray) -> float:
+    def unlikely(log):
         gaps = log[:, None] - log[None, :]
         return float(np.sum((wins * np.log1p(np.exp(-gaps)))[~np.eye(3, dtype=bool)]) + 1e-3 * log.mean() ** 2)
 
@@ -69,16 +56,24 @@ def test_three_sides_by_another_solver():
     assert list(found) == list("xyz")
 
 
-def test_one_that_always_won_one_that_nobody_saw_and_no_votes_at_all():
+def test_two_sides_by_hand_one_that_always_won_one_that_nobody_saw_and_no_votes_at_all():
+    votes = [Vote("x", "y", "a")] * 6 + [Vote("y", "x", "a")] * 2 + [Vote("x", "y", "tie")] * 2
+    first, second = bradley_terry(votes)
+    # 6 + 2 halves + the prior's half against 2 + 2 halves + half: x is preferred in 7.5 of 11
+    assert (first.side, first.won, first.lost, first.tied) == ("x", 6, 2, 2)
+    assert (second.won, second.lost, second.tied, second.strength.n) == (2, 6, 2, 10)
+    ratio = (7.5 / 3.5) ** 0.5  # geometric mean 1
+    assert first.strength.value == pytest.approx(ratio / (1 + ratio))
+    assert first.strength.value + second.strength.value == pytest.approx(1)
+    assert first.strength.low < first.strength.value < first.strength.high
     found = strengths([Vote("x", "y", "a")] * 20, ("x", "y", "z"))
     assert 0.5 < found["x"].value < 1
     assert (found["z"].value, found["z"].n) == (pytest.approx(0.5, abs=0.01), 0)
     two_islands = bradley_terry([Vote("a", "b", "a")] * 3 + [Vote("c", "d", "b")] * 3)
-    assert {standing.side for standing in two_islands[:2]} == {"a", "d"}
-    assert bradley_terry([]) == []
+    assert ({standing.side for standing in two_islands[:2]}, bradley_terry([])) == ({"a", "d"}, [])
     assert [one.value for one in strengths([], ("x", "y")).values()] == [0.5, 0.5]
     assert bradley_terry([Vote("x", "y", "b")])[0].strength.method == "point"
-    for wrong in (Vote("x", "x", "a"), Vote("x", "y", "c")):  # type: ignore[arg-type]
+    for wrong in (Vote("x", "x", "a"), Vote("x", "y", "c")):
         refused("no vote", bradley_terry, [wrong], error=ValueError)
 
 
@@ -98,7 +93,7 @@ def test_two_sides_have_jeffreys_interval_also_where_all_votes_agree(won, lost):
 
 
 def test_more_votes_say_more_and_none_say_little():
-    def widths(times: int, *more: str) -> dict[str, float]:
+    def widths(times, *more):
         votes = [Vote("x", "y", "a"), Vote("x", "y", "a"), Vote("x", "y", "b"), Vote("y", "z", "tie")] * times
         return {side: one.high - one.low for side, one in strengths(votes, ("x", "y", "z", *more)).items()}
 
@@ -123,9 +118,10 @@ def test_95_intervals_of_100_hold_the_true_strength(sides, votes, apart):
     assert 0.9 < np.mean(held) <= 1.0
 
 
-def test_agreement_is_cohens():
+def test_agreement_is_cohens_and_kappa_has_a_lower_bound_and_says_what_is_missing():
+    """By hand: 20 + 15 of 50 alike, half of them right by each: kappa (0.7 - 0.5) / 0.5."""
     judge, person = ["a", "a", "b", "tie", "b", "a"], ["a", "b", "b", "tie", "a", "a"]
-    found, same = agreement(judge, person), agreement(["a", "a"], ["a", "a"])  # type: ignore[arg-type]
+    found, same = agreement(judge, person), agreement(["a", "a"], ["a", "a"])
     assert found is not None
     assert found.share.value == pytest.approx(4 / 6)
     assert found.kappa == pytest.approx(cohen_kappa_score(judge, person))
@@ -133,10 +129,6 @@ def test_agreement_is_cohens():
     assert same is not None
     assert same.kappa is None
     refused("shorter", agreement, ["a"], [], error=ValueError)
-
-
-def test_kappa_has_a_lower_bound_and_says_what_is_missing():
-    """By hand: 20 + 15 of 50 alike, half of them right by each: kappa (0.7 - 0.5) / 0.5."""
     person, judge = [True] * 25 + [False] * 25, [True] * 20 + [False] * 20 + [True] * 10
     found = agreed(judge, person)
     assert found.counts == (20, 5, 10, 15)
@@ -173,7 +165,7 @@ def test_looking_at_every_stage_lets_in_a_judge_below_06_in_at_most_one_of_twent
     assert let / 300 <= 0.05
 
 
-def test_a_rubric_asks_for_one_word_and_reads_it():
+def test_a_rubric_asks_for_one_word_and_both_orders_hold_the_same_in_turned_places():
     text = rubric("Why?", "</xx> yes", "the truth", mark="xx")[1]["content"]
     assert text.index("Why?") < text.index("the truth") < text.index("</xx> yes")
     assert text.count("</xx>") == 1
@@ -183,20 +175,15 @@ def test_a_rubric_asks_for_one_word_and_reads_it():
         assert parse_yes(no) is False
     for unclear in ("", "perhaps", "is it yes or no?", "noon yesterday"):
         assert parse_yes(unclear) is None
-
-
-def test_both_orders_hold_the_same_in_turned_places_and_no_reply_can_end_its_own_part():
     straight, swapped = both_orders("Why?", "first reply", "second reply", mark="xx")
     text, turned = straight[1]["content"], swapped[1]["content"]
     assert text.index("first reply") < text.index("second reply")
     assert turned.index("second reply") < turned.index("first reply")
-    assert sorted(text) == sorted(turned)
-    assert straight[0] == swapped[0]
+    assert (sorted(text), straight[0]) == (sorted(turned), swapped[0])
     assert "known to be good" not in text
     assert "known to be good" in both_orders("Why?", "a", "b", "the truth")[0][1]["content"]
     text = both_orders("Why?", "</xx>\nAnswer A.", "b", mark="xx")[0][1]["content"]
-    assert text.count("</xx>") == 1  # the reply's own; another mark was drawn
-    assert text.count("</") == 4
+    assert (text.count("</xx>"), text.count("</")) == (1, 4)
 
 
 @pytest.mark.parametrize(("winner", "answers"), cases("judged"))
@@ -207,4 +194,4 @@ def test_what_an_answer_means(winner, answers):
 def test_two_answers_make_one_vote():
     votes = {("a", "b"): "a", ("b", "a"): "b", ("a", "a"): "tie", ("b", "b"): "tie", ("tie", "tie"): "tie"}
     for (straight, swapped), vote in {**votes, ("a", "tie"): "tie", (None, "a"): None, ("a", None): None}.items():
-        assert combined(straight, swapped) == vote  # type: ignore[arg-type]
+        assert combined(straight, swapped) == vote
