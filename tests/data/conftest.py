@@ -69,16 +69,14 @@ def parquet(*, store_schema=True, **columns):
 
 
 def pdf(*pages, password=None, tail=b"", times=1):
-    """A PDF with a content stream a page; a text is what it shows, None is a page without any. tail: the
-    stream of such a page. times: how often the pages are counted."""
+    """A content stream a page, which shows a text or is ``tail``. times: how often the pages are counted."""
     import pypdf
     from pypdf.generic import ArrayObject, DecodedStreamObject, DictionaryObject, NameObject, NumberObject
 
     out, held = pypdf.PdfWriter(), io.BytesIO()
     font = {"/Type": "/Font", "/Subtype": "/Type1", "/BaseFont": "/Helvetica"}
-    fonts = DictionaryObject(
-        {NameObject("/F1"): DictionaryObject({NameObject(k): NameObject(v) for k, v in font.items()})}
-    )
+    font = DictionaryObject({NameObject(key): NameObject(value) for key, value in font.items()})
+    fonts = DictionaryObject({NameObject("/F1"): font})
     for text in pages:
         page, stream = out.add_blank_page(600, 800), DecodedStreamObject()
         shown = "".join(f"({line}) Tj T* " for line in (text or "").split("\n"))

@@ -52,7 +52,7 @@ DOMINANT = labelled(*["bill"] * 70, *["back"] * 20, *["other"] * 10)
 GAPS = rows(60, ("one", "N/A"), ("two", " todo "), ("three", "-"))
 LEAK = rows(60, ("Copy: It leaks from the lid. Thanks", "it leaks  from the lid."))
 CYRILLIC = rows(60, ("Translate it", "Он сломался вчера"), ("Again", "Это не работает"))
-BRIEF = ["Be brief."] * 58
+BRIEF, ONE_TOLD = ["Be brief."] * 58, systems(*[""] * 59, "Be brief.")
 SAID = [
     *(("few", rows(count), (), "warn" if count < 10 else "note", f" {count} row") for count in (1, 9, 10, 49)),
     ("dominant", DOMINANT, tuple(range(1, 51)), "warn", "'bill' is the answer in 70 of 100 rows (70%)"),
@@ -66,13 +66,7 @@ SAID = [
     ("leak", LEAK, (61,), "note", "whole answer"),
     ("script", CYRILLIC, (61, 62), "note", "Cyrillic"),
     ("system-prompt", systems(*BRIEF, "", ""), (59, 60), "note", "2 rows lack a system prompt, the others have "),
-    (
-        "system-prompt",
-        systems(*[""] * 59, "Be brief."),
-        (60,),
-        "note",
-        "1 row has a system prompt, the others have none",
-    ),
+    ("system-prompt", ONE_TOLD, (60,), "note", "1 row has a system prompt, the others have none"),
     ("system-prompt", systems(*BRIEF, "Be rude.", "Be kind."), (59, 60), "note", "another system prompt"),
 ]
 
@@ -82,8 +76,7 @@ def test_said_of_the_rows_it_is_about(kind, found, where, level, says):
     (advice,) = (each for each in advise(found) if each.kind == kind)
     assert (advice.rows, advice.level) == (where, level)
     assert says in advice.text
-    assert "!" not in advice.text
-    assert advice.text[-1] in ".?"
+    assert ("!" in advice.text, advice.text[-1] in ".?") == (False, True)
 
 
 SILENT = {
@@ -124,9 +117,7 @@ def test_lengths_are_told_where_tokens_are_counted_and_warnings_come_first():
     assert [advice.level for advice in found] == ["warn", "warn", "note", "note"], "warnings come first"
     (few,) = advise(rows(60), lengths((150, 20), *[(20, 20)] * 59))
     assert (few.kind, few.rows, few.level) == ("long", (1,), "note")
-    assert few.text.startswith(
-        "1 row is longer than 100 tokens (row 1): the start of the prompt is cut there, 70 tokens at"
-    )
+    assert few.text.startswith("1 row is longer than 100 tokens (row 1): the start of the prompt is cut there, 70")
     (many,) = advise(rows(60), lengths(*[(150, 20)] * 60))
     assert (len(many.rows), many.level) == (MOST_ROWS, "warn")
     assert "60 rows are longer than 100 tokens (rows 1, 2, 3, 4, 5 and 55 more)" in many.text
@@ -154,9 +145,11 @@ def test_personal_data_is_told_without_showing_it(text, kind):
     assert text not in found.text
 
 
-@pytest.mark.parametrize("text", NOT_PERSONAL)
-def test_other_numbers_are_not_personal(text):
-    assert personal(text) == set()
+def test_other_numbers_are_not_personal_and_scripts_are_told():
+    assert [text for text in NOT_PERSONAL if personal(text)] == []
+    known = {"日本語です": "Chinese or Japanese", "한국어예요": "Korean", "שלום לכם": "Hebrew"}
+    known |= {"Wörter": "Latin", "12 + 3": ""}
+    assert {text: script(text) for text in known} == known
 
 
 def test_what_is_near():
@@ -192,12 +185,6 @@ def test_near_duplicates_are_found_in_a_time_that_grows_with_the_rows():
 
     small = min(seconds(500) for _ in range(3))
     assert seconds(8_000) < 16 * small * 5 + 1  # all rows alike: the worst case
-
-
-def test_scripts():
-    known = {"日本語です": "Chinese or Japanese", "한국어예요": "Korean", "שלום לכם": "Hebrew"}
-    known |= {"Wörter": "Latin", "12 + 3": ""}
-    assert {text: script(text) for text in known} == known
 
 
 def test_preferences_are_looked_at_too():

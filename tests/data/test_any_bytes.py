@@ -111,21 +111,9 @@ RESPONSE = st.fixed_dictionaries(
     optional={"usage": INNER},
 )
 BESIDE = {"system": WORD, "history": INNER, "meta": INNER, "input": WORD, "score": st.integers(), "kept": CHAT}
-BESIDE |= {
-    "documents": st.lists(INNER, max_size=2),
-    "options": INNER,
-    "reasoning": INNER,
-    "A": WORD,
-    "B": WORD,
-    "C": WORD,
-}
-WHOLE = st.one_of(
-    *(
-        st.fixed_dictionaries(each, optional=BESIDE)
-        for each in (PAIR, TWO, {"request": REQUEST, "response": RESPONSE, "messages": INNER})
-    ),
-    st.fixed_dictionaries({"messages": CHAT}, optional=BESIDE),
-)
+BESIDE |= {"documents": st.lists(INNER, max_size=2), "options": INNER, "reasoning": INNER, **dict.fromkeys("ABC", WORD)}
+LOGGED = {"request": REQUEST, "response": RESPONSE, "messages": INNER}
+WHOLE = st.one_of(st.fixed_dictionaries(each, optional=BESIDE) for each in (PAIR, TWO, LOGGED, {"messages": CHAT}))
 TURNED = {"request.messages": "messages", "response.choices[].message": "messages[]"}
 TURNED |= {"response.choices": "response.replies"}
 """Where the turns of a log come to stand; its row's own are moved."""

@@ -1,14 +1,10 @@
 """Files, whole and broken -> what each is and trains, which rows cannot be used and why, and what `check` says."""
 
-import csv
 import gzip
 import json
-import os
 import re
 import time
 import zipfile
-from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet
 import pytest
@@ -32,7 +28,7 @@ def test_json_is_the_contract_s_and_text_says_the_same(tmp_path):
     rows = (pair(2, 2), "{broken", pair(2, 2), pair(20, 2), pair(2, 30), {"prompt": "p"}, pair(1, 1), refused)
     checked = check_file(jsonl(tmp_path, *rows))
     # user: + words + assistant: | words + <e>
-    shares: list[float] = []
+    shares = []
     found = as_json(checked, token_report(checked, Words(), 12, on_progress=shares.append))
     assert shares == [1]
     keys = "format objective rows good bad warnings duplicates tokens truncated encoding splits repairs repairable"
@@ -62,29 +58,13 @@ def test_json_is_the_contract_s_and_text_says_the_same(tmp_path):
 
 
 TURNS = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "name": "n", "cot": "because"}]
-UNUSED = (  # what a row holds beside a prompt and an answer, in place of them -> what is named, warned of, offered
-    ({"history": [["q1", "a1"]], "score": 3}, {"history": "earlier turns", "score": ""}, {"history": "history"}),
-    ({"gesprächsverlauf": "q1 a1", "lang": "de"}, {"gesprächsverlauf": "earlier turns", "lang": ""}, {}),
-    ({"kept": TURNS}, {"kept": "earlier turns"}, {"kept": "history"}),
-    ({"docs": [{"title": "t", "text": "x"}]}, {"docs": "the answer is taken from"}, {"docs": "input"}),
-    ({"choices": ["red", "blue"]}, {"choices": "options"}, {"choices": "options"}),
-    ({"option_a": "1", "option_b": "2"}, {"option_a": "options", "option_b": "options"}, {"option_a": "options"}),
-    (
-        {"retrievedDocuments": "a passage"},
-        {"retrievedDocuments": "the answer is taken from"},
-        {"retrievedDocuments": "input"},
-    ),
-    ({"meta": {"topic": "t", "at": 1}, "pic": "x.png"}, {"meta.topic": "", "meta.at": "", "pic": "pictures"}, {}),
-    ({"A": "one", "B": "two", "image_url": "u"}, {"A": "options", "B": "options", "image_url": "pictures"}, {}),
-    ({"id": "history", "empty": "", "nothing": [{}]}, {"id": ""}, {}),
-)
+TABLES = cases("read")["check"]
 
 
-@pytest.mark.parametrize(("row", "named", "offered"), UNUSED)
+@pytest.mark.parametrize(("row", "named", "offered"), TABLES["unused"])
 def test_what_no_example_holds_is_named(tmp_path, row, named, offered):
-    checked = check_file(
-        jsonl(tmp_path, pair(3, 2, **row), pair(4, 2)), {"prompt": "prompt", "completion": "completion"}
-    )
+    said = {"prompt": "prompt", "completion": "completion"}
+    checked = check_file(jsonl(tmp_path, pair(3, 2, **row), pair(4, 2)), said)
     found = {one["column"]: one["warning"] for one in as_json(checked)["unused_columns"]}
     assert found.keys() == named.keys()
     assert all(says in found[column] and bool(says) == bool(found[column]) for column, says in named.items())
@@ -107,37 +87,14 @@ def test_keys_inside_turns_and_a_prompt_for_the_system_that_the_chat_overrides_a
 
 REPAIR = {"repair": "rows"}
 ROLE = {"s": "system", "u": "user", "a": "assistant"}
-MARKED = "u <|im_start|>system\nbe kind<|im_end|>\n<|im_start|>user\nq<|im_end|>|a <|im_start|>assistant\nx<|im_end|>"
-REPAIRS = (  # a row's turns, ~ before a masked one -> kinds of repair, the turns after it; "" = it stays bad
-    ("a hello|u q|a x", "greeting", "~a hello|u q|a x"),
-    ("s be kind|a hello|u q|a x", "greeting", "s be kind|~a hello|u q|a x"),
-    ("u q|a x|u thanks", "end", "u q|a x"),
-    ("u q|a x|s late|u r", "end", "u q|a x"),
-    ("u q|u more|a x|a y", "join", "u q+more|a x+y"),
-    ("s one|s two|u q|~a w|~a v|u r|a x", "join", "s one+two|u q|~a w+v|u r|a x"),
-    ("a hello|a there|u q|u r|a x|u bye|u bye", "join greeting end", "~a hello+there|u q+r|a x"),
-    (MARKED, "markup", "s be kind|u q|a x"),
-    ("u q|a x|u ", "end", "u q|a x"),
-    ("u q|a x|u r|a ", "end", "u q|a x"),
-    ("u q|a ", "", ""),
-    ("u q", "", ""),
-    ("a hello|u q", "", ""),
-    ("u q|s late|a x", "", ""),
-    ("u q|~a w|a x", "", ""),
-    ("u q|~a x|u bye", "", ""),
-)
 
 
 def turns_of(text):
-    said = re.split(r"\|(?=~?[sua] )", text)
-    each = ((one.lstrip("~"), one.startswith("~")) for one in said)
-    return [
-        {"role": ROLE[one[0]], "content": one[2:].replace("+", "\n\n"), "weight": int(not masked)}
-        for one, masked in each
-    ]
+    each = ((one.lstrip("~"), int(one[0] != "~")) for one in re.split(r"\|(?=~?[sua] )", text))
+    return [{"role": ROLE[one[0]], "content": one[2:].replace("+", "\n\n"), "weight": learned} for one, learned in each]
 
 
-@pytest.mark.parametrize(("before", "kinds", "after"), REPAIRS)
+@pytest.mark.parametrize(("before", "kinds", "after"), TABLES["repairs"])
 def test_turns_that_no_template_takes_are_mended_where_that_is_asked_for(tmp_path, before, kinds, after):
     mine = {"messages": turns_of(before), "id": 7}
     file = jsonl(tmp_path, {"messages": turns_of("u p|a y")}, mine)
@@ -145,14 +102,14 @@ def test_turns_that_no_template_takes_are_mended_where_that_is_asked_for(tmp_pat
     assert plain.repairs == repaired.repairable == ()
     assert {one.kind for one in plain.repairable} == {one.kind for one in repaired.repairs} == {*kinds.split()}
     assert all(one.rows == (2,) for one in repaired.repairs)
-    assert [row.row for row in plain.bad] == [2] * (before is not MARKED)
+    assert [row.row for row in plain.bad] == [2] * ("<|" not in before)
     assert [row.row for row in repaired.bad] == [2] * (not after)
     assert [one.column for one in repaired.unused] == ["id"] * bool(after), "what repair left out it has named"
     if after:
         turns = [Message(one["role"], one["content"], learned=bool(one["weight"])) for one in turns_of(after)]
         assert list(repaired.examples[1].messages) == turns
         assert all(f"Repaired:\n  1 row: {one.what} (row 2)" in as_text(repaired) for one in repaired.repairs[:1])
-        if before is not MARKED:
+        if "<|" not in before:
             says = "none of the 1 rows can be used.*Repair makes 1 of them usable"
             refused(says, check_file, jsonl(tmp_path, mine))
 
@@ -165,11 +122,8 @@ def test_blank_and_repeated_rows_are_left_out_by_repair_and_the_others_keep_thei
         (True, 3, [6], 0, [("blank", [2]), ("duplicate", [3, 5])]),
     ):
         found = as_json(check_file(file, REPAIR if repair else None))
-        assert (found["rows"], [row["row"] for row in found["bad"]], found["duplicates"]) == (
-            rows,
-            bad,
-            2 * (not repair),
-        )
+        numbers = [row["row"] for row in found["bad"]]
+        assert (found["rows"], numbers, found["duplicates"]) == (rows, bad, 2 * (not repair))
         assert [(one["kind"], one["rows"]) for one in found["repairs"]] == repairs
         assert all(one["count"] == len(one["rows"]) and one["what"] for one in found["repairs"])
         assert len(found["repairable"]) == again
@@ -190,24 +144,16 @@ NOT_LEARNED = (  # a row in which an answer is masked -> what is learned of it, 
 
 @pytest.mark.parametrize(("row", "learned"), NOT_LEARNED)
 def test_a_masked_answer_is_never_the_one_that_is_learned(tmp_path, row, learned):
-    other = {name: json.loads(json.dumps(value).replace('"q"', '"p"')) for name, value in row.items()} | (
-        {"label": False} if "label" in row else {}
-    )
-    other = json.loads(re.sub(r'"(weight|train|loss)": (0|false)', r'"\1": 1', json.dumps(other)))
+    other = row | ({"label": False} if "label" in row else {})
+    other = json.dumps(other).replace('"content": "q"', '"content": "p"')
+    other = json.loads(re.sub(r'"(weight|train|loss)": (0|false)', r'"\1": 1', other))
     checked = check_file(jsonl(tmp_path, row, other))
     assert [one.row for one in checked.bad] == [1] * (not learned)
     assert "".join("".join(one.answers) for one in checked.usable if one.row == 1) == learned
     assert all("weight" in one.reason for one in checked.bad)
 
 
-@pytest.mark.parametrize(
-    ("encoding", "asked", "answer"),
-    [
-        ("cp1250", "O której otwiera się czytelnia? Źródło, łódź", "O dziewiątej, proszę przyjść wcześniej"),
-        ("cp1253", "Πότε ανοίγει η βιβλιοθήκη σήμερα", "Ανοίγει στις εννέα το πρωί"),
-        ("utf-8", "Wann öffnet sie?", "Um neun."),
-    ],
-)
+@pytest.mark.parametrize(("encoding", "asked", "answer"), TABLES["encodings"])
 def test_an_encoding_is_told_and_gives_the_right_letters(tmp_path, encoding, asked, answer):
     text = "prompt;completion\n" + "".join(f"{asked} {n};{answer} {n}\n" for n in range(6))
     checked = check_file(put(tmp_path, "rows.csv", text.encode(encoding)))
@@ -245,30 +191,17 @@ def zipped(root, files, how=zipfile.ZIP_DEFLATED):
     return root / "rows.zip"
 
 
+TWO = {"train": named("t", 20), "test": named("e", 4)}
+COLUMNS = {"train": {"q": ["one"] * 20, "a": ["1"] * 20}, "test": {"q": [*"wxyz"], "a": [*"wxyz"]}}
+BESIDE = dict.fromkeys(("set/README.md", "set/dataset_infos.json", "__MACOSX/set/._a.jsonl", "set/a.py"), "{}")
+CELLS = "q,a,split\n" + "".join(f"q{n},a{n},{'Test' if n >= 20 else 'train'}\n" for n in range(24))
 SPLITS = {  # what holds splits -> their rows, and those of its own for validation and test
-    "object": lambda root: put(root, "a.json", json.dumps({"train": named("t", 20), "test": named("e", 4)})),
-    "columns": lambda root: put(
-        root,
-        "b.json",
-        json.dumps({"train": {"q": ["one"] * 20, "a": ["1"] * 20}, "test": {"q": [*"wxyz"], "a": [*"wxyz"]}}),
-    ),
-    "folder": lambda root: folder(root / "", test=named("e", 4), **{"train-00000-of-00001": named("t", 20)}),
-    "zip": lambda root: zipped(
-        root,
-        {
-            "set/data/train.jsonl": lines(*named("t", 20)),
-            "set/data/test.jsonl": lines(*named("e", 4)),
-            **dict.fromkeys(("set/README.md", "set/dataset_infos.json", "__MACOSX/set/._a.jsonl", "set/a.py"), "{}"),
-        },
-    ),
-    "folders in a zip": lambda root: zipped(
-        root, {"train/0.jsonl": lines(*named("t", 20)), "test/0.jsonl": lines(*named("e", 4))}
-    ),
-    "column": lambda root: put(
-        root,
-        "c.csv",
-        "q,a,split\n" + "".join(f"q{n},a{n},{'Test' if n >= 20 else 'train'}\n" for n in range(24)),
-    ),
+    "object": lambda root: put(root, "a.json", json.dumps(TWO)),
+    "columns": lambda root: put(root, "b.json", json.dumps(COLUMNS)),
+    "folder": lambda root: folder(root / "", test=TWO["test"], **{"train-00000-of-00001": TWO["train"]}),
+    "zip": lambda root: zipped(root, {f"set/data/{name}.jsonl": lines(*rows) for name, rows in TWO.items()} | BESIDE),
+    "folders in a zip": lambda root: zipped(root, {f"{name}/0.jsonl": lines(*rows) for name, rows in TWO.items()}),
+    "column": lambda root: put(root, "c.csv", CELLS),
 }
 
 
@@ -331,18 +264,15 @@ def test_a_zip_that_is_none_holds_too_much_or_no_rows_is_refused(tmp_path):
     refused("holds no file of rows", check_file, zipped(tmp_path, {"README.md": "x", "a.exe": "x", ".b.csv": "x"}))
     refused("unpacks to more than", check_file, zipped(tmp_path, {"a.csv": "a" * 2000}), limit_bytes=1000)
     refused("two files of one name", check_file, zipped(tmp_path, {"a?.csv": "a", "a*.csv": "a"}))
-    refused(
-        "at most 1,000 are read", check_file, zipped(tmp_path, dict.fromkeys(map("{}.csv".format, range(1001)), ""))
-    )
+    many = zipped(tmp_path, dict.fromkeys(map("{}.csv".format, range(1001)), ""))
+    refused("at most 1,000 are read", check_file, many)
     refused("holds no file of rows", check_file, zipped(tmp_path, {"../../evil.csv": "prompt,completion\na,b"}))
     assert check_file(zipped(tmp_path, {"/c:/evil.csv": "prompt,completion\na,b"})).columns == ("prompt", "completion")
 
 
 def test_lists_of_other_names_are_chosen_from_and_a_column_of_other_values_splits_nothing(tmp_path):
     several = put(tmp_path, "a.json", json.dumps({"cats": named("c", 3), "dogs": named("d", 2)}))
-    refused(
-        r"several lists of rows: cats \(3\), dogs \(2\). Choose one \(on the command line: --split", check_file, several
-    )
+    refused(r"lists of rows: cats \(3\), dogs \(2\). Choose one \(on the command line: --split", check_file, several)
     assert check_file(several, {"split": "dogs"}).examples[0].completion == "d answer 0"
     other = put(tmp_path, "b.csv", "q,a,split\n" + "".join(f"q{n},a{n},{'AB'[n % 2]}\n" for n in range(8)))
     checked = check_file(other)
@@ -350,9 +280,8 @@ def test_lists_of_other_names_are_chosen_from_and_a_column_of_other_values_split
     assert check_file(other, {"split": "A"}).good == 4
     texts = check_file(put(tmp_path, "t.json", json.dumps({"train": ["one text", "two"], "test": ["three"]})))
     assert (texts.objective, texts.held) == ("text", {3: "test"})
-    other = put(
-        tmp_path, "d.csv", "q,a,split\n" + "".join(f"q{n},a{n},{('', 'train', 'test')[n % 3]}\n" for n in range(9))
-    )
+    cells = "".join(f"q{n},a{n},{('', 'train', 'test')[n % 3]}\n" for n in range(9))
+    other = put(tmp_path, "d.csv", f"q,a,split\n{cells}")
     for name, many in check_file(other).splits.items():
         assert check_file(other, {"split": name}).good == many, "a row that says nothing is of the one to train on"
     refused("It has no splits", check_file, put(tmp_path, "c.csv", "q,a\nb,c\n"), {"split": "A"})
@@ -369,7 +298,7 @@ def test_nothing_usable_is_refused(tmp_path):
 
 
 def test_time_grows_with_the_file_only(tmp_path):
-    def seconds(rows: int) -> float:
+    def seconds(rows):
         path = jsonl(tmp_path, *(pair(40, 40, id=str(n)) | {"prompt": f"question {n}"} for n in range(rows)))
         start = time.perf_counter()
         assert check_file(path).good == rows
@@ -380,43 +309,16 @@ def test_time_grows_with_the_file_only(tmp_path):
     assert seconds(40_000) < 20 * small * 4 + 1
 
 
-REAL = {
-    "banking77_test.csv": ("text", "category", 3080),
-    "banking77_train.csv": ("text", "category", 10003),
-    "e2e_devset.csv": ("mr", "ref", 4672),
-    "mts_dialog_train.csv": ("dialogue", "section_text", 1201),
-    "mts_dialog_validation.csv": ("dialogue", "section_text", 100),
-}
+CASES = [(format, name, case) for format, files in cases("files").items() for name, case in files.items()]
 
 
-@pytest.mark.parametrize("name", REAL)
-def test_real_files(name):
-    path = Path(os.environ.get("PLAYGROUND_REAL_DATA", ""), name)
-    if not path.exists():
-        pytest.skip(f"{name} is not in PLAYGROUND_REAL_DATA, a folder of real data sets")
-    *columns, rows = REAL[name]
-    checked = check_file(path)
-    assert checked.mapping == dict(zip(("prompt", "completion"), columns, strict=True))
-    assert (checked.rows, checked.good, checked.bad) == (rows, rows, ())
-    with path.open(encoding="utf-8") as file:
-        pairs = [tuple(row[column] for column in columns) for row in csv.DictReader(file)]
-    assert [(row.prompt[0].content, row.completion) for row in checked.examples] == pairs
-    assert checked.duplicates == rows - len(set(pairs))
-    assert token_report(checked, Words(), 4000).truncated == 0
-
-
-CASES: list[tuple[str, str, dict[str, Any]]] = [
-    (format, name, case) for format, files in cases("files").items() for name, case in files.items()
-]
-
-
-def content(name: str, case: dict[str, Any]) -> bytes:
+def content(name, case):
     if "rows" in case:
         return book(*case["rows"])
     if "columns" in case:
         return parquet(**case["columns"])
     text = case["text"] if "text" in case else "\n".join(case["lines"]) + "\n"
-    held: bytes = text.encode(case.get("encoding", "utf-8"))
+    held = text.encode(case.get("encoding", "utf-8"))
     return gzip.compress(held) if name.lower().endswith(".gz") else held
 
 
@@ -459,26 +361,7 @@ def test_what_other_programs_write_is_read_as_turns(name, tmp_path):
     assert check_file(file, checked.mapping).usable == checked.usable
 
 
-def test_numbers_of_labels_go_by_their_names(tmp_path):
-    feature = {"label": {"names": ["rules", "hours"], "_type": "ClassLabel"}, "text": {"_type": "Value"}}
-    table = pyarrow.table({"text": ["q", "r"], "label": [1, 0]})
-    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": feature}})})
-    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
-    assert [row.completion for row in check_file(tmp_path / "rows.parquet").examples] == ["hours", "rules"]
-
-
-@pytest.mark.parametrize(
-    ("header", "given", "least", "most", "why"),
-    [
-        ("prompt,completion", {}, 0.95, 1, "the names prompt and completion"),
-        ("prompt,id,completion\nq,n,a", {}, 0.6, 0.7, "most rows have no completion"),
-        ("text,label", {}, 0.7, 0.95, "the label is the answer"),
-        ("question,finding", {}, 0.5, 0.7, "the name question and from what finding holds"),
-        ("befund,kennung", {}, 0.2, 0.5, "what the columns hold, not from their names"),
-        ("befund,kennung", {"prompt": "befund", "completion": "kennung"}, 1, 1, "as you said"),
-        ("befund,kennung", {"prompt": "befund"}, 0.3, 0.7, "partly as you said"),
-    ],
-)
+@pytest.mark.parametrize(("header", "given", "least", "most", "why"), TABLES["confidence"])
 def test_confidence(header, given, least, most, why, tmp_path):
     text = lines(header, *(f"a long text {n},some words {n}" for n in range(9)))
     checked = check_file(put(tmp_path, "a.csv", text), given or None)
@@ -486,7 +369,12 @@ def test_confidence(header, given, least, most, why, tmp_path):
     assert why in checked.why
 
 
-def test_odd_labels_are_warned_of(tmp_path):
+def test_numbers_of_labels_go_by_their_names_and_odd_labels_are_warned_of(tmp_path):
+    feature = {"label": {"names": ["rules", "hours"], "_type": "ClassLabel"}, "text": {"_type": "Value"}}
+    table = pyarrow.table({"text": ["q", "r"], "label": [1, 0]})
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": feature}})})
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    assert [row.completion for row in check_file(tmp_path / "rows.parquet").examples] == ["hours", "rules"]
     rows = [f"message {n},{'spam' if n % 2 else 'ham'}" for n in range(30)]
     checked = check_file(put(tmp_path, "a.csv", lines("text,label", *rows, "one more,Spam ", "and more,ham")))
     assert checked.warnings == (RowWarning(31, "the label 'Spam ' is spelt 'spam' in 15 other rows", "label"),)
@@ -526,17 +414,14 @@ def test_several_files_must_train_the_same(tmp_path):
         refused(says, check_file, files, limit_bytes=210)
 
 
-def test_progress_goes_from_nothing_to_all(tmp_path):
+def test_progress_goes_from_nothing_to_all_and_large_lines_are_not_kept(tmp_path):
+    """The records of a JSONL file are read anew each time; only rows and digests stay."""
     rows = lines(*({"prompt": f"question {n}", "completion": "a"} for n in range(20_000)))
     for name, content in (("a.jsonl", rows), ("b.jsonl.gz", gzip.compress(rows.encode()))):
-        said: list[float] = []
+        said = []
         assert check_file(put(tmp_path, name, content), progress=said.append).good == 20_000
         assert said == sorted(said)
         assert 0 <= said[0] < said[-1] == 1
-
-
-def test_large_lines_are_not_kept(tmp_path):
-    """The records of a JSONL file are read anew each time; only rows and digests stay."""
     path = put(tmp_path, "a.jsonl", lines(*({"text": f"passage {n}", "more": {"inner": n}} for n in range(5000))))
     records = read_records(path, 10_000_000)
     assert records.columns == ("text", "more.inner")
@@ -555,37 +440,20 @@ LAST = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes
 EXAMPLES = [*({"messages": chat} for chat in CHATS[:3]), {"messages": LAST}]
 
 
-@pytest.mark.parametrize(
-    ("rows", "replies", "words"),
-    [
-        (
-            [{"prompt": f" Say  {n}", "reply": f"r{n}", "completion": "x"} for n in range(4)],
-            "r0 r1 r2 r3",
-            "4 of 4 rows.",
-        ),
-        (
-            [{"messages": [*chat[1:-1], {"role": "assistant", "content": "r" * n}]} for n, chat in enumerate(CHATS)],
-            " r rr rrr",
-            "4 of 4 rows.",
-        ),
-        ([{"messages": one["messages"][:-1], "response": "r"} for one in EXAMPLES], "r r r r", "4 of 4 rows."),
-        (
-            [{"prompt": "Say 1", "reply": "a"}, {"prompt": "Say 1", "reply": "b"}, {"prompt": "?", "reply": "c"}],
-            "- a - -",
-            "1 of 4 rows; none to rows 1, 3 and 4; several .* to row 2, of which the first counts; 1 are to other",
-        ),
-        ([{"prompt": "Say 0", "reply": None}, {"prompt": "Say 1", "reply": ""}], "-  - -", "1 of 4 rows; none to rows"),
-        (
-            [
-                {"example": 9, "side": side, "prompt": "<im>", "question": f"Say {n}", "reply": side, "stamp": {"a": 1}}
-                for side in ("A", "B")
-                for n in range(4)
-            ],
-            "B B B B",
-            "4 of 4",
-        ),
-    ],
-)
+ENDED = ([*chat[1:-1], {"role": "assistant", "content": "r" * n}] for n, chat in enumerate(CHATS))
+OF_SIDES = [{"side": side, "question": f"Say {n}", "reply": side} for side in "AB" for n in range(4)]
+NOT_ALL = "1 of 4 rows; none to rows 1, 3 and 4; several .* to row 2, of which the first counts; 1 are to other"
+REPLIED = [
+    ([{"prompt": f" Say  {n}", "reply": f"r{n}", "completion": "x"} for n in range(4)], "r0 r1 r2 r3", "4 of 4 rows."),
+    ([{"messages": chat} for chat in ENDED], " r rr rrr", "4 of 4 rows."),
+    ([{"messages": one["messages"][:-1], "response": "r"} for one in EXAMPLES], "r r r r", "4 of 4 rows."),
+    ([{"prompt": one, "reply": two} for one, two in (("Say 1", "a"), ("Say 1", "b"), ("?", "c"))], "- a - -", NOT_ALL),
+    ([{"prompt": "Say 0", "reply": None}, {"prompt": "Say 1", "reply": ""}], "-  - -", "1 of 4 rows; none to rows"),
+    ([{"example": 9, "prompt": "<im>", **one, "stamp": {"a": 1}} for one in OF_SIDES], "B B B B", "4 of 4"),
+]
+
+
+@pytest.mark.parametrize(("rows", "replies", "words"), REPLIED)
 def test_recorded_replies_are_joined_by_the_prompt(tmp_path, rows, replies, words):
     examples = check_file(jsonl(tmp_path, *EXAMPLES)).examples
     (folder := tmp_path / "old").mkdir()
@@ -665,7 +533,7 @@ FORMS = {
         "messages": [
             *({"type": "human", "content": "Rome?"}, {"type": "ai", "content": "", "tool_calls": [USED]}),
             *({"type": "tool", "content": "hot", "tool_call_id": "c1"}, {"type": "ai", "content": "Hot."}),
-        ],
+        ]
     },
 }
 """The same chat as programs write it."""
@@ -676,9 +544,8 @@ def test_calls_of_tools_are_read_in_every_form(form, tmp_path):
     checked = check_file(jsonl(tmp_path, *[{"tools": TOOLS} | FORMS[form]] * 2))
     offered, *turns = checked.examples[0].messages
     assert json.loads(offered.content) == TOOLS
-    assert [(turn.role, turn.content) for turn in turns] == [
-        *(("user", "Rome?"), ("assistant", CALL), ("tool", "hot"), ("assistant", "Hot."))
-    ]
+    assert [turn.role for turn in turns] == ["user", "assistant", "tool", "assistant"]
+    assert [turn.content for turn in turns] == ["Rome?", CALL, "hot", "Hot."]
     assert (checked.unused, checked.mapping.get("tools")) == ((), "functions" if form == "functions" else "tools")
     taken = check_file(put(tmp_path, "taken.jsonl", good_rows_jsonl(checked)))
     assert taken.examples == checked.examples, "taken away and read again"
@@ -700,10 +567,7 @@ def test_an_answer_of_calls_beside_its_tools_and_two_answers_are_read_as_calls(t
 @pytest.mark.parametrize(
     ("turns", "reason"),
     [
-        (
-            [calling(called(name="get_time")), result()],
-            "turn 2 calls get_time, which is none of its tools (get_weather)",
-        ),
+        ([calling(called(name="get_time")), result()], "turn 2 calls get_time, which is none of its tools (get_weat"),
         ([calling(called("{}")), result()], "turn 2 calls get_weather without city, which it must have"),
         ([calling(called("{city")), result()], "turn 2 calls get_weather with arguments that are no JSON: '{city'"),
         ([calling(called("[1]")), result()], "turn 2 calls get_weather with arguments that are no JSON object"),

@@ -76,7 +76,7 @@ def test_good_rows_read_back_as_they_were(objective, tmp_path):
 LIMIT = 8 * MEBI
 
 
-def test_an_edit_keeps_the_numbers_and_mends_what_it_touches(tmp_path):
+def test_an_edit_keeps_the_numbers_mends_what_it_touches_and_a_conversation_is_edited_as_json(tmp_path):
     file = put(tmp_path, "rows.csv", 'prompt,completion\na,b\nc,\none,"torn\n')
     assert [bad.row for bad in check_file(file).bad] == [2, 3]
     assert table_of(file, [2, 3], LIMIT) == (("prompt", "completion"), {2: ["c", ""], 3: ["", ""]})
@@ -84,9 +84,6 @@ def test_an_edit_keeps_the_numbers_and_mends_what_it_touches(tmp_path):
     after = check_file(put(tmp_path, "copy.jsonl", "".join(lines)))
     assert (after.rows, [bad.row for bad in after.bad]) == (3, [3])
     assert [(row.row, row.completion) for row in after.examples] == [(1, "b"), (2, "d")]
-
-
-def test_a_conversation_is_edited_as_json(tmp_path):
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": ""}]
     file = jsonl(tmp_path, {"messages": turns}, {"messages": [turns[0], {"role": "assistant", "content": "Yes"}]})
     cell = table_of(file, [1], LIMIT).rows[1][0]

@@ -1,5 +1,4 @@
-"""Data sets read through ``datasets``: local folders laid out like those of the hub, and what is said where one cannot
-be read."""
+"""Data sets read through ``datasets``: folders like those of the hub, and what is said where one cannot be read."""
 
 import json
 import os
@@ -85,8 +84,7 @@ def test_a_folder_is_read_by_split_with_labels_by_name(folder, tmp_path):
     first, second, *_ = written("owner/set@test", tmp_path)
     assert [first["text"], first["label"], second["text"], second["label"]] == ["test 0", "ham", "test 1", "spam"]
     assert (first["kinds"], first["picture"]) == ("ham, spam", {"path": "a.png"})
-    assert len(written("owner/set", tmp_path)) == FIRST
-    assert len(written("owner/set", tmp_path, first=3)) == 3
+    assert (len(written("owner/set", tmp_path)), len(written("owner/set", tmp_path, first=3))) == (FIRST, 3)
     refused("from 1 to", written, "owner/set", tmp_path, first=0)
     refused("more than the size limit", written, "owner/set", tmp_path, 1000)
     refused("There are: train, test", written, "owner/set@dev", tmp_path)
@@ -132,7 +130,7 @@ def test_what_is_not_plain_data_is_refused(name, content, says, tmp_path):
     refused(says, written, f"{tmp_path / 'set'}@train", tmp_path)
 
 
-def test_the_command_line_reads_a_folder_and_says_in_one_sentence_that_the_hub_is_away(
+def test_the_command_line_reads_a_folder_and_says_that_the_hub_is_away(
     folder, tmp_path, monkeypatch, capsys, tiny_base
 ):
     monkeypatch.setenv("PLAYGROUND_HOME", str(tmp_path / "home"))
@@ -164,7 +162,7 @@ def test_a_hub_that_does_not_answer_is_asked_once_and_said(tmp_path):
     assert len([one for one in asked if b"nobody/nothing" in one]) == 1
 
 
-def test_fetching_can_be_stopped_and_leaves_nothing(folder, tmp_path):
+def test_fetching_can_be_stopped_and_leaves_nothing_and_visitors_of_a_shared_app_fetch_nothing(folder, tmp_path):
     def stop(_):
         raise CancelledError("Stopped.")
 
@@ -173,9 +171,6 @@ def test_fetching_can_be_stopped_and_leaves_nothing(folder, tmp_path):
         services.data.fetch("owner/set", "local", stop)
     assert [one for one in (tmp_path / "home" / "uploads").rglob("*") if one.is_file()] == []
     services.close()
-
-
-def test_nothing_is_fetched_for_a_visitor_of_a_shared_app(folder, tmp_path):
     services = build_services(Settings(home=tmp_path / "home", shared=True))
     refused("not fetched here", services.data.fetch, "owner/set", "v" + "0" * 24)
     file, said = services.data.fetch("owner/set@test", "local")

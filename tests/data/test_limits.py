@@ -1,5 +1,4 @@
-"""Small files that unpack to a machine's whole memory, or to hours: refused in words while they are read, within a
-bound on memory."""
+"""Small files that unpack to all memory, or to hours: refused in words while they are read, within a bound."""
 
 import io
 import json
@@ -97,8 +96,7 @@ def last_column():
 
 
 def repeated(columns, characters, *, store_schema):
-    """A thousand rows of one text, written once. With their schema the columns read back are dictionaries, which say
-    little of their values."""
+    """A thousand rows of one text, written once; with their schema they are read back as dictionaries."""
     places = pyarrow.array([0] * 1000, pyarrow.int32())
     column = pyarrow.DictionaryArray.from_arrays(places, pyarrow.array(["x" * characters]))
     return parquet(store_schema=store_schema, **{f"c{n}": column for n in range(columns)})
@@ -125,9 +123,8 @@ def crossed():
 
 PARTS = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
 STYLES = f'<styleSheet xmlns="{PARTS}"><cellXfs>{"<xf/>" * 2_000_000}</cellXfs></styleSheet>'
-SHEETS = (
-    f'<workbook xmlns="{PARTS}" xmlns:r="http://schemas.openxmlformats.org/officeDocument/2006/relationships"><sheets>'
-)
+RELATED = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+SHEETS = f'<workbook xmlns="{PARTS}" xmlns:r="{RELATED}"><sheets>'
 SHEETS += "".join(f'<sheet name="s{n}" sheetId="{n + 1}" r:id="rId1"/>' for n in range(600)) + "</sheets></workbook>"
 LAUGHS = "<!DOCTYPE w [" + '<!ENTITY a "ha">'
 LAUGHS += "".join(f'<!ENTITY {b} "{f"&{a};" * 10}">' for a, b in zip("abcdefghi", "bcdefghij", strict=True)) + "]>"

@@ -10,7 +10,7 @@ from tests.refused import refused
 TEXT = "# Wards\n\nWard 7 has 12 beds.\n\nVisiting hours end at 8 pm.\n\n" + "A long sentence about meals. " * 40
 
 
-def test_paragraphs_are_put_together_and_long_ones_cut_between_sentences():
+def test_paragraphs_are_put_together_long_ones_cut_and_the_nearest_come_first():
     found = passages_of(TEXT, words=30)
     assert found[0].startswith("# Wards\nWard 7 has 12 beds.\nVisiting hours")
     assert all(len(passage.split()) <= 30 for passage in found)
@@ -18,13 +18,9 @@ def test_paragraphs_are_put_together_and_long_ones_cut_between_sentences():
     assert " ".join(" ".join(found).split()) == " ".join(TEXT.split())
     assert [len(piece.split()) for piece in passages_of("word " * 100, words=30)] == [30, 30, 30, 10]
     assert passages_of(" \n\n ") == []
-
-
-def test_the_nearest_come_first_and_none_that_shares_no_word():
     documents = Documents(["Ward 7 has 12 beds.", "Visiting hours end at 8 pm.", "Meals are at noon."])
     assert documents.nearest("When do visiting hours end?")[0] == "Visiting hours end at 8 pm."
-    assert documents.nearest("zebra") == ()
-    assert documents.nearest("") == ()
+    assert (documents.nearest("zebra"), documents.nearest("")) == ((), ())
     assert Documents(["one cat", "two dogs", "three dogs barking"]).places("barking dogs") == [2, 1, 0]
 
 
@@ -35,8 +31,7 @@ def test_rows_are_told_and_keep_their_numbers():
     asked = found.examples[0].messages[0].content
     assert asked.startswith("Passages:\n[1] Ward 3 is closed.\n\n[2] Ward 7 has 12 beds.")
     assert asked.endswith("Beds in ward 3?")
-    assert with_passages("How many?", ()) == "How many?"
-    assert found.examples[0].completion == "12"
+    assert (with_passages("How many?", ()), found.examples[0].completion) == ("How many?", "12")
 
 
 def test_files_and_folders_and_what_is_none(tmp_path):
@@ -47,19 +42,12 @@ def test_files_and_folders_and_what_is_none(tmp_path):
     put(tmp_path, "empty.txt", " ")
     put(tmp_path, "latin.txt", b"caf\xe9")
     (tmp_path / "other").mkdir()
-    says = {
-        "c.csv": "is not a document",
-        "none.txt": "There is no file",
-        "empty.txt": "nothing in",
-        "latin.txt": "UTF-8",
-    }
-    for name, words in {**says, "other": "no text"}.items():
+    says = {"c.csv": "is not a document", "none.txt": "There is no file", "empty.txt": "nothing in", "other": "no text"}
+    for name, words in {**says, "latin.txt": "UTF-8"}.items():
         refused(words, read_documents, tmp_path / name)
 
 
-WRAPPED = (
-    "A ward has twelve beds and four rooms, and each of the\nrooms has a window to the gar-\nden.\nVisits end at 8."
-)
+WRAPPED = "A ward has twelve beds and four rooms, each of the\nrooms has a window to the gar-\nden.\nVisits end at 8."
 STORY = """
 <w:p><w:pPr><w:pStyle w:val="H2"/></w:pPr><w:r><w:t>Wards</w:t></w:r></w:p>
 <w:p><w:r><w:t xml:space="preserve">Ward 7 has </w:t></w:r><w:del><w:r><w:delText>10</w:delText></w:r></w:del>
@@ -70,21 +58,17 @@ STORY = """
 """
 
 
-def test_a_pdf_is_a_row_a_page_and_its_passages_name_their_page(tmp_path):
+def test_a_pdf_is_a_row_a_page_and_a_word_document_its_passages_under_their_headings_as_it_now_reads(tmp_path):
     file = put(tmp_path, "guide.pdf", pdf(WRAPPED, None, "Meals are at noon."))
     shares = []
     first, blank, last = [row for _, row in read_records(file, MEBI, shares.append).rows]
     assert first == {"text": WRAPPED.replace("gar-\n", "gar").replace("the\n", "the ")}
     assert isinstance(blank, Unusable)
-    assert last == {"text": "Meals are at noon."}
-    assert shares[-1] == 1
+    assert (last, shares[-1]) == ({"text": "Meals are at noon."}, 1)
     checked = check_file(file)
     assert (checked.objective, checked.good, [bad.row for bad in checked.bad]) == ("text", 2, [2])
     assert read_documents(file).nearest("When are meals?")[0] == "(guide.pdf, page 3) Meals are at noon."
     assert len(read_records(put(tmp_path, "open.pdf", pdf("Text.", password="")), MEBI).rows) == 1
-
-
-def test_a_word_document_is_its_passages_under_their_headings_as_it_now_reads(tmp_path):
     file = put(tmp_path, "wards.docx", word(STORY))
     rows = [row["text"] for _, row in read_records(file, MEBI).rows]
     assert rows == ["## Wards\n\nWard 7 has 12 beds.", "Line one\nline two", "Day | Meal\nMonday | Soup"]

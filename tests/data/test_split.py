@@ -50,8 +50,7 @@ def test_sizes(rows, validation, test, expected):
     assert sorted((*parts.train, *parts.validation, *parts.test)) == [row.row for row in every]
     assert all(list(one) == sorted(one) for one in (parts.train, parts.validation, parts.test))
     assert [row.row for row in part(every, parts.validation)] == list(parts.validation)
-    assert parts.as_record()["train"] == expected[0]
-    assert split(every, 7, validation, test) == parts
+    assert (parts.as_record()["train"], split(every, 7, validation, test)) == (expected[0], parts)
     assert rows < 100 or not test or split(every, 2, validation, test).test != parts.test
 
 
@@ -64,16 +63,6 @@ def test_same_prompts_stay_together(seed):
     assert sum(map(len, groups)) == 30
 
 
-def test_a_file_s_own_parts_are_kept_and_take_the_same_prompts_along():
-    every = examples(*(f"q{n % 30}" for n in range(40)))  # rows 31 to 40 ask what rows 1 to 10 do
-    parts = split(every, 7, own=dict.fromkeys(range(36, 41), "test"))
-    assert parts.test == (*range(6, 11), *range(36, 41)), "no prompt in two parts"
-    assert len(parts.validation) == 4
-    parts = split(every, 7, test=0, own={12: "validation"} | dict.fromkeys(range(36, 41), "test"))
-    assert (parts.validation, len(parts.test)) == ((12,), 10)
-    assert len(split(every, 7, own={12: "validation"}).test) > 0
-
-
 LARGE = [(50, 0, (50, 0, 0)), (40, 10, (40, 0, 10)), (15, 5, (15, 0, 5)), (200, 100, (300, 0, 0))]
 
 
@@ -82,7 +71,14 @@ def test_large_groups(one, other, expected):
     assert sizes(split(examples(*"a" * one, *"b" * other), 3, 0.05, 0.05)) == expected
 
 
-def test_raw_text_and_preferences_are_split_too():
+def test_a_file_s_own_parts_are_kept_with_the_same_prompts_and_raw_text_and_preferences_are_split_too():
+    every = examples(*(f"q{n % 30}" for n in range(40)))  # rows 31 to 40 ask what rows 1 to 10 do
+    parts = split(every, 7, own=dict.fromkeys(range(36, 41), "test"))
+    assert parts.test == (*range(6, 11), *range(36, 41)), "no prompt in two parts"
+    assert len(parts.validation) == 4
+    parts = split(every, 7, test=0, own={12: "validation"} | dict.fromkeys(range(36, 41), "test"))
+    assert (parts.validation, len(parts.test)) == ((12,), 10)
+    assert len(split(every, 7, own={12: "validation"}).test) > 0
     parts = split([Passage(f"Text {n // 2}", n) for n in range(60)], 1)
     assert all(n ^ 1 in parts.test for n in parts.test), "the same text stays together"
     pairs = [Preference((Message("user", f"q{n}"),), "a", "b", n) for n in range(40)]
@@ -125,16 +121,13 @@ def test_columns_and_shares_that_nothing_can_be_split_by_are_refused():
     refused(r"There is no column 'ward' to split by. There are: day", columns_of, [], SplitBy(group="ward"), ["day"])
 
 
-def test_a_row_is_known_again_whatever_its_spaces_and_a_prompt_whatever_its_answer():
+def test_a_row_is_known_again_whatever_its_spaces_and_a_trained_one_by_a_prompt_that_is_nearly_the_same():
     one, other = examples("What  is it?", "what is it? ")
     assert row_hash(one) != row_hash(other), "another answer is another row"
     assert row_hash(chat(" what is IT?", "A1", row=9, system="Be brief.")) == row_hash(one)
     yes, no = (Preference((Message("user", "q"),), chosen, "b", 1) for chosen in ("a", "c"))
     assert prompt_hash(yes) == prompt_hash(no) == prompt_hash(chat("q", "d")), "an answer is no part of a prompt"
     assert prompt_hash(Passage("q", 1)) == ""
-
-
-def test_a_trained_row_is_found_again_by_itself_by_its_prompt_and_by_a_prompt_that_is_nearly_the_same():
     trained = examples("Do the lamps in ward seven still work after the storm?", "Say it")
     record = hashes_of(trained)
     asked = [

@@ -8,7 +8,6 @@ from dataclasses import asdict, replace
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,23 +24,20 @@ from tests.refused import refused
 CHAT = chat("What is it?", "A report.", "Who wrote it?", "Doctor Sharma did.", "When?", "On Monday.", row=3)
 
 
-def learned(tokenizer: Any, row: Any) -> list[str]:
+def learned(tokenizer, row):
     """The texts that count for the loss, in turn."""
     begins = (0, *(end for _, end in row.read))
     ends = (*(begin for begin, _ in row.read), len(row.completion_ids))
     return [tokenizer.decode(row.completion_ids[begin:end]) for begin, end in zip(begins, ends, strict=True)]
 
 
-def test_every_answer_is_learned_and_nothing_else(tokenizer):
+def test_every_answer_is_learned_and_nothing_else_or_the_last_alone(tokenizer):
     row = render.render_example(tokenizer, CHAT, 2048, render.ALL)
     assert learned(tokenizer, row) == ["A report.<|im_end|>", "Doctor Sharma did.<|im_end|>", "On Monday.<|im_end|>"]
     whole = tokenizer.apply_chat_template([asdict(turn) for turn in CHAT.messages], tokenize=False).rstrip("\n")
     assert row.prompt_text + row.completion_text == whole
     assert row.prompt_ids + row.completion_ids == render.encode(tokenizer, whole)
     assert row.learned == sum(len(render.encode(tokenizer, text)) for text in learned(tokenizer, row))
-
-
-def test_the_last_answer_alone_and_one_answer_either_way(tokenizer):
     row = render.render_example(tokenizer, CHAT, 2048, render.LAST)
     assert (learned(tokenizer, row), row.read) == (["On Monday.<|im_end|>"], ())
     both = render.render_example(tokenizer, CHAT, 2048, render.ALL)
@@ -70,7 +66,7 @@ class Letters:
 
     eos_token_id = 0
 
-    def __call__(self, text: str, **kwargs: Any) -> dict[str, list[int]]:
+    def __call__(self, text, **kwargs):
         return {"input_ids": [ord(char) for char in text]}
 
 
@@ -80,7 +76,7 @@ class Forgetful(Letters):
     chat_template = "its own"
     eos_token = "<e>"
 
-    def apply_chat_template(self, messages: list[dict[str, str]], *, add_generation_prompt: bool, **kwargs: Any) -> str:
+    def apply_chat_template(self, messages, *, add_generation_prompt, **kwargs):
         shown = [f"{turn['role']}: {turn['content']}" for turn in messages]
         if messages[-1]["role"] == "assistant":
             shown[-1] = f"assistant: <think></think>{messages[-1]['content']}<e>"
@@ -88,7 +84,7 @@ class Forgetful(Letters):
 
 
 class Mute(Forgetful):
-    def apply_chat_template(self, messages: list[dict[str, str]], **kwargs: Any) -> str:
+    def apply_chat_template(self, messages, **kwargs):
         return "".join(turn["content"] for turn in messages if turn["role"] == "user")
 
 
@@ -124,9 +120,8 @@ CALLS_MISTRAL = """{%- for m in messages -%}
 {{- "[TOOL_RESULTS] " + {"content": m.content, "call_id": m.tool_call_id} | tojson + "[/TOOL_RESULTS]" -}}
 {%- elif m.role == "assistant" -%}{{- " " + m.content + eos_token -}}{%- endif -%}
 {%- endfor -%}"""
-CALLS_SMOLLM3 = (
-    "{% if xml_tools %}<tools>{{ xml_tools | string }}</tools> as <tool_call>…</tool_call>{% endif %}" + CHATML
-)
+CALLS_SMOLLM3 = "{% if xml_tools %}<tools>{{ xml_tools | string }}</tools> as <tool_call>…</tool_call>{% endif %}"
+CALLS_SMOLLM3 += CHATML
 """Templates that behave as those of these families do; the others are the families' own, as TRL ships them."""
 OWN = {
     "mistral-tools": CALLS_MISTRAL,
@@ -186,10 +181,8 @@ def test_what_is_learned_is_what_is_asked_for_later(tokenizer, family):
     assert render.render_example(mine, asked, 2048, render.ALL) == row
     last = answer_turn("<think>Hm.</think>Doctor Sharma.")
     aloud = render.render_example(mine, Example((*asked.prompt, last), 1), 2048)
-    assert (aloud.prompt_text, aloud.completion_text) == (
-        render.render_prompt(mine, asked.prompt, think=True),
-        f"{thought}Doctor Sharma.{end}",
-    )
+    assert aloud.prompt_text == render.render_prompt(mine, asked.prompt, think=True)
+    assert aloud.completion_text == f"{thought}Doctor Sharma.{end}"
     history = (*asked.prompt, last, Message("user", "And?"))
     prompts = [render.render_prompt(mine, history, think) for think in (True, False)]
     assert not any("Hm." in prompt for prompt in prompts), "nothing of what was thought before earlier answers"
@@ -279,7 +272,7 @@ def test_thought_and_answer_are_parted_as_they_grow(text, opened, parts):
 ASKED = (Message("user", "What is it?"),)
 
 
-def test_the_tokens_write_the_whole_text_a_chat_alternates_and_a_cut_is_shown(tokenizer):
+def test_the_tokens_write_the_whole_text_a_chat_alternates_a_cut_is_shown_and_other_rows_have_titles(tokenizer):
     (one,) = render.preview_tokens(tokenizer, chat("Wie groß? 你好 😀", "Sehr groß 😀."), 2048)
     assert "你好 😀" in "".join(token.text for token in one.tokens if token.kind == render.READ)
     assert "".join(token.text for token in one.tokens if token.kind == render.LEARNED) == "Sehr groß 😀.<|im_end|>"
@@ -288,9 +281,6 @@ def test_the_tokens_write_the_whole_text_a_chat_alternates_and_a_cut_is_shown(to
     (cut,) = render.preview_tokens(tokenizer, CHAT, len(whole.tokens) - 5, render.ALL)
     assert cut.count(render.CUT) == 5
     assert [token.text for token in cut.tokens] == [token.text for token in whole.tokens]
-
-
-def test_other_rows(tokenizer):
     for row, titles in (
         (Preference(ASKED, "Yes.", "No.", 1), ["The better answer", "The worse answer"]),
         (Judged(ASKED, "Yes.", False, 1), ["A bad answer"]),
@@ -300,7 +290,7 @@ def test_other_rows(tokenizer):
     assert {token.kind for token in render.preview_tokens(tokenizer, row, 2048)[0].tokens} == {render.LEARNED}
 
 
-def passages(*texts: str) -> list[Passage]:
+def passages(*texts):
     return [Passage(text, row) for row, text in enumerate(texts, 1)]
 
 
@@ -326,7 +316,7 @@ ODD = (
 )
 
 
-def test_histogram_counts_every_row_once():
+def test_histogram_counts_every_row_once_and_padding_is_that_of_the_batches():
     chance = random.Random(1)
     for rows, bins in ((1, 20), (7, 3), (500, 20), (500, 1)):
         report = lengths(*((chance.randint(1, 90), chance.randint(1, 200)) for _ in range(rows)), limit=400)
@@ -338,9 +328,6 @@ def test_histogram_counts_every_row_once():
     tail = lengths(*[(5, number) for number in range(1, 100)], (5, 90_000), limit=100_000).histogram(10)
     assert tail[-1][1] == 90_005
     assert sum(count > 0 for *_, count in tail) > 5  # one giant does not press the others into one bar
-
-
-def test_padding_is_that_of_the_batches():
     assert lengths(*[(10, 5)] * 9).padding(4).random == 0
     two = lengths((10, 2), (2, 10)).padding(2)  # both sides are padded: 24 tokens in two rows of 20
     assert (two.random, two.by_length) == (pytest.approx(1 - 24 / 40), pytest.approx(1 - 24 / 40))
@@ -348,8 +335,7 @@ def test_padding_is_that_of_the_batches():
     mixed = lengths(*((chance.randint(1, 60), chance.randint(1, 30)) for _ in range(300)))
     padding = mixed.padding(8)
     assert 0 < padding.by_length < padding.random < 1
-    assert padding == mixed.padding(8)
-    assert lengths((200, 10), (90, 10), limit=100).padding(2).random == 0  # a cut row is as long as the limit
+    assert (padding, lengths((200, 10), (90, 10), limit=100).padding(2).random) == (mixed.padding(8), 0)
     assert lengths((0, 10), (0, 90), packed=True).padding(2).random == 0
 
 
@@ -371,9 +357,8 @@ def test_quick_lengths_are_those_of_the_renderer(tokenizer, turns):
 
 def test_other_objectives_are_counted_like_the_renderer(tokenizer):
     two = (("A long and thorough answer.", "No."), ("Yes.", "Much longer than that one."))
-    report = token_report(
-        usable(*(Preference(ASKED, *answers, at) for at, answers in enumerate(two, 1))), tokenizer, 60
-    )
+    pairs = usable(*(Preference(ASKED, *answers, at) for at, answers in enumerate(two, 1)))
+    report = token_report(pairs, tokenizer, 60)
     for answers, *counted in zip(two, report.prompt_lengths, report.answer_lengths, strict=True):
         both = [render.render_example(tokenizer, chat("What is it?", answer), 60) for answer in answers]
         assert tuple(counted) == max((len(each.prompt_ids), len(each.completion_ids)) for each in both)
