@@ -1,7 +1,6 @@
-"""Where a decode step's time goes, on the default base in fp32: the floor set by reading the weights, the products
-alone, the
-adapters' products alone, the whole step; and Hugging Face's step beside it. Medians; everything on one computing
-thread, as in the app.
+"""Where a decode step's time goes, on the default base in fp32 and in bf16: the floor set by reading the weights, the
+products alone, the adapters' products alone, the whole step; and Hugging Face's step beside it. Medians; everything on
+one computing thread, as in the app.
 
     python benchmarks/engine_profile.py [--out benchmarks/results/engine_profile.json]
     python benchmarks/engine_profile.py --form [--out benchmarks/results/form.json]
@@ -39,6 +38,7 @@ from playground.settings import Settings
 TRIES = 15
 SET, ROUNDS, FORM_TOKENS = Path(__file__).resolve().parent.parent / "examples" / "support_json.jsonl", 8, 100
 RANK = 8
+KINDS = (torch.float32, torch.bfloat16)
 
 
 def median_ms(work: Callable[[], Any]) -> float:
@@ -52,13 +52,13 @@ def median_ms(work: Callable[[], Any]) -> float:
 
 
 def step_split(
-    plain: Any, model: LlamaModel, adapters: list[Any], weights: list[torch.Tensor], rows: int
+    plain: Any, model: LlamaModel, packed: list[Any], weights: list[torch.Tensor], rows: int
 ) -> dict[str, Any]:
     """Milliseconds of a step at ``rows`` rows and of its parts."""
     from transformers import DynamicCache
 
     cache, adapters = model.new_cache(), model.new_adapter_slots()
-    slots = [None, *(adapters.acquire(adapter) for adapter in adapters)]
+    slots = [None, *(adapters.acquire(adapter) for adapter in packed)]
     inputs = {weight.shape[0]: torch.randn(rows, weight.shape[0]) for weight in weights}
     adapters.select([slots[row % 4] for row in range(rows)] if rows > 1 else [slots[1]])
     outputs = [torch.zeros(rows, sum(group.outputs)) for group in model.groups]
@@ -81,13 +81,13 @@ def step_split(
     }
 
 
-def measure(folder: Path) -> dict[str, Any]:
+def measure(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
     from playground.engine.llama_layout import pack
 
-    plain = load(folder).model
-    model = LlamaModel(load(folder).model)
+    plain = load(folder, dtype=dtype).model
+    model = LlamaModel(load(folder, dtype=dtype).model)
     weights = model.weights()
-    size = sum(weight.numel() * 4 for weight in weights)
+    size = sum(weight.nbytes for weight in weights)
     read = median_ms(lambda: [weight.sum() for weight in weights])
     found: dict[str, Any] = {
         "weights_mb": round(size / 1e6),
@@ -143,7 +143,10 @@ def main() -> None:
 
     def work() -> None:
         with torch.inference_mode():
-            found.update((form if options.form else measure)(folder))
+            if options.form:
+                found.update(form(folder))
+            else:
+                found.update({str(kind).removeprefix("torch."): measure(folder, kind) for kind in KINDS})
 
     thread = threading.Thread(target=work)
     thread.start()

@@ -11,6 +11,7 @@ from playground.chat.programs import CompletionService, ReplayService
 from playground.db import RunStore
 from playground.gpu.device import CpuDevice, Device, Wrap, find_device
 from playground.gpu.manager import DeviceManager, Lanes
+from playground.gpu.precision import Precision
 from playground.jobs import Jobs
 from playground.library.adapters import AdapterLibrary
 from playground.models.adapters import AdapterService, Residents
@@ -49,14 +50,16 @@ class Services:
         self.zero = ZeroRunner(zero, settings.zero_seconds) if zero is not None else None
         device = device or find_device()
         lanes = Lanes(settings.home) if isinstance(device, CpuDevice) and zero is None else None
-        load = partial(load_engine, lanes=lanes, precision=settings.precision)
+        kind = device.kind if zero is None else ""
+        precision = Precision(settings.precision, settings.home, kind)
+        load = partial(load_engine, lanes=lanes, precision=precision)
         library = AdapterLibrary(settings.adapters_dir, settings.shipped_adapters_dir)
         store = RunStore(settings.database)
         self.quota = quota = Quota(settings, store, library, VerdictFiles(settings.home / "verdicts").bytes_of)
         self.sessions = Sessions(settings.database)
         self.manager = manager = DeviceManager(device, settings.budget_bytes, keep_alive_s=KEEP_ALIVE_S, lanes=lanes)
         self.jobs = jobs = Jobs()
-        self.bases = bases = BaseService(settings, manager, load, jobs)
+        self.bases = bases = BaseService(settings, manager, load, jobs, precision)
         self.residents = residents = Residents(manager, bases, load)
         self.data = data = DataService(settings, bases.tokenizer, quota)
         self.adapters = adapters = AdapterService(settings, residents, library, quota, store)

@@ -77,9 +77,11 @@ def doctor(settings: Settings, options: Namespace) -> Outcome:
             raise
         missing.append({"what": str(error), "mend": "python -m playground doctor"})
     progress.end()
-    computing, here = _torch(settings.precision), services.manager.device
+    here, precision = services.manager.device, services.bases.precision
+    computing = _torch(precision.of(Path(base["path"])) if base else settings.precision)
     lines = [
         "Device: {}, computing in {dtype} with {threads} threads".format(here.name, **computing),
+        *([f"Precision: {precision.words}"] if precision.words else []),
         f"Memory: {here.free_bytes / 1e9:.1f} of {here.total_bytes / 1e9:.1f} GB free",
         f"Home: {settings.home}",
         f"Base: {base['id']} in {base['path']}, fingerprint {base['fingerprint']}" if base else "Base: not prepared",

@@ -167,6 +167,8 @@ class Engine:
         made = self.loaded, ends, self.worker, self.grammars
         self.backend: LlamaBackend | HfBackend = self.worker.run(lambda: backend(*made))
         self.decoder = self.backend.scheduler if isinstance(self.backend, LlamaBackend) else self.backend
+        if isinstance(self.backend, LlamaBackend):
+            self.loaded = replace(self.loaded, packed_bytes=self.backend.model.matmul.packed_bytes)
 
     def attach(self, adapter: AdapterFile) -> float:
         """Attach an adapter, replacing an older version of itself; rows in flight keep what they began with. Returns

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -133,6 +133,12 @@ class Layer:
     gate_up: Tensor
     down: Tensor
 
+    def vectors_to(self, dtype: torch.dtype) -> None:
+        """Norms and biases in this precision."""
+        for name in ("attention_norm", "qkv_bias", "q_norm", "k_norm", "out_bias", "mlp_norm"):
+            if (vector := getattr(self, name)) is not None:
+                setattr(self, name, vector.to(dtype))
+
 
 def layer_of(layer: Any, columns: bool) -> Layer:
     """One decoder layer of a loaded model. columns: keep each weight as [in, out] in memory, else as [out, in]."""
@@ -199,6 +205,8 @@ MARGIN = 1.1
 """What another layout or variant must be faster by: timings are short, and the machine has other work."""
 STEPS, LATE = 9, 1.5
 """When the median of so many steps takes so many times what was expected, the choice is made again."""
+PACKED_ROWS = 4
+"""Rows that a packed weight is laid out for; others are as fast."""
 RETRY_S = 60.0
 """But not sooner than this after the last time, and twice as long each time that it comes out the same."""
 
@@ -238,6 +246,7 @@ class MatmulLayouts:
         """weights: what a step multiplies by, each a view [in, out]. step: makes a decode step of so many rows with
         this object, for its time alone; None: nothing is measured, every product is plain."""
         self._weights, self._step, self._clock, self._calls = weights, step, clock, calls
+        self.packed_bytes = 0
         self.chosen: dict[tuple[Kind, Size], Variant] = {}
         self._cost: dict[tuple[Kind, Size], float] = {}
         self._trial: dict[Kind, dict[Variant, list[float]]] | None = None
@@ -359,6 +368,52 @@ class MatmulLayouts:
     def _run(self, variant: Variant, x: Tensor, weight: Tensor) -> Tensor:
         name, copies = variant
         return self._calls[name](x.repeat(copies, 1) if copies > 1 else x, weight)[: x.shape[0]]
+
+
+class HalfProducts:
+    """In place of ``MatmulLayouts`` for half precision on a processor: fp32 in and out, weights in half. Those in bf16
+    are kept in oneDNN's own blocked layout beside the plain one, from which it would be made again for every product:
+    half of a decode step's time. The sums are the same; a torch without it multiplies plainly."""
+
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        """weights: views [in, out] of memory that lies by rows, which stays where it is."""
+        self._packed: dict[int, Tensor] = {}
+        with suppress(AttributeError, NotImplementedError, RuntimeError, TypeError):
+            if weights[0].dtype == torch.bfloat16 and _packed_is_right():
+                for weight in weights:
+                    self._packed[weight.data_ptr()] = _packed(weight.t())
+        self.packed_bytes = sum(weight.nbytes for weight in weights) if self._packed else 0
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+        """``residual + x @ weight + bias``: x [rows, in], weight [in, out] -> [rows, out], contiguous and new."""
+        packed = self._packed.get(weight.data_ptr())
+        y = product(x, weight) if packed is None else _times_packed(x.to(weight.dtype), packed).to(x.dtype)
+        if bias is not None:
+            y.add_(bias)
+        return y if residual is None else y.add_(residual)
+
+    def watched(self, rows: int) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """x [rows, in] times any [in, out], in the weight's precision; in x's own -> [rows, out]."""
+    return torch.mm(x.to(weight.dtype), weight).to(x.dtype)
+
+
+def _packed(weight: Tensor) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_ROWS)
+    return packed
+
+
+def _times_packed(x: Tensor, packed: Tensor) -> Tensor:
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+    return y
+
+
+def _packed_is_right() -> bool:
+    eye = torch.eye(32, dtype=torch.bfloat16)
+    return bool((_times_packed(eye, _packed(eye)) == eye).all())
 
 
 def kind_of(weight: Tensor) -> Kind:

@@ -19,11 +19,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from playground.engine.llama_layout import DOWN, GATE_UP, OUT, QKV, Layer, MatmulLayouts, groups_of, joined, layer_of
+from playground.engine.llama_layout import (
+    DOWN,
+    GATE_UP,
+    OUT,
+    QKV,
+    HalfProducts,
+    Layer,
+    MatmulLayouts,
+    groups_of,
+    joined,
+    layer_of,
+    product,
+)
 from playground.engine.llama_memory import AdapterSlots, CarriedBy, KVCache
 from playground.library.bases import BODY_ONLY
 
 ROPES = ("default", "linear", "llama3")
+LIKELIEST = 32
+"""Logits of a token that are computed in fp32 where the others are in half precision."""
 SMALL = 100_000
 """Models whose layers have fewer numbers are not worth measuring for."""
 
@@ -58,7 +72,9 @@ class LlamaModel:
     """Prefill and decode for sequences of a KV cache. Not for several threads at once.
 
     Weights are kept as views [in, out]. On a CPU in fp32 they are moved to whichever layout is read faster there; the
-    model's own parameters become views of the same memory, so nothing is held twice and no value changes."""
+    model's own parameters become views of the same memory, so nothing is held twice and no value changes. There, half
+    precision is for the weights, what is multiplied by them, and the KV cache; adapters and all other sums are fp32.
+    dtype: of those; stored: of weights and KV cache."""
 
     def __init__(self, model: Any) -> None:
         config, body = model.config, model.model
@@ -66,24 +82,32 @@ class LlamaModel:
         self.kv_heads = config.num_key_value_heads
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
         self.hidden, self.eps = config.hidden_size, config.rms_norm_eps
-        self.dtype, self.device = model.lm_head.weight.dtype, model.lm_head.weight.device
+        self.stored, self.device = model.lm_head.weight.dtype, model.lm_head.weight.device
+        here = self.device.type == "cpu"
+        self.dtype = torch.float32 if here else self.stored
         large = 2 * config.intermediate_size * config.hidden_size >= SMALL
-        measured = large and self.device.type == "cpu" and self.dtype == torch.float32
+        measured = large and here and self.stored == torch.float32
         for parameter in model.parameters():
             if parameter.dim() == 1:  # nothing keeps the file mapped once the weights below are copied out of it
                 parameter.data = parameter.data.clone()
         self.layers = [layer_of(layer, columns=False) for layer in body.layers]
+        for one in self.layers:
+            one.vectors_to(self.dtype)
         self.head = joined([model.lm_head], columns=False)
         self.embedding = body.embed_tokens.weight
-        self.norm = body.norm.weight.data
+        self.norm = body.norm.weight.data.to(self.dtype)
         self._rotary = body.rotary_emb
         self.cos = self.sin = torch.empty(0)
         self.version = 0  # changes when the rotary tables move in memory
         widths = (self.heads * self.head_dim, self.kv_heads * self.head_dim)
         self.groups = groups_of(len(self.layers), self.hidden, widths, self.layers[0].down.shape[0])
-        self.matmul = MatmulLayouts(self.weights, self._decode_for_timing if measured else None)
+        self.matmul: MatmulLayouts | HalfProducts
+        if self.stored != self.dtype:
+            self.matmul = HalfProducts(self.weights())
+            return
+        self.matmul = layouts = MatmulLayouts(self.weights, self._decode_for_timing if measured else None)
         if measured and len(self.layers) > 1:
-            self._choose_layout(body.layers, model.lm_head)
+            self._choose_layout(layouts, body.layers, model.lm_head)
 
     def close(self) -> None:
         """Drop the weights, whoever still holds this object; it computes nothing after that."""
@@ -95,12 +119,12 @@ class LlamaModel:
         """What a decode step multiplies by, [in, out] each, in its order."""
         return [w for layer in self.layers for w in (layer.qkv, layer.out, layer.gate_up, layer.down)] + [self.head]
 
-    def _choose_layout(self, layers: Sequence[Any], head: Any) -> None:
+    def _choose_layout(self, layouts: MatmulLayouts, layers: Sequence[Any], head: Any) -> None:
         """Lay every fourth layer by columns, time decode steps, and take the faster layout for all."""
         tried = range(1, len(layers), 4)
         for number in tried:
             self.layers[number] = layer_of(layers[number], columns=True)
-        columns = self.matmul.by_columns()
+        columns = layouts.by_columns()
         for number, layer in enumerate(layers):
             if (number in tried) != columns:
                 self.layers[number] = layer_of(layer, columns)
@@ -109,7 +133,7 @@ class LlamaModel:
 
     @torch.inference_mode()
     def _decode_for_timing(self, rows: int) -> None:
-        cache, adapters = KVCache(1, self.kv_heads, self.head_dim, self.dtype, self.device), self.new_adapter_slots()
+        cache, adapters = KVCache(1, self.kv_heads, self.head_dim, self.stored, self.device), self.new_adapter_slots()
         cache.ensure(rows, 1)
         cache.share(len(self.layers))
         self.extend_rotary(1)
@@ -119,7 +143,7 @@ class LlamaModel:
         self.decode_tensors(inputs, 1, cache, adapters, even=True)
 
     def new_cache(self) -> KVCache:
-        return KVCache(len(self.layers), self.kv_heads, self.head_dim, self.dtype, self.device)
+        return KVCache(len(self.layers), self.kv_heads, self.head_dim, self.stored, self.device)
 
     def new_adapter_slots(self) -> AdapterSlots:
         return AdapterSlots(self.groups, self.dtype, self.device)
@@ -166,11 +190,18 @@ class LlamaModel:
         inputs [3, rows]: ids, positions, and where keys and values go, as ``KVCache.write`` numbers places; length:
         past the furthest position, at most the cache's; even: all rows have that length, so nothing is masked."""
         step = _Decode(self, inputs, length, cache, adapters, even)
-        return self.logits(step.run(functional.embedding(inputs[0], self.embedding)))
+        return self.logits(step.run(functional.embedding(inputs[0], self.embedding).to(self.dtype)))
 
     def logits(self, x: Tensor) -> Tensor:
         """[tokens, hidden] of ``hidden_states`` -> [tokens, vocabulary]."""
-        return self.matmul(functional.rms_norm(x, (x.shape[-1],), self.norm, self.eps), self.head)
+        normed = functional.rms_norm(x, (x.shape[-1],), self.norm, self.eps)
+        logits = self.matmul(normed, self.head)
+        if self.stored == self.dtype:
+            return logits
+        # rounded to 8 bits, the likeliest would often be equal
+        likeliest = logits.topk(min(LIKELIEST, logits.shape[1])).indices
+        exact = torch.bmm(self.head.t()[likeliest].float(), normed[:, :, None])[:, :, 0]
+        return logits.scatter_(1, likeliest, exact)
 
     def extend_rotary(self, length: int) -> None:
         """Make the table of cos and signed sin [positions, all heads of q and k together] reach to ``length``."""
@@ -228,8 +259,8 @@ class _Forward:
         # rotary position embedding (Su et al. 2021), halves layout; sin carries the sign of the first half
         halves = turned.roll(model.head_dim // 2, -1).view(-1, wide + narrow)
         y[:, : wide + narrow].mul_(self.cos).addcmul_(halves, self.sin)
-        self.cache.write(number, self.places, y[:, wide:])
-        return turned[:, : model.heads]
+        self.cache.write(number, self.places, y[:, wide:].to(model.stored))
+        return turned[:, : model.heads].to(model.stored)
 
     def linear(
         self, group: int, x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None
@@ -250,7 +281,7 @@ class _Forward:
         for rows, s in scales if len(parts) > 1 else ():
             for vector, (first, last) in zip(s.inner, parts, strict=True):
                 if vector is not None:  # layers that scale a shared input differently: theirs again
-                    y[rows, first:last] = torch.mm(x[rows] * vector, weight[:, first:last])
+                    y[rows, first:last] = product(x[rows] * vector, weight[:, first:last])
                     if bias is not None:
                         y[rows, first:last] += bias[first:last]
         self.add_low_rank(group, x, y)
@@ -285,7 +316,7 @@ class _Prefill(_Forward):
             self.adapters.add_slot(group, segment.slot, x[own], y[own])
 
     def attention(self, number: int, q: Tensor) -> Tensor:
-        mixed = torch.empty_like(q)
+        mixed = q.new_empty(q.shape, dtype=self.model.dtype)
         for own, segment in self.segments:
             total, mask = segment.start + len(segment.ids), None
             if segment.start:
@@ -312,7 +343,7 @@ class _Decode(_Forward):
         self.adapters, self.mask = adapters, None
         if not even:
             seen = torch.arange(length, device=model.device)[None] <= positions[:, None]
-            mask = _additive(seen, model.dtype)[:, None, None]
+            mask = _additive(seen, model.stored)[:, None, None]
             self.mask = mask.expand(self.count, 1, self.group_size, length)
 
     def add_low_rank(self, group: int, x: Tensor, y: Tensor) -> None:
@@ -324,7 +355,7 @@ class _Decode(_Forward):
         mixed = functional.scaled_dot_product_attention(
             query, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=self.mask
         )
-        return mixed.reshape(self.count, -1)
+        return mixed.reshape(self.count, -1).to(self.model.dtype)
 
 
 def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:

@@ -228,22 +228,24 @@ def fitted(name: str, found: Mapping[str, FileModule], modules: Mapping[str, nn.
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in memory. ``weights``: its parameters by name, as they were before anything was hooked onto it."""
+    """A model in memory. weights: its parameters by name, as they were before anything was hooked onto it.
+    packed_bytes: of what stands beside them in another layout."""
 
     model: Any
     tokenizer: Any
     device: torch.device
     dtype: torch.dtype
     weights: dict[str, torch.nn.Parameter]
+    packed_bytes: int = 0
 
     @cached_property
     def bytes(self) -> int:
-        return sum(weight.nbytes for weight in self.weights.values())
+        return sum(weight.nbytes for weight in self.weights.values()) + self.packed_bytes
 
 
 def pick_device(precision: str = "auto") -> tuple[torch.device, torch.dtype]:
-    """A GPU in bf16 where it computes in it, else in fp16; the CPU in fp32 (bf16 there can be a hundred times
-    slower). precision: a key of PRECISIONS where a person chose one."""
+    """A GPU in bf16 where it computes in it, else in fp16; the CPU in fp32, unless ``gpu.precision`` has measured that
+    bf16 is faster. precision: a key of PRECISIONS where one is chosen."""
     kind = accelerator()
     half = torch.bfloat16 if kind == "xpu" or (kind == "cuda" and computes_bf16()) else torch.float16
     suited = torch.float32 if kind == "cpu" else half

@@ -190,7 +190,7 @@ class Residents:
 
     def _size(self, card: AdapterCard) -> int:
         """Bytes of a whole model in memory, before it is there."""
-        return int(loaded_bytes(card.path, card.bytes, self._manager.device, self.bases.precision) * LOADED_FACTOR)
+        return int(loaded_bytes(card.path, card.bytes, self.bases.precision) * LOADED_FACTOR)
 
     def _account(self, card: AdapterCard) -> None:
         if (engine := self._whole.get(card.id)) is not None:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from playground.errors import BaseUnavailableError, InputError, NotFoundError, PlaygroundError
-from playground.gpu.device import GPUS, CudaDevice, Device
+from playground.gpu.device import CudaDevice
 from playground.gpu.manager import DeviceManager, Lanes, retried, use_share
+from playground.gpu.precision import Precision
 from playground.jobs import Job, Jobs
 from playground.library import bases
 from playground.library.adapters import AdapterCard
@@ -68,14 +69,18 @@ class Fingerprint(NamedTuple):
 
 
 def load_engine(
-    folder: Path, adapters_limit_bytes: int | None = None, *, lanes: Lanes | None = None, precision: str = "auto"
+    folder: Path,
+    adapters_limit_bytes: int | None = None,
+    *,
+    lanes: Lanes | None = None,
+    precision: Precision | None = None,
 ) -> Engine:
-    """precision: as in ``Settings``. lanes: shares the processor's cores out, None = they are all its own."""
+    """precision: None = what suits the device. lanes: shares the processor's cores out, None = they are all its own."""
     from playground.engine.engine import Engine
     from playground.engine.load import pick_device
 
     before: Callable[[], None] = partial(use_share, lanes, "chat") if lanes is not None else lambda: None
-    dtype = pick_device(precision)[1]
+    dtype = pick_device(precision.of(folder) if precision is not None else "auto")[1]
     return Engine(folder, adapters_limit_bytes=adapters_limit_bytes, before=before, dtype=dtype)
 
 
@@ -85,17 +90,15 @@ def own_weights(shapes: BaseShapes) -> dict[str, tuple[int, ...]]:
     return {name: shape for name, shape in shapes.shapes.items() if not (tied and name == "lm_head.weight")}
 
 
-def loaded_bytes(folder: Path, file_bytes: int, device: Device, precision: str = "auto") -> int:
-    """Bytes of a model's weights in memory, from its files' headers: a processor computes in fp32 and a GPU in half
-    precision, unless ``precision`` says so. file_bytes: of the files; what cannot be read, or is packed, is taken to
-    stay as large."""
+def loaded_bytes(folder: Path, file_bytes: int, precision: Precision) -> int:
+    """Bytes of a model's weights in memory, from its files' headers. file_bytes: of the files; what cannot be read, or
+    is packed, is taken to stay as large."""
     try:
         shapes = BaseShapes.from_folder(folder)
     except PlaygroundError:
         return file_bytes
     packed = file_bytes if shapes.config.get("quantization_config") else 0
-    whole = precision == "fp32" or (precision == "auto" and not isinstance(device, GPUS))
-    return weights_in(own_weights(shapes)) * (4 if whole else 2) + packed
+    return weights_in(own_weights(shapes)) * precision.weight_bytes(folder) + packed
 
 
 def kv_bytes_per_token(folder: Path, weight_bytes: int) -> int:
@@ -114,8 +117,15 @@ class BaseService:
     room for one base may mean unloading another, or waiting for a reply on it. ``_unload`` takes only ``_lock``."""
 
     def __init__(
-        self, settings: Settings, manager: DeviceManager, load: Load = load_engine, jobs: Jobs | None = None
+        self,
+        settings: Settings,
+        manager: DeviceManager,
+        load: Load | None = None,
+        jobs: Jobs | None = None,
+        precision: Precision | None = None,
     ) -> None:
+        self.precision = precision or Precision(settings.precision, settings.home, manager.device.kind)
+        load = load or partial(load_engine, precision=self.precision)
         self._settings, self._manager, self._load_engine, self._jobs = settings, manager, load, jobs or Jobs()
         self._lock, self._loading = threading.RLock(), threading.Lock()
         self._proven = False  # whether ``spec`` has been in memory, so that it can be loaded again
@@ -150,7 +160,7 @@ class BaseService:
         return self.spec, int(held * LOADED_FACTOR)
 
     def _weight_bytes(self, base: Base) -> int:
-        return loaded_bytes(base.path, base.bytes, self._manager.device, self._settings.precision)
+        return loaded_bytes(base.path, base.bytes, self.precision)
 
     def account(self) -> None:
         """Report to the device what the base takes now, with its attached adapters and its KV cache."""
@@ -158,11 +168,6 @@ class BaseService:
             name, held = self.resident()
             held += engine.adapter_bytes + engine.cache_bytes
             self._manager.set_resident(name, held, partial(self._unload, engine))
-
-    @property
-    def precision(self) -> str:
-        """As in ``Settings``."""
-        return self._settings.precision
 
     def _unload(self, engine: Engine) -> None:
         """Free the memory; the next question loads the base again. Another one that was loaded meanwhile stays."""

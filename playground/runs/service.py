@@ -274,6 +274,7 @@ class DeviceService:
         return {
             "device": manager.device.name,
             "precision": self._precision(),
+            "precision_measured": self._bases.precision.words,
             "budget_bytes": manager.budget_bytes,
             "used_bytes": manager.used_bytes,
             "parts": [

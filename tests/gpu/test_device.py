@@ -3,6 +3,7 @@ out between chat and a run: who computes is seen by every process of a home, and
 
 import ctypes
 import importlib.util
+import json
 import os
 import platform
 import subprocess
@@ -16,6 +17,7 @@ import torch  # before anything is replaced
 from playground.engine.load import pick_device
 from playground.gpu.device import CpuDevice, NvidiaDevice, find_device, usable_cores
 from playground.gpu.manager import LINGER_S, LOOK_S, Lanes
+from playground.gpu.precision import FILE, Precision, measure, processor
 from playground.settings import PROJECT_ROOT
 from playground.training.model import precision
 from tests.refused import refused
@@ -114,6 +116,52 @@ def test_engine_worker_and_session_manager_have_one_answer_for_every_maker_s_car
     assert pick_device()[0].type == kind
     assert (pick_device()[1] == torch.float32) == (kind == "cpu")
     assert precision().compute == (torch.bfloat16 if kind in ("cuda", "xpu") else torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("gain", "chosen"),
+    [
+        ((2.5, 2.2), ("bf16", "bf16")),
+        ((1.2, 2.2), ("fp32", "bf16")),
+        ((2.5, 0.2), ("fp32", "fp32")),  # prompts are read in products like those of training
+        ((2.5, 1.1), ("bf16", "fp32")),
+    ],
+)
+def test_a_processor_computes_in_what_was_measured_on_it_and_replies_and_training_are_judged_apart(
+    tmp_path, gain, chosen
+):
+    (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 576, "intermediate_size": 1536}))
+    kept = {processor(): dict(zip(("chat", "train"), gain, strict=True)), "another": {"chat": 9, "train": 9}}
+    (tmp_path / FILE).write_text(json.dumps(kept))
+    auto = Precision("auto", tmp_path)
+    assert (auto.of(tmp_path), auto.of(tmp_path, "train")) == chosen
+    assert auto.weight_bytes(tmp_path) == 4  # in bf16 in two layouts
+    assert auto.weight_bytes(tmp_path, "train") == (2 if chosen[1] == "bf16" else 4)
+    assert f"{gain[0]} times" in auto.words
+    for setting in ("fp32", "bf16", "fp16"):
+        said = Precision(setting, tmp_path)
+        train = "fp32" if setting == "fp16" else setting
+        assert (said.of(tmp_path), said.of(tmp_path, "train"), said.words) == (setting, train, "")
+    assert Precision("auto", tmp_path, "cuda").of(tmp_path) == "auto"
+    for config in ({"hidden_size": 64, "intermediate_size": 128}, {"n_embd": 768, "quantization_config": {"a": 1}}, []):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert (auto.of(tmp_path), auto.weight_bytes(tmp_path)) == ("fp32", 4)
+
+
+@pytest.mark.parametrize("before", [None, "{", "[]", json.dumps({processor(): {"chat": "much"}})])
+def test_a_processor_is_measured_once_for_all_that_ask_in_a_home(tmp_path, before):
+    (tmp_path / "config.json").write_text(json.dumps({"n_embd": 128, "n_inner": 512}))
+    if before is not None:
+        (tmp_path / FILE).write_text(before)
+    first = Precision("auto", tmp_path)
+    assert first.words == ""
+    chosen = first.of(tmp_path), first.of(tmp_path, "train")
+    kept = (tmp_path / FILE).read_text()
+    again = Precision("auto", tmp_path)
+    assert (again.of(tmp_path), again.of(tmp_path, "train")) == chosen
+    assert (tmp_path / FILE).read_text() == kept
+    assert again.words
+    assert min(measure((64, 128))) > 0
 
 
 WITHOUT_POSIX = """

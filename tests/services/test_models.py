@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from playground.errors import BaseUnavailableError, CancelledError, NotFoundError
 from playground.gpu.device import CpuDevice, CudaDevice
 from playground.gpu.manager import DeviceManager
+from playground.gpu.precision import Precision
 from playground.jobs import Jobs
 from playground.library import bases
 from playground.library.bases import kind_of, resolve
@@ -479,12 +480,13 @@ def test_a_base_counts_by_what_it_takes_in_memory_not_on_disk(settings, manager,
 
 
 def test_packed_weights_and_what_cannot_be_read_count_by_their_files(real_base, tiny_base, tmp_path):
-    assert loaded_bytes(real_base.path, real_base.bytes, CpuDevice()) == pytest.approx(real_base.bytes, rel=0.01)
-    assert loaded_bytes(tmp_path, 123, CpuDevice()) == 123
-    assert 2 * loaded_bytes(tiny_base, 1000, CpuDevice(), "bf16") == loaded_bytes(tiny_base, 1000, CpuDevice(), "fp32")
+    whole, half = Precision("fp32"), Precision("fp16")
+    assert loaded_bytes(real_base.path, real_base.bytes, whole) == pytest.approx(real_base.bytes, rel=0.01)
+    assert loaded_bytes(tmp_path, 123, whole) == 123
+    assert 2 * loaded_bytes(tiny_base, 1000, half) == loaded_bytes(tiny_base, 1000, whole)
     config = json.loads((tiny_base / "config.json").read_text()) | {"quantization_config": {"load_in_4bit": True}}
     packed = Path(copied(tiny_base, tmp_path / "packed", json.dumps(config)))
-    assert loaded_bytes(packed, 1000, CpuDevice()) == loaded_bytes(tiny_base, 1000, CpuDevice()) + 1000
+    assert loaded_bytes(packed, 1000, Precision()) == loaded_bytes(tiny_base, 1000, whole) + 1000
 
 
 class FakeEngine:
@@ -524,7 +526,7 @@ def test_memory_that_runs_out_makes_another_whole_model_leave(settings, manager,
 def test_a_whole_model_counts_by_what_it_takes_in_memory(settings, manager, tiny_base):
     residents = Residents(manager, BaseService(settings, manager), lambda folder, limit: FakeEngine())
     whole = whole_card("whole", path=tiny_base)
-    assert residents.wanted([whole]) == (("full whole", int(loaded_bytes(tiny_base, 7, CpuDevice()) * LOADED_FACTOR)),)
+    assert residents.wanted([whole]) == (("full whole", int(loaded_bytes(tiny_base, 7, Precision()) * LOADED_FACTOR)),)
     engine = residents.ready(whole)[0]
     assert [one.bytes for one in manager.residents()] == [1150]
     engine.cache_bytes = 50
