@@ -1,5 +1,4 @@
-"""What every test may use: a home folder of its own, and a tiny random model that carries the first tokens of the
-default base's tokenizer."""
+"""What every test may use: a home of its own, and a tiny random model with the default base's first tokens."""
 
 import gc
 import json
@@ -64,8 +63,7 @@ def real_base(real_home):
 
 @pytest.fixture(scope="session")
 def tiny_base(real_base, tmp_path_factory):
-    """A random two-layer Llama, 64 wide, with the first of the real tokenizer's 49,152 tokens: the others would make up
-    nearly all of its work."""
+    """A random two-layer Llama, 64 wide, with the first of the real tokenizer's 49,152 tokens."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 

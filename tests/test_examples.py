@@ -32,11 +32,9 @@ def by_id(set_id):
 
 def test_sets_json_names_three_complete_sets():
     assert [s["id"] for s in SETS] == ["hospital_reports", "support_json", "brand_voice"]
-    wanted = {
-        *("id", "title", "description", "file", "heldout", "prompt", "ask", "check", "right", "adapter", "documents")
-    }
+    wanted = "id title description file heldout prompt ask check right adapter documents"
     assert all((EXAMPLES / s["documents"]).read_text(encoding="utf-8").strip() for s in SETS)
-    assert all(set(s) == wanted and all(s.values()) and s["adapter"] == s["id"] for s in SETS)
+    assert all(set(s) == set(wanted.split()) and all(s.values()) and s["adapter"] == s["id"] for s in SETS)
 
 
 @each_set
@@ -68,9 +66,8 @@ def test_sizes_fields_and_the_set_s_own_check(info):
 
 @each_set
 def test_no_prompt_twice_and_none_leaks(info):
-    train, heldout = (
-        [re.sub(r"\W+", " ", row["prompt"].lower()) for row in rows(info[part])] for part in ("file", "heldout")
-    )
+    files = (rows(info[part]) for part in ("file", "heldout"))
+    train, heldout = ([re.sub(r"\W+", " ", row["prompt"].lower()) for row in file] for file in files)
     assert len({*train, *heldout}) == len(train) + len(heldout)
     assert re.sub(r"\W+", " ", info["ask"].lower()) not in {*train, *heldout}
 
@@ -101,14 +98,11 @@ def test_the_system_prompt_tells_the_format_in_full(info):
     assert [part for part in parts if part not in prompt] == []
 
 
-def test_heldout_patients_have_vitals_of_their_own():
+def test_reports_keep_the_format_copy_vitals_and_impression_and_held_out_patients_have_their_own():
     def vitals(name):
         return {row["completion"].split("/min")[0] for row in rows(name)}
 
     assert not vitals("hospital_reports.jsonl") & vitals("hospital_reports_heldout.jsonl")
-
-
-def test_reports_keep_the_format_copy_vitals_and_impression_and_fit_their_patients():
     form = re.compile(
         r"Vitals: BP (\d+)/(\d+) mmHg, pulse (\d+)/min, (?:afebrile|febrile (\d\d\.\d) °C)\n"
         r"Diagnosis: Suspected ([^;\n]+)\n"
@@ -167,6 +161,5 @@ def test_it_is_known_which_rows_a_shipped_adapter_learned_from(info):
     known = set(run["row_hashes"])
     rows = check_file(EXAMPLES / f"{name}.jsonl").examples
     held_out = check_file(EXAMPLES / f"{name}_heldout.jsonl").examples
-    assert len(known) == run["rows_used"]
-    assert sum(row_hash(row) in known for row in rows) == run["rows_used"]
+    assert (len(known), sum(row_hash(row) in known for row in rows)) == (run["rows_used"], run["rows_used"])
     assert not any(row_hash(row) in known for row in held_out)

@@ -8,6 +8,8 @@ from playground.errors import CancelledError, InputError, RunFailedError
 from playground.jobs import Jobs, sentence
 from tests.refused import refused
 
+threads = pytest.fixture(lambda: Threads())
+
 
 class Threads:
     """What was to run in another thread, until ``run``."""
@@ -26,21 +28,13 @@ class Threads:
         return ran
 
 
-@pytest.fixture
-def threads():
-    return Threads()
-
-
-def test_a_job_is_live_until_its_work_has_ended(threads):
+def test_a_job_is_live_until_its_work_has_ended_and_its_key_is_taken_by_then(threads):
     seen = []
     job = threads.jobs.start("a", lambda job: seen.append(job.live), "The work")
     assert (job.live, threads.jobs.get("a"), threads.jobs.count("a"), job.wait(0)) == (True, job, 1, False)
     assert threads.run() == ["a"]
     assert (job.live, threads.jobs.get("a"), seen, job.error, job.failed) == (False, None, [True], "", False)
     assert (job.wait(0), threads.jobs.wait("a", 0)) == (True, True)
-
-
-def test_a_key_is_taken_while_its_job_lives(threads):
     first = threads.jobs.start("a", lambda job: None, "The work")
     assert threads.jobs.start("a", lambda job: None, "The work") is first
     refused("runs already", threads.jobs.start, "a", lambda job: None, "The work", busy="It runs already.")
@@ -52,7 +46,7 @@ def test_a_key_is_taken_while_its_job_lives(threads):
     assert not job.live
 
 
-def test_jobs_of_one_turn_run_one_after_another(threads):
+def test_jobs_of_one_turn_run_one_after_another_and_who_is_stopped_before_cleans_up_at_once(threads):
     order = []
     for key in ("a", "b", "c"):
         threads.jobs.start(key, lambda job: order.append(job.key), "The work", turn="ann")
@@ -60,9 +54,6 @@ def test_jobs_of_one_turn_run_one_after_another(threads):
     assert [name for name, _ in threads.waiting] == ["a", "d"], "who waits holds no thread"
     threads.run()
     assert [key for key in order if key != "d"] == ["a", "b", "c"]
-
-
-def test_one_that_is_stopped_before_its_turn_cleans_up_at_once(threads):
     ended = []
 
     def work(job):

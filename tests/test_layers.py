@@ -1,5 +1,4 @@
-"""Imports go down only. The order is that of docs/architecture.md; a module may import its own layer and those below
-it."""
+"""Imports go down only, in the order of docs/architecture.md: a module may import its own layer and those below it."""
 
 import ast
 from functools import cache
@@ -57,16 +56,9 @@ POSIX = {"resource", "fcntl", "grp", "posix", "pty", "pwd", "spwd", "syslog", "t
 
 
 def test_nothing_needs_posix_to_be_imported():
-    at_once = {
-        (path, name.name)
-        for path, tree in trees().items()
-        for node in tree.body
-        if isinstance(node, ast.Import)
-        for name in node.names
-    }
-    at_once |= {
-        (path, node.module) for path, tree in trees().items() for node in tree.body if isinstance(node, ast.ImportFrom)
-    }
+    nodes = [(path, node) for path, tree in trees().items() for node in tree.body]
+    at_once = [(path, name.name) for path, node in nodes if isinstance(node, ast.Import) for name in node.names]
+    at_once += [(path, node.module) for path, node in nodes if isinstance(node, ast.ImportFrom)]
     assert [one for one in at_once if one[1] in POSIX] == []
 
 
@@ -78,9 +70,8 @@ def test_imports_go_down_only():
 
 
 def test_light_layers_stay_light():
-    heavy = {
-        path: {name.split(".")[0] for name in imports(path)} & HEAVY.get(layer_of(path), set()) for path in trees()
-    }
+    named = {path: {name.split(".")[0] for name in imports(path)} for path in trees()}
+    heavy = {path: names & HEAVY.get(layer_of(path), set()) for path, names in named.items()}
     assert {path: names for path, names in heavy.items() if names} == {}
 
 

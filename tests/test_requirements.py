@@ -1,5 +1,4 @@
-"""No version that may be installed, and none that is, has a known hole. The list is kept beside this file; it says how
-to refresh it."""
+"""No version that may be installed has a known hole; the list beside this file says how to refresh it."""
 
 import re
 import tomllib

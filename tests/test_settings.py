@@ -14,19 +14,15 @@ def test_defaults_and_what_the_environment_sets():
     assert (read.home, read.budget_bytes, read.shared, read.base) == (Path("/x"), 2_500_000_000, True, "a/b")
     assert read.upload_limit_bytes == 20 * 2**20
     assert Settings.from_env({"SPACE_ID": "a/b"}).shared
-    kept = Settings.from_env(
-        {"PLAYGROUND_API_TOKEN": "secret", "PLAYGROUND_LOGIN": "demo:secret:12", "PLAYGROUND_LOG": "json"}
-    )
+    env = {"PLAYGROUND_API_TOKEN": "secret", "PLAYGROUND_LOGIN": "demo:secret:12", "PLAYGROUND_LOG": "json"}
+    kept = Settings.from_env(env)
     assert (kept.login, kept.log_json, "secret" in repr(kept)) == (("demo", "secret:12"), True, False)
 
 
-def test_readmes_table_names_every_variable_that_is_read():
+def test_readmes_table_names_every_variable_and_its_front_matter_is_a_valid_space_with_the_tested_gradio():
     source = (PROJECT_ROOT / "playground" / "settings.py").read_text()
     read = {*re.findall(r'"(PLAYGROUND_[A-Z_]+)"', source), "GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT"}
     assert read <= set(re.findall(r"`((?:PLAYGROUND|GRADIO)_[A-Z_]+)`", README))
-
-
-def test_readmes_front_matter_is_a_valid_space_and_pins_the_tested_gradio():
     fields = dict(line.split(": ", 1) for line in README.split("---")[1].strip().splitlines())
     assert (fields["sdk"], (PROJECT_ROOT / fields["app_file"]).is_file()) == ("gradio", True)
     assert len(fields["short_description"]) <= 60
@@ -40,14 +36,9 @@ def test_limits_are_read_checked_and_in_readmes_table_and_a_wrong_value_is_told_
     assert [getattr(settings, name) for name in [*WHOLE, "upload_mb"]] == list(range(2, 2 + len(WHOLE) + 1))
     assert (settings.session_disk_bytes, settings.keep_s) == (2 * 2**20, 5 * 3600)
     assert settings.upload_limit_bytes == (2 + len(WHOLE)) * 2**20
-    for variable, wrong in (
-        ("PLAYGROUND_BUDGET_GB", "lots"),
-        ("PLAYGROUND_SHARED", "yes"),
-        ("PLAYGROUND_PRECISION", "int8"),
-        ("PLAYGROUND_LOG", "yaml"),
-        ("PLAYGROUND_LOGIN", "demo:short"),
-    ):
-        refused(variable, Settings.from_env, {variable: wrong})
+    told = {"BUDGET_GB": "lots", "SHARED": "yes", "PRECISION": "int8", "LOG": "yaml", "LOGIN": "demo:short"}
+    for name, wrong in told.items():
+        refused(name, Settings.from_env, {f"PLAYGROUND_{name}": wrong})
     for variable in env:
         for wrong in ("0", "-1", "many", "1.5"):
             refused(variable, Settings.from_env, {variable: wrong})

@@ -18,6 +18,8 @@ __all__ = ["make_lora"]
 
 WIDTH, INNER, LAYERS = 8, 12, 2
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8, "U8": 1, "I64": 8}
+own = pytest.fixture(lambda tmp_path: tmp_path / "home" / "adapters")
+library = pytest.fixture(lambda tmp_path, own, now: AdapterLibrary(own, tmp_path / "shipped", lambda: now[0]))
 
 
 def cases(name):
@@ -100,16 +102,6 @@ def adapter(folder, config=None, tensors=None, run=None, dtype="F32"):
 def now():
     """[seconds]: the library's clock."""
     return [5000.0]
-
-
-@pytest.fixture
-def own(tmp_path):
-    return tmp_path / "home" / "adapters"
-
-
-@pytest.fixture
-def library(tmp_path, own, now):
-    return AdapterLibrary(own, tmp_path / "shipped", lambda: now[0])
 
 
 def a_run(**changes):

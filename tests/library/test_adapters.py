@@ -33,14 +33,11 @@ IDS |= {"../../etc/passwd": "etc_passwd", "रिपोर्ट": "adapter", ""
 IDS |= {"base": "base-2", ".staging": "staging"}
 
 
-def test_ids_are_made_from_names(library):
+def test_ids_are_made_from_names_and_unique_among_own_shipped_and_reserved(library, tmp_path, now):
     for name, id in IDS.items():
         assert library.reserve_id(name) == id
         assert ID.fullmatch(id)
         library.release_id(id)
-
-
-def test_ids_are_unique_among_own_shipped_and_reserved_until_a_reservation_runs_out(library, tmp_path, now):
     adapter(tmp_path / "shipped" / "reports")
     put(library, "reports")
     assert [library.reserve_id(name) for name in ("Reports", "reports")] == ["reports-3", "reports-4"]
@@ -157,15 +154,6 @@ def test_where_the_app_is_shared_each_sees_the_shipped_and_their_own(library, tm
     assert library.get("yours").name == "yours"
 
 
-def test_rename_changes_the_name_only(library):
-    before = put(library)
-    after = library.rename("hospital_reports", "  Ward 7\n reports ")
-    assert (after.id, after.name, after.sha256) == (before.id, "Ward 7 reports", before.sha256)
-    assert library.get("hospital_reports") == after
-    for name in ("", " \n ", "x" * 101):
-        refused("1 to 100", library.rename, "hospital_reports", name, error=InputError)
-
-
 def test_remove_also_where_the_own_root_is_reached_through_a_link(library, own, tmp_path):
     (tmp_path / "disk").mkdir()
     own.parent.symlink_to(tmp_path / "disk")
@@ -176,7 +164,13 @@ def test_remove_also_where_the_own_root_is_reached_through_a_link(library, own, 
     assert library.reserve_id("a") == "a"
 
 
-def test_shipped_adapters_stay_as_they_are_and_can_be_exported(library, tmp_path):
+def test_rename_changes_the_name_only_and_shipped_adapters_stay_as_they_are(library, tmp_path):
+    before = put(library)
+    after = library.rename("hospital_reports", "  Ward 7\n reports ")
+    assert (after.id, after.name, after.sha256) == (before.id, "Ward 7 reports", before.sha256)
+    assert library.get("hospital_reports") == after
+    for name in ("", " \n ", "x" * 101):
+        refused("1 to 100", library.rename, "hospital_reports", name, error=InputError)
     folder = adapter(tmp_path / "shipped" / "demo")
     before = names(folder)
     for act, *more in ((library.remove,), (library.rename, "x")):
@@ -262,8 +256,7 @@ def test_a_failing_import_leaves_nothing_behind(library, own, tmp_path, why, as_
     folder = adapter(tmp_path / "a", run=a_run())
     SPOILED[why](folder)
     refused(why, library.import_path, pack(folder, tmp_path / "a.zip") if as_zip else folder, base_shapes())
-    assert left(own) == []
-    assert library.reserve_id("Hospital reports") == "hospital_reports"
+    assert (left(own), library.reserve_id("Hospital reports")) == ([], "hospital_reports")
 
 
 def test_what_cannot_be_imported_at_all(library, own, tmp_path):
@@ -276,7 +269,7 @@ def test_what_cannot_be_imported_at_all(library, own, tmp_path):
     assert left(own) == []
 
 
-def test_export_and_import_again(library, tmp_path):
+def test_export_takes_an_empty_folder_and_refuses_any_other_and_is_imported_again(library, tmp_path, own):
     first = library.import_path(adapter(tmp_path / "a", run=a_run()), None, owner="ann")
     out = library.export(first.id, tmp_path / "new" / "out")
     assert (out, names(tmp_path / "new")) == (tmp_path / "new" / "out", {"out"})
@@ -290,9 +283,6 @@ def test_export_and_import_again(library, tmp_path):
     for source in (out, packed):
         again = library.import_path(source, base_shapes(), owner="bob")
         assert (again.sha256, again.name, again.created_s) == (first.sha256, first.name, first.created_s)
-
-
-def test_export_takes_an_empty_folder_and_refuses_any_other(library, own, tmp_path):
     card = library.import_path(adapter(tmp_path / "a"), None)
     (tmp_path / "out").mkdir()
     (tmp_path / "file").touch()

@@ -64,8 +64,7 @@ TAKEN = [
 @pytest.mark.parametrize(("prefix", "more", "left"), TAKEN)
 def test_known_files_at_the_top_or_in_one_folder_and_the_rest_is_named(tmp_path, prefix, more, left):
     packed = zipped(tmp_path / "a.zip", [*more, *((prefix + name, data) for name, data in SOUND)])
-    assert unpack(packed, tmp_path / "out") == left
-    assert {p.name for p in (tmp_path / "out").iterdir()} == NAMES
+    assert (unpack(packed, tmp_path / "out"), {p.name for p in (tmp_path / "out").iterdir()}) == (left, NAMES)
 
 
 LEADING_OUT = ["../evil.json", "a/../../evil.json", "/etc/evil.json", "C:/evil.json", "..\\evil.json", "a//b.json", "/"]

@@ -61,9 +61,8 @@ def loras(base, make_lora):
         folders = [make_lora(11, 4, base, use_rslora=first), make_lora(12, 8, base, use_rslora=second)]
         for folder, letters in zip(folders, ("ca", "ab"), strict=True):
             rows = [letter * 16 for letter in letters]
-            (folder / "run.json").write_text(
-                json.dumps({"schema": 1, "name": folder.name, "row_hashes": rows, "sketches": rows})
-            )
+            about = {"schema": 1, "name": folder.name, "row_hashes": rows, "sketches": rows}
+            (folder / "run.json").write_text(json.dumps(about))
         return [read_card(folder) for folder in folders]
 
     return make
@@ -89,8 +88,7 @@ def test_other_families_as_gguf(tiny_base, tmp_path, family):
 
 
 def changes(folder):
-    """What an adapter adds to each weight, as PEFT defines it: scale * B A, the scale of rsLoRA being alpha /
-    sqrt(rank)."""
+    """What an adapter adds to each weight: scale * B A; the scale of rsLoRA is alpha / sqrt(rank)."""
     from safetensors.torch import load_file
 
     there = load_file(folder / "adapter_model.safetensors")
@@ -101,9 +99,7 @@ def changes(folder):
 
 
 @pytest.mark.parametrize(("first", "second"), [(False, False), (True, True), (True, False), (False, True)])
-def test_a_linear_blend_is_the_weighted_sum_of_the_changes_whatever_their_ranks_and_scales(
-    base, loras, tmp_path, first, second
-):
+def test_a_linear_blend_is_the_weighted_sum_whatever_the_ranks_and_scales(base, loras, tmp_path, first, second):
     pair = loras(first, second)
     blend(pair, [0.7, -0.4], "linear", base, tmp_path, "Both", "local")
     found, one, other = changes(tmp_path), changes(pair[0].path), changes(pair[1].path)

@@ -1,5 +1,4 @@
-"""Adapters as other tools leave them: among other files, in caches and archives, with settings that only training or
-PEFT's auto classes read."""
+"""Adapters as other tools leave them: in caches and archives, with settings that only training or PEFT reads."""
 
 import json
 import os
@@ -119,8 +118,7 @@ def test_a_pattern_that_does_not_do_is_refused_in_words(library, take, pattern):
 def test_targets_say_how_deep_the_base_is_but_for_other_towers_and_layers_that_no_model_loads(take, targets, said):
     tower = {f"visual.blocks.{i}.attn.q_proj.weight": (WIDTH, WIDTH) for i in range(4)}
     base = BaseShapes({**base_tensors(layers=LAYERS + 1), **tower}, said)
-    assert base.layers == LAYERS
-    assert take(lora_config(target_modules=targets), base=base)[0].method == "lora"
+    assert (base.layers, take(lora_config(target_modules=targets), base=base)[0].method) == (LAYERS, "lora")
     refused(DEEPER, take, lora_config(target_modules=targets), base=BaseShapes(base.shapes))
 
 
@@ -224,9 +222,8 @@ def test_known_files_that_are_no_files_and_weights_without_end_are_refused_at_on
         os.mkfifo(folder / name)
         refused(f"{name} is no regular file", library.import_path, folder, base_shapes())
     many = {f"base_model.model.m{number}.lora_A.weight": (0,) for number in range(90_000)}
-    refused(
-        r"its header claims \d+ bytes", library.import_path, adapter(tmp_path / "many", tensors=many), base_shapes()
-    )
+    folder = adapter(tmp_path / "many", tensors=many)
+    refused(r"its header claims \d+ bytes", library.import_path, folder, base_shapes())
     norm = {f"base_model.model.model.norm.lora_{part}.weight": (4, 4) for part in "AB"}
     targets = lora_config(target_modules=["q_proj", "down_proj", "norm"])
     folder = adapter(tmp_path / "norm", targets, lora_tensors() | norm)

@@ -40,7 +40,15 @@ def test_pickles_and_programs_are_refused_by_name_and_all_faults_of_settings_are
     assert all(word in said for word in ("r is 1000", "pissa", "rewrites the weights of the base"))
 
 
-def test_links_executables_pipes_and_too_many_files_are_refused(tmp_path):
+def test_says_what_is_missing_and_links_executables_pipes_and_too_many_files_are_refused(tmp_path):
+    folder = adapter(tmp_path / "a")
+    (folder / "adapter_model.safetensors").unlink()
+    refuse(folder, r"adapter_model\.safetensors is missing; there is: adapter_config\.json")
+    adapter(tmp_path / "b" / "checkpoint-10")
+    refuse(tmp_path / "b", r"folder inside it .checkpoint-10")
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "config.json").write_text("{}")
+    refuse(tmp_path / "c", "whole model")
     folder = adapter(tmp_path / "a")
     link, tool, pipe = folder / "notes.txt", folder / "tool", folder / "pipe"
     link.symlink_to("/etc/passwd")
@@ -55,17 +63,6 @@ def test_links_executables_pipes_and_too_many_files_are_refused(tmp_path):
     for i in range(70):
         (folder / f"{i}.txt").touch()
     refuse(folder, "more than 64 files")
-
-
-def test_says_what_is_missing_and_what_there_is(tmp_path):
-    folder = adapter(tmp_path / "a")
-    (folder / "adapter_model.safetensors").unlink()
-    refuse(folder, r"adapter_model\.safetensors is missing; there is: adapter_config\.json")
-    adapter(tmp_path / "b" / "checkpoint-10")
-    refuse(tmp_path / "b", r"folder inside it .checkpoint-10")
-    (tmp_path / "c").mkdir()
-    (tmp_path / "c" / "config.json").write_text("{}")
-    refuse(tmp_path / "c", "whole model")
 
 
 @pytest.mark.parametrize("case", cases("configs"), ids=str)
