@@ -27,13 +27,11 @@ from playground.training import processes
 from playground.verdict.answers import Answering
 from playground.verdict.bench import PromptBench, PromptBook
 from playground.verdict.files import VerdictFiles
-from playground.verdict.judging import JudgingService
-from playground.verdict.labels import Labelling
+from playground.verdict.judging import JudgingService, Labelling, Voting
 from playground.verdict.losses import ForgettingService, ScoringService
 from playground.verdict.race import RaceService
 from playground.verdict.search import PromptSearch
 from playground.verdict.service import VerdictService
-from playground.verdict.votes import Voting
 from playground.workspace.examples import DataService
 from playground.workspace.visitors import Quota, Sessions
 

@@ -16,7 +16,7 @@ WITH_TAGS = {
     "data/render.py": "finds a model's empty thoughts",
     "data/tools.py": "the tags that models put around calls of tools",
     "data/turns.py": "where a system prompt describes tools",
-    "data/markup.py": "the marks of other chat templates, and the tags that models put around what they think",
+    "data/example.py": "the marks of other chat templates, and the tags that models put around what they think",
 }
 
 SECTION = "_TEMPLATES.select_template([f'{name}.html', 'section.html']).render(context, section=name)"

@@ -9,8 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from playground.data.example import Message
-from playground.data.markup import parted
+from playground.data.example import Message, parted
 from playground.data.render import encode, render_prompt, thinking
 from playground.engine.request import ROWS_MAX, Decoder, Direct, Row, RowState, Sampling
 from playground.errors import (

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from playground.chat.batching import Asked, Batches, Written, prompt_of
-from playground.data.example import Example, Message, question_of
-from playground.data.markup import TOOLS
+from playground.data.example import TOOLS, Example, Message, question_of
 from playground.data.render import encode, thinking, with_passages
 from playground.data.retrieval import Documents
 from playground.data.split import part

@@ -19,8 +19,8 @@ from playground.settings import Settings
 ERRORS = "error.log"  # in the home folder: where the last unexpected fault happened
 MODULES = {
     **dict.fromkeys(("check", "train", "runs", "race", "races"), "training"),
-    **{"compare": "compare", "replay": "compare", "verdict": "verdict"},
-    **dict.fromkeys(("bench", "search"), "bench"),
+    **dict.fromkeys(("compare", "replay"), "compare"),
+    **dict.fromkeys(("verdict", "bench", "search"), "verdict"),
 }
 """Each verb's own, ``device`` where none is named; imported when it is called: listing runs must not pay for torch."""
 

@@ -11,6 +11,8 @@ from typing import Any
 from playground.data.column_profile import first_won, own_part, spelling, truth
 from playground.data.columns import Shape
 from playground.data.example import (
+    TOOL,
+    TOOLS,
     BadRow,
     Checked,
     Example,
@@ -25,11 +27,15 @@ from playground.data.example import (
     RowWarning,
     Unused,
     answer_turn,
+    is_marked,
+    picture_in,
+    read_markup,
     texts_of,
+    uses_tools,
+    without_end,
 )
 from playground.data.files import MEBI, READING, Part, Paths, no_usable_rows, opened, plain_split, read_parts
 from playground.data.layouts import Usage, options_text, source_text
-from playground.data.markup import TOOL, TOOLS, is_marked, picture_in, read_markup, uses_tools, without_end
 from playground.data.records import (
     AS_FOUND,
     OnProgress,

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from playground.data.markup import style_of
+from playground.data.example import style_of
 from playground.data.tools import are_tools
 from playground.data.turns import is_turn, is_turns, read_transcript
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from playground.data.advice import bad_rows
-from playground.data.example import Checked, Example, Message, Passage, Preference, PromptOnly, Row
+from playground.data.example import TOOLS, Checked, Example, Message, Passage, Preference, PromptOnly, Row, uses_tools
 from playground.data.files import read_files
-from playground.data.markup import TOOLS, uses_tools
 from playground.data.records import AS_FOUND, Reading
 from playground.data.token_counts import TokenReport
 from playground.data.tools import TEXT, laid_out

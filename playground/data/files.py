@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 from playground.data.column_profile import NAMES, SPLIT, is_nested, listed, own_part, spelling
 from playground.data.columns import Shape, detect
-from playground.data.documents import parse_document
 from playground.data.example import BadRow
 from playground.data.records import (
     AS_FOUND,
@@ -35,6 +34,7 @@ from playground.data.records import (
     open_text,
     stream,
 )
+from playground.data.retrieval import parse_document
 from playground.data.text_formats import parse_delimited, parse_json, parse_jsonl, parse_text
 from playground.data.turns import Unusable
 from playground.data.workbook import parse_parquet, parse_xlsx

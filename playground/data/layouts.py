@@ -27,8 +27,7 @@ from playground.data.column_profile import (
     truth,
     written,
 )
-from playground.data.example import Example, Row, Unused, texts_of
-from playground.data.markup import without_end
+from playground.data.example import Example, Row, Unused, texts_of, without_end
 from playground.data.tools import pieces
 from playground.data.turns import MASKS, STRUCTURE, Unusable, is_turn, is_turns, plain_text, read_turns, turn_text
 

@@ -14,7 +14,11 @@ from typing import Any, NamedTuple
 from jinja2 import TemplateError
 
 from playground.data.example import (
+    CHANNELS,
+    FAMILIES,
     HALF_CHARACTER,
+    TAGS,
+    TOOLS,
     Example,
     Judged,
     Message,
@@ -22,9 +26,11 @@ from playground.data.example import (
     Preference,
     PromptOnly,
     Row,
+    Tags,
+    joined,
+    uses_tools,
     variants,
 )
-from playground.data.markup import CHANNELS, FAMILIES, TAGS, TOOLS, Tags, joined, uses_tools
 from playground.data.tools import OPEN, WHO_CAN, LaidOut, ToolSupport, laid_out, tool_support
 from playground.errors import InputError
 

@@ -11,9 +11,8 @@ from typing import Any
 
 from playground.data.check import prompt_of
 from playground.data.columns import detect
-from playground.data.example import Example, Message
+from playground.data.example import TOOL, TOOLS, Example, Message, parted
 from playground.data.files import opened, read_records
-from playground.data.markup import TOOL, TOOLS, parted
 from playground.data.records import Records
 from playground.data.turns import Unusable, is_turn, plain_text, turn_text
 from playground.errors import InputError

@@ -17,8 +17,7 @@ from zlib import crc32
 
 import numpy as np
 
-from playground.data.example import Example, Judged, Passage, Preference, Row, RowWarning, texts_of
-from playground.data.markup import TOOLS
+from playground.data.example import TOOLS, Example, Judged, Passage, Preference, Row, RowWarning, texts_of
 from playground.errors import InputError
 
 R = TypeVar("R", bound=Row)

@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from playground.data.example import BadRow, Checked, Example, Passage, PromptOnly, Row, RowWarning, variants
+from playground.data.example import BadRow, Checked, Example, Passage, PromptOnly, Row, RowWarning, uses_tools, variants
 from playground.data.files import no_usable_rows
-from playground.data.markup import uses_tools
 from playground.data.records import OnProgress, Progress
 from playground.data.render import (
     LAST,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from playground.data.markup import TOOL, TOOLS, Turn
+from playground.data.example import TOOL, TOOLS, Turn
 
 TOOL_ROLES = frozenset({"tool", "function", "ipython", "tool_response", "observation"})
 CALL_ROLES = frozenset({"function_call", "tool_call"})

@@ -15,8 +15,17 @@ from decimal import Decimal
 from itertools import pairwise, takewhile
 from typing import Any, NamedTuple
 
-from playground.data.example import HALF_CHARACTER, Message, answer_turn
-from playground.data.markup import TOOL, TOOLS, joined, read_markup, uses_tools, without_end
+from playground.data.example import (
+    HALF_CHARACTER,
+    TOOL,
+    TOOLS,
+    Message,
+    answer_turn,
+    joined,
+    read_markup,
+    uses_tools,
+    without_end,
+)
 from playground.data.tools import (
     CALL_ROLES,
     OPEN,

@@ -15,8 +15,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from playground.data.example import Message
-from playground.data.markup import parted, uses_tools
+from playground.data.example import Message, parted, uses_tools
 from playground.data.tools import TEXT, call_of, laid_out, with_calls
 from playground.engine.request import RowState, Sampling
 from playground.errors import EndpointError

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from playground.chat.batching import Written
 from playground.chat.programs import Chat
-from playground.data.example import Message, answer_turn
-from playground.data.markup import TOOL, TOOLS
+from playground.data.example import TOOL, TOOLS, Message, answer_turn
 from playground.data.tools import OPEN, call_of, parted_reply, tool_names, tools_of, with_calls
 from playground.engine.request import SEED_MAX, Sampling, TokenLogprob, stamp_hash
 from playground.errors import InputError

@@ -20,7 +20,7 @@ from playground.ui.html import card, plural
 from playground.ui.sidebar import require
 from playground.ui.wiring import AWAY, QUIET, Drawn, Dropdown, Updates, Visit, hidden_slot, listen, slot, unasked
 from playground.verdict.judges import ENDPOINT
-from playground.verdict.judging import LABELS, VOTES
+from playground.verdict.judging import MARKS, VOTES
 
 if TYPE_CHECKING:
     from playground.ui.verdict import VerdictTab
@@ -193,7 +193,7 @@ class LabelView(BlindView):
     judge_idea = (
         "A model marks the replies that you labelled. How far it goes with you decides whether it may judge alone."
     )
-    judge_label, let_label, kind = "Which judge", "Let it mark what you labelled", LABELS
+    judge_label, let_label, kind = "Which judge", "Let it mark what you labelled", MARKS
     favourite = ENDPOINT
 
     def next(self, services: Services, verdict: str, owner: str) -> Asked:

@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 from playground.chat.batching import Asked, Batches, Written, prompt_of
 from playground.chat.compare import Side, conversation, form_like, passages_for, picked_rows
-from playground.data.example import Example, Message, question_of
-from playground.data.markup import TOOLS
+from playground.data.example import TOOLS, Example, Message, question_of
 from playground.data.render import encode, thinking
 from playground.data.retrieval import Documents
 from playground.data.split import BY_CHANCE, part

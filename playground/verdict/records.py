@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from playground.chat.compare import Side
-from playground.data.example import Example
-from playground.data.markup import uses_tools
+from playground.data.example import Example, uses_tools
 from playground.data.render import encode
 from playground.data.split import overlaps, part, unseen
 from playground.data.tools import OPEN

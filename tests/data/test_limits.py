@@ -12,8 +12,8 @@ import pyarrow
 import pytest
 
 from playground.data.advice import personal
+from playground.data.example import read_markup
 from playground.data.files import MEBI
-from playground.data.markup import read_markup
 from playground.data.records import Limits
 from playground.data.tools import parted_reply, results_in
 from playground.data.turns import read_transcript

@@ -14,8 +14,7 @@ import pytest
 from playground.data import render
 from playground.data.check import check_file
 from playground.data.editing import good_rows_jsonl
-from playground.data.example import Example, Judged, Message, Passage, Preference, answer_turn
-from playground.data.markup import CHANNELS, parted
+from playground.data.example import CHANNELS, Example, Judged, Message, Passage, Preference, answer_turn, parted
 from playground.data.token_counts import token_report
 from playground.errors import InputError
 from tests.data.conftest import Words, chat, jsonl, lengths, put, usable

@@ -12,8 +12,7 @@ import pytest
 from playground.chat.batching import Asked
 from playground.chat.compare import Side, parse_side
 from playground.chat.programs import read_saved
-from playground.data.example import Message
-from playground.data.markup import CHANNELS
+from playground.data.example import CHANNELS, Message
 from playground.engine.request import Sampling
 from playground.errors import EndpointError, NotFoundError
 from playground.evaluation.comparison import Questions

@@ -19,7 +19,7 @@ from playground.services import Services, build_services
 from playground.verdict.answers import Answering
 from playground.verdict.files import DONE, JUDGE
 from playground.verdict.judges import BASE, ENDPOINT, endpoint_of
-from playground.verdict.judging import LABELS, JudgingView
+from playground.verdict.judging import MARKS, JudgingView
 from tests.refused import refused
 from tests.services.conftest import SIDES, last, put_rows, put_verdict, reply, verdicts_by, vote_all
 from tests.shared.conftest import ANNA
@@ -237,8 +237,8 @@ def label_all(services: Services, id: str, most: int = 1_000) -> int:
 
 def mark(services: Services, id: str) -> Any:
     services.judging.mark(id, ENDPOINT)
-    assert services.jobs.wait(f"{LABELS} {id}", 60)
-    return services.judging.show(id, kind=LABELS)
+    assert services.jobs.wait(f"{MARKS} {id}", 60)
+    return services.judging.show(id, kind=MARKS)
 
 
 def test_replies_come_unnamed_in_a_drawn_order_and_labels_outlive_the_app(services, settings):
