@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from playground.data.column_profile import first_won, own_part, spelling, truth
+from playground.data.column_profile import Usage, own_part, spelling, truth
 from playground.data.columns import Shape
 from playground.data.example import (
     TOOL,
@@ -35,7 +35,7 @@ from playground.data.example import (
     without_end,
 )
 from playground.data.files import MEBI, READING, Part, Paths, no_usable_rows, opened, plain_split, read_parts
-from playground.data.layouts import Usage, options_text, source_text
+from playground.data.layouts import first_won, options_text, source_text
 from playground.data.records import (
     AS_FOUND,
     OnProgress,

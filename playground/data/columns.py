@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from playground.data.column_profile import NAMES, Column, listed, named, profile, rank, spelling, two_answers
-from playground.data.layouts import option_columns
+from playground.data.column_profile import NAMES, Column, listed, named, option_columns, profile, rank, spelling
 from playground.data.records import Records
 from playground.data.turns import ROLES as TURN_ROLES
 from playground.errors import InputError
@@ -413,3 +412,24 @@ def _doubted(guess: Guess, columns: list[Column]) -> Guess:
     if empty := [name for name in guess.mapping.values() if name in sparse - optional]:
         return Guess(guess.mapping, guess.confidence * 0.7, f"{guess.why}; most rows have no {listed(empty)}")
     return guess
+
+
+_TWO = re.compile(r"(?P<stem>\D*?)(?P<which>[ab]|[012])")
+
+
+def two_answers(columns: Sequence[str]) -> tuple[str, str, int] | None:
+    """(first, second, the number that the first goes by) of columns such as ``response_a`` and ``response_b``.
+
+    The Stanford Human Preferences say 1 where ``human_ref_A`` is the better: there B comes first, with 0.
+    """
+    found: dict[tuple[str, str], str] = {}
+    for column in columns:
+        match = _TWO.fullmatch(spelling(column))
+        if match and match["stem"] in NAMES["stems"]:
+            found.setdefault((match["stem"], match["which"]), column)
+    for (stem, which), column in found.items():
+        for first, second, lowest in (("a", "b", 0), ("0", "1", 0), ("1", "2", 1)):
+            if which == first and (stem, second) in found:
+                other = found[stem, second]
+                return (other, column, 0) if stem == "humanref" else (column, other, lowest)
+    return None

@@ -1,4 +1,4 @@
-"""Files, folders and zips -> numbered records and their shapes."""
+"""Files, folders and zips -> numbered records and their shapes; JSON lines are read here, a line at a time."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from playground.data.column_profile import NAMES, SPLIT, is_nested, listed, own_part, spelling
+from playground.data.column_profile import NAMES, SPLIT, clean_name, is_nested, listed, own_part, spelling
 from playground.data.columns import Shape, detect
 from playground.data.example import BadRow
 from playground.data.records import (
     AS_FOUND,
+    DECODER,
     KEEP_FEWER,
+    LONGEST_LINE,
     Limits,
     Numbered,
     OnProgress,
@@ -31,23 +33,83 @@ from playground.data.records import (
     Reading,
     Records,
     Text,
+    json_fault,
     open_text,
+    parsed,
     stream,
 )
 from playground.data.retrieval import parse_document
-from playground.data.text_formats import parse_delimited, parse_json, parse_jsonl, parse_text
+from playground.data.text_formats import parse_delimited, parse_json, parse_text, rows_of
 from playground.data.turns import Unusable
 from playground.data.workbook import parse_parquet, parse_xlsx
 from playground.errors import InputError
 
-TEXT_READERS: dict[str, Callable[[Text, OnProgress], Records]] = {
+_LINE = "Mend the line: one JSON object, double quotes, nothing after the closing brace."
+
+
+def _json_lines(text: Text, on_progress: OnProgress | None) -> Records:
+    """One object a line; blank lines are not records."""
+
+    def read(on_progress: OnProgress | None) -> Iterator[Numbered]:
+        more = 0  # rows beyond one a line, for lines that hold several
+        for number, line in enumerate(text.lines(on_progress, cut=True), 1):
+            line = line.strip().strip("\ufeff")
+            if len(line) > LONGEST_LINE:
+                fix = "Shorten it, or cut it into several rows."
+                yield number + more, Unusable(f"longer than {LONGEST_LINE:,} characters", fix)
+            elif line:
+                try:
+                    for place, record in enumerate(_rows_of(DECODER.decode(line))):
+                        more += place > 0
+                        yield number + more, record
+                except (ValueError, RecursionError) as error:
+                    yield number + more, Unusable(f"not valid JSON: {json_fault(error)}", _LINE)
+
+    return stream(read, text.limits, on_progress)
+
+
+def _rows_of(value: object) -> Sequence[dict[str, Any] | Unusable]:
+    """Most are one row of texts and numbers, which nothing has to be unpacked of."""
+    if not isinstance(value, dict) or "_input_hash" in value:
+        return rows_of(value)
+    nested = any(isinstance(cell, dict | list) for cell in value.values())
+    return rows_of(value) if nested else [{clean_name(key): cell for key, cell in value.items()}]
+
+
+def _is_document(text: Text) -> bool:
+    """Whether a .jsonl file is really one JSON document.
+
+    1. One line is read as a document. 2. A first line that parses alone makes it JSONL. 3. From "[" on: what parses as
+    a whole, or has an array's commas and bracket. 4. From "{" on, when no line parses alone: what parses as a whole.
+    """
+    first, *rest = text.first_lines(21)
+    if not rest:
+        return True  # 1
+    if parsed(first) is not None:
+        return False  # 2
+    if first.startswith("["):  # 3
+        whole = text.whole()
+        array = first == "[" or whole.rstrip().endswith("]") or any(line.endswith("},") for line in (first, *rest))
+        return array or parsed(whole) is not None
+    return not any(isinstance(parsed(line), dict) for line in rest) and parsed(text.whole()) is not None  # 4
+
+
+def _json(text: Text, on_progress: OnProgress | None) -> Records:
+    return parse_json(text) or _json_lines(text, on_progress)
+
+
+def _jsonl(text: Text, on_progress: OnProgress | None) -> Records:
+    return (_json if _is_document(text) else _json_lines)(text, on_progress)
+
+
+TEXT_READERS: dict[str, Callable[[Text, OnProgress | None], Records]] = {
     ".csv": lambda text, _: parse_delimited(text, ","),
     ".tsv": lambda text, _: parse_delimited(text, "\t"),
-    ".json": parse_json,
-    ".jsonl": parse_jsonl,
-    ".ndjson": parse_jsonl,
-    ".txt": lambda text, on_progress: parse_text(text, ".txt", on_progress),
-    ".md": lambda text, on_progress: parse_text(text, ".md", on_progress),
+    ".json": _json,
+    ".jsonl": _jsonl,
+    ".ndjson": _jsonl,
+    ".txt": lambda text, on_progress: parse_text(text, ".txt") or _jsonl(text, on_progress),
+    ".md": lambda text, on_progress: parse_text(text, ".md") or _jsonl(text, on_progress),
 }
 DOCUMENTS = (".pdf", ".docx")
 EXTENSIONS = (".csv", ".tsv", ".xlsx", ".json", ".jsonl", ".ndjson", ".parquet", ".txt", ".md", *DOCUMENTS, ".gz")

@@ -1,35 +1,17 @@
-"""Records as known programs lay them out -> the rows in them; an answer that is an object -> its JSON text. And which
-columns and keys of a file reach no example, and which of them seem to belong to one by name or content."""
+"""Records as known programs lay them out -> the rows in them, flat; an answer that is an object -> its JSON text; and
+what a cell says of two answers."""
 
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from itertools import takewhile
+from functools import lru_cache
 from typing import Any
 
-from playground.data.column_profile import (
-    NAMES,
-    Column,
-    answer_kind,
-    clean_name,
-    flatten,
-    is_nested,
-    parents_of,
-    profile,
-    spans_of,
-    spelling,
-    truth,
-    written,
-)
-from playground.data.example import Example, Row, Unused, texts_of, without_end
-from playground.data.tools import pieces
-from playground.data.turns import MASKS, STRUCTURE, Unusable, is_turn, is_turns, plain_text, read_turns, turn_text
+from playground.data.column_profile import NAMES, clean_name, is_nested, leaf, option_columns, spelling
+from playground.data.turns import Unusable, is_turn, is_turns, plain_text
 
 _NESTED = ("instances", "paragraphs", "qas")
 """Lists of rows inside a row: Alpaca's seed tasks, SQuAD's own JSON."""
@@ -209,21 +191,6 @@ def _document(item: Any) -> str:
 
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_LETTERED = re.compile(r"(option|options|choice|op|opt|)([a-h1-9])")
-
-
-def option_columns(columns: Iterable[str]) -> list[str]:
-    """The columns of a question's options, in their order: A B C, option_a option_b, choice1 choice2; [] for none."""
-    found: dict[str, dict[str, str]] = {}
-    for column in columns:
-        if len(column) < 12 and (match := _LETTERED.fullmatch(spelling(column))):
-            found.setdefault(match[1], {}).setdefault(match[2], column)
-    for stem, group in found.items():
-        row = "abcdefgh" if "a" in group else "123456789"
-        order = [group[mark] for mark, _ in zip(row, takewhile(group.__contains__, row), strict=False)]
-        if len(order) >= (2 if stem else 3) and (stem or "a" in group):
-            return order
-    return []
 
 
 def options_text(record: Mapping[str, Any], column: str, answer: object = "") -> str:
@@ -249,219 +216,153 @@ def options_text(record: Mapping[str, Any], column: str, answer: object = "") ->
     )
 
 
-# -- what reaches no example -------------------------------------------------------------------------------------------
+@lru_cache(maxsize=4096)
+def answer_kind(name: str) -> str:
+    """The first role by which a column of answers goes: scored, structured, kinds or completions; "" for others."""
+    plain = spelling(name)
+    if plain == "translation":  # an object of languages
+        return ""
+    return next((kind for kind in ("scored", "structured", "kinds", "completions") if plain in NAMES[kind]), "")
 
-Path = tuple[str, ...]  # a column, then what leads on inside its value: ``[]``, ``.key``
 
-_TELLING = 12  # characters from which on a text that also stands in the example is no chance
-_WHOLE = 5  # lists and objects of a column that are looked at whole
-_KEPT = 50  # values of a path that are looked at for what they are
-_PLAIN = STRUCTURE | MASKS | {"content", "value"}
-"""Keys of a turn that has nothing which could be lost, where its content is a text."""
-_TRUSTED = ("messages", "prompt", "completion", "chosen", "rejected", "text", "tools")
-"""Roles whose text reaches the example, be it taken apart on its way (``Human: … Assistant: …``)."""
-_KINDS = {
-    "histories": "earlier turns of the conversation",
-    "systems": "a system prompt",
-    "contexts": "what the answer is taken from",
-    "media": "pictures, sound or other files, which are not trained on here",
-    "options": "options to choose from",
-    "reasonings": "what is thought before the answer",
-    "tools": "tools that may be called, or calls of them",
-    "inputs": "part of the question",
-    "asks_for_input": "part of the question",
-}
-"""Role in the table of names -> what a column of such a name is."""
-_ROLES = {
-    "histories": "history",
-    "reasonings": "thought",
-    "systems": "system",
-    "contexts": "input",
-    "options": "options",
-    "inputs": "input",
-    "asks_for_input": "input",
-}
-_NAMED, _LOOKS = "Its name says that it is", "What it holds looks like"
-_WORD = re.compile(r"[^\W\d_]+")
-_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
-_OPTION = re.compile(r"(option|choice|opt|distractor|op)s?[\s_.-]*([a-h]|\d)", re.IGNORECASE)
-_MEDIA = re.compile(
-    r"data:(image|audio|video)/|\S+\.(png|jpe?g|gif|webp|bmp|wav|mp3|flac|ogg|mp4|webm|pdf)$", re.IGNORECASE
+_FIRST, _SECOND = ("a", "j", "first", "left", "chosen"), ("b", "k", "second", "right", "rejected")
+
+
+_STEM = re.compile(
+    r"^(model|response|answer|completion|output|option|assistant|reply|conversation|text|candidate|choice)[\s_-]*"
 )
 
 
-@dataclass
-class _Seen:
-    """What a path holds in the rows so far. lost: some of it stands in no example."""
+def first_won(value: object, lowest: int) -> bool | None:
+    """Whether a cell (``a``, ``model_b``, ``response 1``) says that the first of two answers is better; None: neither.
 
-    values: list[Any]
-    lost: bool = False
-
-
-class Usage:
-    """Gathers, row by row, what of a file's records stands in the examples. mapping: role -> column."""
-
-    def __init__(self, columns: Sequence[str], mapping: Mapping[str, str]) -> None:
-        self._columns = columns
-        self._touched = {name for column in mapping.values() for name in (column, *parents_of(column))}
-        if (options := option_columns(columns)) and mapping.get("options") in options:  # a column each
-            self._touched |= {*options}
-        self._trusted = {column for role, column in mapping.items() if role in _TRUSTED}
-        self._label = mapping.get("label")
-        able = {"input", "history", "options"} if "prompt" in mapping else set[str]()
-        able |= {"thought"} if "completion" in mapping else set()
-        able |= {"system"} if "text" not in mapping else set()
-        self._free, self._chat = able - mapping.keys(), "messages" in mapping
-        self._seen: dict[Path, _Seen] = {}
-        self._whole: dict[str, list[Any]] = {}  # lists and objects of columns that no role has, the first few
-        self._plain: Counter[str] = Counter()
-        self._known: set[str] = set()  # columns that are in no example, of which enough values are kept
-
-    def add(self, record: Mapping[str, Any], row: Row, mended: Sequence[str] = ()) -> None:
-        """mended: texts of it that repair changed or left out, and has said so."""
-        whole = ""
-        for path, value, trusted in self._leaves(record):
-            seen = self._seen.setdefault(path, _Seen([]))
-            if len(seen.values) < _KEPT:
-                seen.values.append(value)
-            elif seen.lost and len(path) == 1:
-                self._known.add(path[0])
-            if not (trusted or seen.lost):
-                whole = whole or "\n".join((*texts_of(row), *_thoughts(row), *mended))
-                seen.lost = not self._stands(path, value, whole)
-
-    def _leaves(self, record: Mapping[str, Any]) -> Iterator[tuple[Path, Any, bool]]:
-        """(path, a text, number or truth value that is no structure and no mask, whether it is taken as it is)."""
-        for name, value in record.items():
-            if not isinstance(value, list | dict):
-                if name in self._known or (name in self._trusted and isinstance(value, str)):
-                    continue  # as it is in the examples, or not at all
-            elif name not in self._touched:
-                if value and len(held := self._whole.setdefault(name, [])) < _WHOLE:
-                    held.append(value)
-            elif name in self._trusted and _is_plain(value):
-                self._plain[name] += 1
-                if self._plain[name] > _KEPT:  # such turns are known by now, and there may be a hundred thousand
-                    continue
-            if "." in name and any(isinstance(record.get(one), dict | list) for one in parents_of(name)):
-                continue  # what is inside comes with its parent
-            for path, leaf in _inside((name,), value, 1):
-                known = len(path) > 1 and path[0] in self._touched and path[-1][1:] in STRUCTURE | MASKS
-                if path[0] != self._label and not known:
-                    yield path, leaf, leaf is value and name in self._trusted and isinstance(leaf, str)
-
-    def _stands(self, path: Path, value: Any, whole: str) -> bool:
-        forms = _forms(value)
-        if path[0] not in self._touched and len(forms[0]) < _TELLING:
-            return False
-        if any(form in whole for form in forms):
-            return True
-        apart = pieces(value) if isinstance(value, str) and path[0] in self._touched else [value]
-        return apart != [value] and all(any(form in whole for form in _forms(one)) for one in apart)
-
-    def found(self) -> tuple[Unused, ...]:
-        """Every path that is not in the examples, as short as it can be said, in the order of the records."""
-        used = {path for path, seen in self._seen.items() if not seen.lost}
-        shorter = {path[:end] for path in used for end in range(1, len(path) + 1)}
-        lost: dict[str, list[Any]] = {}
-        for path, seen in self._seen.items():
-            if not seen.lost:
-                continue
-            end = next((end for end in range(1, len(path)) if path[:end] not in shorter), len(path))
-            name = "".join(path[:end]).removesuffix("[]")
-            crowded = (one for one in parents_of(name) if one in self._columns and one not in self._touched)
-            lost.setdefault(next(crowded, name), []).extend(seen.values)
-        return tuple(self._judged(name, values, [*lost]) for name, values in lost.items())
-
-    def _judged(self, name: str, values: list[Any], beside: Collection[str]) -> Unused:
-        if name in self._touched:
-            return Unused(name, "It is read, but not all that it holds reaches the examples.")
-        column = profile(name, values)
-        kind, why = _kind(column, values, beside)
-        if kind is None and any(map(is_turns, self._whole.get(name, ()))):
-            kind, why = "histories", _LOOKS
-        if kind is None:
-            return Unused(name)
-        role = self._role(_ROLES.get(kind, ""), name, values) if name in self._columns else ""
-        return Unused(name, f"{why} {_KINDS[kind]}; no example holds it.", role if role in self._free else "")
-
-    def _role(self, role: str, name: str, values: list[Any]) -> str:
-        """The role that can take a column in as it is, "" for none. values: some of what stands in it."""
-        whole = self._whole.get(name, [])
-        if role == "options" and not whole:
-            return role if name == next(iter(option_columns(self._columns)), "") else ""
-        if role == "input" and self._chat:  # a chat reads it first
-            role = "system"
-        try:
-            for value in whole or values:
-                if role == "history":
-                    read_turns(value, name)
-                elif role == "system" and whole:
-                    turn_text(value, 1)
-        except Unusable:
-            return ""
-        return "" if role == "thought" and whole else role
+    lowest: the number that stands for the first answer, 0 or 1; below 0 every negative number does.
+    """
+    word = _STEM.sub("", str(value).strip().casefold()).removesuffix(".0")
+    if lowest < 0 and re.fullmatch(r"-?\d+", word):
+        return None if int(word) == 0 else int(word) < 0
+    if word in _FIRST or word == str(lowest):
+        return True
+    return False if word in _SECOND or word == str(lowest + 1) else None
 
 
-def _thoughts(row: Row) -> list[str]:
-    return [turn.thought for turn in row.messages if turn.thought] if isinstance(row, Example) else []
+_MAX_DEPTH = 3  # of objects in objects
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether these are turns of text alone."""
-    if not isinstance(value, list):
-        return False
-    for turn in value:
-        if not isinstance(turn, dict) or not _PLAIN.issuperset(turn):
-            return False
-        if not isinstance(turn.get("content", turn.get("value")), str):
-            return False
-    return True
+_SCORES = ("overall_score", "score", "rating", "fine-grained_score")
 
 
-def _inside(path: Path, value: Any, depth: int) -> Iterator[tuple[Path, Any]]:
-    if isinstance(value, dict):
-        flat = len(path) == 1 and depth <= 4 and is_nested(value)
+_ANSWERS = ("response", "answer", "completion", "output", "text", "content")
+
+
+def flatten(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with clean names, and one more entry for each value inside its objects (``data.prompt``).
+
+    Beside objects: two answers in a list are its ``NAME.1`` and ``NAME.2``; a list of scored answers has a
+    ``NAME.best`` and a ``NAME.worst``; Label Studio's ``annotations`` have a ``annotations.choice``; Open Assistant's
+    tree of replies has a ``NAME.thread``.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in record.items():
+        name = clean_name(key)
+        flat[name] = value
+        if isinstance(value, dict | list):
+            _flatten_value(name, value, flat, 1, record)
+    return flat
+
+
+def _flatten_value(name: str, value: Any, flat: dict[str, Any], depth: int, beside: Mapping[str, Any]) -> None:
+    if isinstance(value, list):
+        _flatten_list(name, value, flat, beside)
+    elif isinstance(value.get("replies"), list) and is_turn(value):
+        flat[f"{name}.thread"] = _thread(value)
+    elif is_nested(value):
         for key, inner in value.items():
-            if not flat:
-                yield from _inside((*path, f".{key}"), inner, depth + 1)
-            else:
-                yield from _inside((f"{path[0]}.{clean_name(key)}",), inner, depth + 1)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _inside((*path, "[]") if isinstance(inner, dict) else path, inner, depth + 1)
-    elif not (value is None or (isinstance(value, float) and not math.isfinite(value)) or not str(value).strip()):
-        yield path, value
+            path = f"{name}.{clean_name(key)}"
+            if path in flat:
+                continue
+            flat[path] = "" if inner is None else inner
+            if depth < _MAX_DEPTH and isinstance(inner, dict | list):
+                _flatten_value(path, inner, flat, depth + 1, value)
 
 
-def _forms(value: Any) -> tuple[str, ...]:
-    """How a leaf may be written in a text: without end tokens, true and false in small letters, inside JSON."""
-    text = str(value).lower() if isinstance(value, bool) else without_end(str(value).strip()).strip()
-    if not isinstance(value, str):
-        return (text,)
-    return text, json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1]
+def _flatten_list(name: str, value: list[Any], flat: dict[str, Any], beside: Mapping[str, Any]) -> None:
+    if len(value) == 2 and all(isinstance(item, str) for item in value):
+        if spelling(leaf(name)) not in NAMES["answer_pairs"]:
+            return
+        given = (scores for key, scores in beside.items() if spelling(key) in NAMES["scores"])
+        pairs = (two for two in given if isinstance(two, list) and len(two) == 2)
+        scores = next((two for two in pairs if all(isinstance(score, int | float) for score in two)), None)
+        if scores is None:
+            flat[f"{name}.1"], flat[f"{name}.2"] = value
+        elif scores[0] != scores[1]:
+            flat[f"{name}.best"], flat[f"{name}.worst"] = value if scores[0] > scores[1] else value[::-1]
+    elif value and isinstance(value[0], dict):
+        if spelling(name) == "annotations" and "result" in value[0]:
+            flat[f"{name}.choice"] = _choice(value[0]["result"])
+        elif len(value) >= 2 and spelling(leaf(name)) in NAMES["scored"]:
+            ranked = sorted((item for item in map(_scored, value) if item), key=lambda item: item[0])
+            if len(ranked) == len(value) and ranked[0][0] < ranked[-1][0]:
+                flat[f"{name}.best"], flat[f"{name}.worst"] = ranked[-1][1], ranked[0][1]
 
 
-def _kind(column: Column, values: list[Any], beside: Collection[str]) -> tuple[str | None, str]:
-    """(the role in ``_KINDS`` that its name, else its content says, how that is said)."""
-    if column.is_identifier:
-        return None, ""
-    if _is_option(column.name, beside):
-        return "options", _NAMED
-    parts = [part for part in re.split(r"\.|\[\]", column.name) if part]
-    words = [*map(spelling, (column.name, *reversed(parts)))]
-    if spelling(column.name) in NAMES["prompts"] and spelling(column.name) not in NAMES["texts"]:
-        words.append("question")
-    if any(isinstance(value, str) and truth(value) is None and _WORD.search(value) for value in values):
-        words += [spelling(word) for part in parts for word in _WORD.findall(_CAMEL.sub(" ", part))]
-    if not column.is_meta and (kind := next((kind for word in words for kind in _KINDS if word in NAMES[kind]), None)):
-        return kind, _NAMED
-    if any(isinstance(value, str) and _MEDIA.match(value.strip()) for value in values):
-        return "media", _LOOKS
-    return None, ""
+def _scored(item: Any) -> tuple[float, str] | None:
+    """(how good, the answer): UltraFeedback's overall_score, Nectar's rank."""
+    if not isinstance(item, dict):
+        return None
+    text = next((item[key] for key in _ANSWERS if isinstance(item.get(key), str)), None)
+    score = next((item[key] for key in _SCORES if isinstance(item.get(key), int | float)), None)
+    if score is None and isinstance(item.get("rank"), int | float):
+        score = -item["rank"]
+    return None if text is None or score is None or score != score else (float(score), text)
 
 
-def _is_option(name: str, beside: Collection[str]) -> bool:
-    """One of several columns, an option each: ``option_a``, ``choice2``; ``A``, ``B``, ``C``."""
-    letters = "ABCDEFGHabcdefgh"
-    return _OPTION.fullmatch(name) is not None or (name in letters and sum(other in letters for other in beside) > 1)
+def _thread(turn: Any) -> list[Any]:
+    """Open Assistant's tree of replies: from its root along the first reply, which is the best ranked."""
+    found = []
+    while isinstance(turn, dict):
+        found.append({"role": turn.get("role"), "content": turn.get("text", turn.get("content"))})
+        replies = turn.get("replies")
+        turn = replies[0] if isinstance(replies, list) and replies else None
+    return found[:-1] if len(found) % 2 else found
+
+
+def _choice(result: Any) -> str:
+    """The first annotation of Label Studio: choices, a text or a rating; of spans of a text, all as JSON."""
+    values = [item.get("value") for item in result if isinstance(item, dict)] if isinstance(result, list) else []
+    if spans := spans_of([value for value in values if isinstance(value, dict) and "labels" in value], {}):
+        return written(spans)
+    for item in result if isinstance(result, list) else ():
+        value = item.get("value") if isinstance(item, dict) else None
+        for key in ("choices", "text", "rating", "taxonomy"):
+            found = value.get(key) if isinstance(value, dict) else None
+            if isinstance(found, list) and found:
+                return ", ".join(map(str, found))
+            if isinstance(found, str | int | float):
+                return str(found)
+    return ""
+
+
+def written(value: Any) -> str:
+    """A value as JSON on one line, its keys in their order."""
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def spans_of(value: list[Any], beside: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """``[{"text", "label"}]`` of spans as Label Studio, doccano and Prodigy write them; [] for anything else."""
+    text = next((beside[key] for key in ("text", "data") if isinstance(beside.get(key), str)), "")
+    found = []
+    for item in value:
+        if isinstance(item, list) and len(item) == 3 and isinstance(item[0], int) and isinstance(item[1], int):
+            start, end, label, said = *item, None
+        elif isinstance(item, dict) and ("label" in item or "labels" in item):
+            start, end = (item.get(key, item.get(f"{key}_offset")) for key in ("start", "end"))
+            label, said = item.get("label", item.get("labels")), item.get("text")
+        else:
+            return []
+        if said is None and isinstance(start, int) and isinstance(end, int):
+            said = text[start:end]
+        if not isinstance(said, str) or start is None:
+            return []
+        found.append({"text": said, "label": ", ".join(map(str, label)) if isinstance(label, list) else label})
+    return found

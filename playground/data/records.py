@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
+import json
 import re
 import time
 import zlib
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -189,6 +190,24 @@ def _columns(plain: Mapping[str, bool]) -> Iterator[str]:
             yield name
 
 
+DECODER = json.JSONDecoder(parse_constant=lambda _: None)  # NaN and Infinity are not JSON: a missing value
+
+
+def parsed(text: str) -> Any:
+    """The value of JSON; None where it is too long or does not parse."""
+    try:
+        return DECODER.decode(text) if len(text) <= LONGEST_LINE else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def json_fault(error: Exception) -> str:
+    """What ``DECODER`` found wrong."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at column {error.colno}"
+    return "nested too deep" if isinstance(error, RecursionError) else "a number of thousands of digits"
+
+
 _BLOCK = 1024 * 1024
 _SAMPLE_BYTES = 64 * 1024  # bytes of lines beyond ASCII that decide between the encodings from before Unicode
 _MIN_BYTES = 8  # beyond ASCII; fewer are taken for Latin letters
@@ -261,6 +280,10 @@ class Text:
             what = f"{self.name} unpacks to one JSON document of more than {most:,} bytes"
             raise InputError(f"{what}, the most that is parsed in one piece. Save it as JSONL, one object a line.")
         return text.removeprefix("\ufeff")
+
+    def first_lines(self, most: int) -> list[str]:
+        """Stripped, of those that are not blank."""
+        return [*islice(filter(None, map(str.strip, self.lines(cut=True))), most)]
 
     def blocks(self, on_progress: OnProgress | None = None) -> Iterator[bytes]:
         """The unpacked bytes. Raises InputError when a packed file holds too many, or is damaged."""

@@ -1,4 +1,4 @@
-"""CSV, TSV, JSON, JSONL and plain text -> records; a row that cannot be read is one broken record."""
+"""CSV, TSV, JSON and plain text -> records; a row that cannot be read is one broken record."""
 
 from __future__ import annotations
 
@@ -13,86 +13,37 @@ from typing import Any
 
 from playground.data.column_profile import NAMES, SPLIT, clean_name, listed, own_part, spelling
 from playground.data.layouts import flat_rows
-from playground.data.records import LONGEST_LINE, Limits, Numbered, OnProgress, Records, Text, stream
+from playground.data.records import DECODER, LONGEST_LINE, Limits, Numbered, Records, Text, json_fault, parsed, stream
 from playground.data.turns import Unusable, is_turn, is_turns
 from playground.errors import InputError
 
-_DECODER = json.JSONDecoder(parse_constant=lambda _: None)  # NaN and Infinity are not JSON: a missing value
 _OBJECT = 'Write each row as an object such as {"prompt": "…", "completion": "…"}.'
-_LINE = "Mend the line: one JSON object, double quotes, nothing after the closing brace."
 _TURN_KEYS = frozenset(["role", "from", "author", "type", "content", "value", "data", "name", "weight"])
 _TURN_KEYS |= {"tool_calls", "tool_call_id", "function_call", "reasoning_content", "id"}
 
 
-def parse_json(text: Text, on_progress: OnProgress | None = None) -> Records:
-    """A list of objects, an object that holds one, a table by its columns, or one object; InputError for others."""
+def parse_json(text: Text) -> Records | None:
+    """A list of objects, an object that holds one, a table by its columns, or one object; None for one value a line.
+    Raises InputError for others."""
     name, whole = text.name, text.whole()
     try:
-        value = _DECODER.decode(whole)
+        value = DECODER.decode(whole)
     except json.JSONDecodeError as error:
-        if error.msg == "Extra data" and isinstance(_parsed(_first_lines(text, 1)[0]), dict | list):
-            del whole
-            return _lines(text, on_progress)
+        if error.msg == "Extra data" and isinstance(parsed(*text.first_lines(1)), dict | list):
+            return None
         near = whole[max(0, error.pos - 10) : error.pos + 20]
         what = f"{name} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno} (near {near!r})"
         raise InputError(f"{what}. Mend that place; until the whole file parses, none of it is used.") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{name} is not usable JSON: {_why(error)}. Write a flat list of objects.") from None
+        raise InputError(f"{name} is not usable JSON: {json_fault(error)}. Write a flat list of objects.") from None
     del whole
     splits = _splits(value, text.limits)
     items = [_in_split(row, key) for key, rows in splits.items() for row in rows] or _items(value, text.limits)
     text.limits.check("rows", len(items))
     if not items or items == [{}]:
         raise InputError(f"{name} holds no rows. {_OBJECT}")
-    rows = [*enumerate((record for item in items for record in _records(item)), 1)]
+    rows = [*enumerate((record for item in items for record in rows_of(item)), 1)]
     return replace(stream(lambda _: rows, text.limits), splits=tuple(splits))
-
-
-def parse_jsonl(text: Text, on_progress: OnProgress | None = None) -> Records:
-    """One object a line; blank lines are not records. A whole JSON document under this name is read as one."""
-    return parse_json(text, on_progress) if _is_document(text) else _lines(text, on_progress)
-
-
-def _lines(text: Text, on_progress: OnProgress | None) -> Records:
-    return stream(lambda progress: _parse_lines(text, progress), text.limits, on_progress)
-
-
-def _parse_lines(text: Text, on_progress: OnProgress | None) -> Iterator[Numbered]:
-    more = 0  # rows beyond one a line, for lines that hold several
-    for number, line in enumerate(text.lines(on_progress, cut=True), 1):
-        line = line.strip().strip("\ufeff")
-        if len(line) > LONGEST_LINE:
-            fix = "Shorten it, or cut it into several rows."
-            yield number + more, Unusable(f"longer than {LONGEST_LINE:,} characters", fix)
-        elif line:
-            try:
-                for place, record in enumerate(_records(_DECODER.decode(line))):
-                    more += place > 0
-                    yield number + more, record
-            except (ValueError, RecursionError) as error:
-                yield number + more, Unusable(f"not valid JSON: {_why(error)}", _LINE)
-
-
-def _is_document(text: Text) -> bool:
-    """Whether a .jsonl file is really one JSON document.
-
-    1. One line is read as a document. 2. A first line that parses alone makes it JSONL. 3. From "[" on: what parses as
-    a whole, or has an array's commas and bracket. 4. From "{" on, when no line parses alone: what parses as a whole.
-    """
-    first, *rest = _first_lines(text, 21)
-    if not rest:
-        return True  # 1
-    if _parsed(first) is not None:
-        return False  # 2
-    if first.startswith("["):  # 3
-        whole = text.whole()
-        array = first == "[" or whole.rstrip().endswith("]") or any(line.endswith("},") for line in (first, *rest))
-        return array or _parsed(whole) is not None
-    return not any(isinstance(_parsed(line), dict) for line in rest) and _parsed(text.whole()) is not None  # 4
-
-
-def _first_lines(text: Text, most: int) -> list[str]:
-    return [*islice((line for line in map(str.strip, text.lines(cut=True)) if line), most)]
 
 
 def _items(value: Any, limits: Limits) -> list[Any]:
@@ -186,24 +137,11 @@ def _is_chat(items: list[Any]) -> bool:
     return is_turns(items) and all(isinstance(turn, dict) and turn.keys() <= _TURN_KEYS for turn in items)
 
 
-def _records(value: Any) -> Sequence[dict[str, Any] | Unusable]:
+def rows_of(value: Any) -> Sequence[dict[str, Any] | Unusable]:
+    """The rows of one value of JSON, as known programs lay them out."""
     if isinstance(value, dict):
         return flat_rows(value)
     return [{"messages": value} if is_turns(value) else Unusable(f"{_kind(value)}, not an object", _OBJECT)]
-
-
-def _parsed(text: str) -> Any:
-    """The value; None where it is too long or does not parse."""
-    try:
-        return _DECODER.decode(text) if len(text) <= LONGEST_LINE else None
-    except (ValueError, RecursionError):
-        return None
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg} at column {error.colno}"
-    return "nested too deep" if isinstance(error, RecursionError) else "a number of thousands of digits"
 
 
 def _kind(value: object) -> str:
@@ -365,17 +303,17 @@ def _rows(lines: list[str], separator: str) -> Iterator[list[str] | Unusable]:
 _HEADING, _UNDERLINE = re.compile(r"\s{0,3}#{1,6}\s"), re.compile(r"\s{0,3}(=+|-+)\s*$")
 
 
-def parse_text(text: Text, kind: str, on_progress: OnProgress | None = None) -> Records:
-    """A table (.txt only) where the first line names known columns, JSONL where that is an object, else passages.
+def parse_text(text: Text, kind: str) -> Records | None:
+    """A table (.txt only) where the first line names known columns, None where that is an object, else passages.
 
     1. Blank lines separate passages. 2. A text without any blank line between is one passage a line. 3. Headings stay
     with the passage under them. 4. A blank line inside a fenced block of code separates nothing.
     """
-    first = _first_lines(text, 1)[0]
+    first = text.first_lines(1)[0]
     if kind == ".txt" and (separator := _separator_of_known(first)):
         return parse_delimited(text, separator)
-    if isinstance(_parsed(first), dict):
-        return parse_jsonl(text, on_progress)
+    if isinstance(parsed(first), dict):
+        return None
     if kind == ".txt" and "\t" in first and (table := _tabbed(text)):
         return table
     found = [*passages(text.lines())]
@@ -435,7 +373,7 @@ def pasted_kind(text: str) -> str:
     """The extension that its reader wants: 1. JSON or JSON lines; 2. what a sheet copies (tabs); 3. CSV; 4. text."""
     lines = [line for line in text.strip().splitlines() if line.strip()]
     if lines[0].lstrip()[:1] in ("{", "["):  # 1
-        return ".jsonl" if _parsed(text) is None else ".json"
+        return ".jsonl" if parsed(text) is None else ".json"
     if "\t" in lines[0]:  # 2
         return ".tsv"
     widths = {len(cells) for separator in ",;|" for cells in csv.reader(lines[:1], delimiter=separator)} - {1}

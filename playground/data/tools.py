@@ -27,7 +27,7 @@ _PARAMETER = re.compile(r"<parameter=([\w.-]+)>(.*?)(?:</parameter>|\Z)", re.DOT
 _BETWEEN = re.compile(r"[ \n\t;,]*")
 _ARGUMENTS = ("arguments", "parameters", "args", "input")
 _SCHEMA = ("parameters", "input_schema", "inputSchema", "args_schema")
-_DESCRIBED = frozenset({*_SCHEMA, "description"})
+DESCRIBED = frozenset({*_SCHEMA, "description"})
 WHO_CAN = "Qwen2.5, Qwen3, SmolLM3, Llama 3.2 and Mistral"
 """Bases of the catalogue whose template writes tools."""
 
@@ -202,19 +202,6 @@ def tools_of(value: object) -> list[dict[str, Any]]:
         schema = {"type": "object", "properties": {}} if schema is None else schema
         made.append({"type": "function", "function": _without_nulls({**rest, "parameters": schema})})
     return made
-
-
-def are_tools(value: object) -> bool:
-    """Whether a value describes tools, itself or as JSON in a cell."""
-    if isinstance(value, str):
-        if not (value.lstrip().startswith(("[", "{")) and '"name"' in value):
-            return False
-        with suppress(ValueError, RecursionError):
-            value = json.loads(value)
-    each = [one.get("function", one) if isinstance(one, Mapping) else None for one in _list(value)]
-    return bool(each) and all(
-        isinstance(one, Mapping) and "name" in one and not _DESCRIBED.isdisjoint(one) for one in each
-    )
 
 
 def _list(value: object) -> list[Any]:

@@ -128,7 +128,6 @@ class Plan:
     total_params: int
     seconds: float
     memory_bytes: int
-    free_bytes: int
     disk_bytes: int
     rows: int
     steps: int
@@ -189,7 +188,6 @@ class Planner:
         names = ("trainable_params", "total_params", "seconds", "memory_bytes", "disk_bytes")
         return Plan(
             **{name: getattr(needed, name) for name in names},
-            free_bytes=self._manager.free_bytes,
             rows=len(resolved.parts.train),
             steps=resolved.steps,
             lr=request.lr or resolved.method.default_rate(request.options) * RATES[resolved.objective],

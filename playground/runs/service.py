@@ -256,6 +256,10 @@ class DeviceService:
     def __init__(self, manager: DeviceManager, bases: BaseService, training: TrainingService, shared: bool) -> None:
         self._manager, self._bases, self._training, self._shared = manager, bases, training, shared
 
+    @property
+    def free_bytes(self) -> int:
+        return self._manager.free_bytes
+
     def status(self) -> dict[str, Any]:
         """Plain values: bytes, seconds and words; where the app is shared, without the names that people gave."""
         manager, state, loaded = self._manager, self._bases.state(), self._bases.loaded

@@ -221,7 +221,7 @@ def refresh(visit: Visit, tab: RunForm, *, source: Source, name: str, method: st
         return shown | {tab.blocked: slot(html.card(error))}
     decided = {**settings, "steps": plan.steps, "lr": plan.lr, "rank": plan.rank}
     return {
-        tab.plan: _plan(plan, visit.services.bases.state().label),
+        tab.plan: _plan(plan, visit.services.device.free_bytes, visit.services.bases.state().label),
         tab.blocked: slot(html.error_card(plan.blocked) if plan.blocked else ""),
         tab.start: gr.update(value=words.START, interactive=not plan.blocked),
         tab.fold: gr.update(label=form.settings_label(method, decided)),

@@ -33,7 +33,7 @@ def racing(forking):
 
 def plan_of(request, blocked="", fixed_s=12.0, step_s=3.0):
     steps = request.steps or 20
-    return Plan(10, 1000, fixed_s + step_s * steps, 1, 9, 40, 16, steps, 1e-3, 8, blocked)
+    return Plan(10, 1000, fixed_s + step_s * steps, 1, 40, 16, steps, 1e-3, 8, blocked)
 
 
 def test_two_methods_from_start_to_table(racing, rows_file):

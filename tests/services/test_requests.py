@@ -24,7 +24,7 @@ from playground.services import build_services
 from tests.refused import refused
 from tests.ui.fakes import card
 
-PLAN = Plan(1, 2, 3.0, 4, 5, 6, 100, 48, 5e-4, 16)
+PLAN = Plan(1, 2, 3.0, 4, 6, 100, 48, 5e-4, 16)
 COLUMNS = {"prompt": "Note A", "completion": "Note B"}
 FEW = {"mapping": COLUMNS, "turns": "last", "leave_out": ("duplicate",), "test": 0.2}
 REQUEST = TrainRequest(Path("ward notes.csv"), "mine", "lora", options=Options(rslora=True), **FEW)

@@ -166,7 +166,7 @@ class FakeTraining:
     methods = always([*all_methods().values()])
 
     def plan(self, request: Any) -> Plan:
-        sizes = (1_221_120, 134_515_008, 130, 1_900_000_000, 20_400_000_000, 9_800_000)
+        sizes = (1_221_120, 134_515_008, 130, 1_900_000_000, 9_800_000)
         return Plan(*sizes, 2, request.steps or 20, 1e-3, 8, self.blocked)
 
     def runs(self, owner: str = "local") -> list[RunView]:
@@ -311,7 +311,9 @@ class FakeServices:
         self.bases, self.data, self.training = FakeBases(), FakeData(folder), FakeTraining()
         self.adapters, self.compare = FakeAdapters(), FakeCompare()
         self.demo = SimpleNamespace(state=lambda owner: DemoState())
-        self.device = SimpleNamespace(line=lambda owner: "Device: idle", status=lambda: STATUS)
+        self.device = SimpleNamespace(
+            line=lambda owner: "Device: idle", status=lambda: STATUS, free_bytes=20_400_000_000
+        )
         self.verdicts, self.replay, self.endpoints = FakeVerdicts(), FakeReplay(), Endpoints()
         self.sessions = Sessions(folder / "playground.sqlite")
 
