@@ -22,7 +22,7 @@ WITH_TAGS = {
 SECTION = "_TEMPLATES.select_template([f'{name}.html', 'section.html']).render(context, section=name)"
 WITHOUT_ESCAPING = {
     SECTION: "what the templates made, which escape",
-    "FRAME + STYLE": "the project's own style sheets",
+    "STYLE": "the project's own style sheet",
     "safe_html(body_html(record, rows))": "only the tags that the app writes stay tags",
 }
 """All that becomes ``Markup`` and is no constant, with the reason."""

@@ -29,8 +29,6 @@ from playground.report.sections import Context
 _HERE = Path(__file__).parent
 STYLE = (_HERE / "report.css").read_text(encoding="utf-8")
 """How the pieces look; the page that holds them gives the colours."""
-FRAME = (_HERE / "report_frame.css").read_text(encoding="utf-8")
-"""What a page of its own needs beside that: colours for light and dark, type, paper."""
 MOST_TOKENS = 1500
 """Words and signs of a reply and its reference together past which there is no word diff: it would take seconds."""
 CRUMB = 2
@@ -106,7 +104,7 @@ def page_html(record: Record, rows: Rows) -> str:
         "headline": sections.headline(record),
         "name": str(record.get("name") or record.get("file") or "Verdict"),
         "under": under,
-        "style": Markup(FRAME + STYLE),
+        "style": Markup(STYLE),
         "body": Markup(safe_html(body_html(record, rows))),
     }
     return f"{render('page', context)}\n"

@@ -10,7 +10,8 @@ import pytest
 
 from playground.errors import InputError
 from playground.library.adapters import read_card
-from playground.library.exporting import blend, check_gguf, merge, run, write_gguf
+from playground.library.exporting import blend, merge, run
+from playground.library.gguf_file import check_gguf, write_gguf
 
 from .conftest import refused
 
