@@ -19,7 +19,7 @@ WITH_TAGS = {
     "data/example.py": "the marks of other chat templates, and the tags that models put around what they think",
 }
 
-SECTION = "_TEMPLATES.select_template([f'{name}.html', 'section.html']).render(context, section=name)"
+SECTION = "_TEMPLATES.get_template('section.html').render(context, section=name)"
 WITHOUT_ESCAPING = {
     SECTION: "what the templates made, which escape",
     "STYLE": "the project's own style sheet",
@@ -55,7 +55,7 @@ def test_no_string_outside_templates_holds_a_tag():
 
 def test_templates_escape_and_say_where_they_do_not():
     templates = sorted(PLAYGROUND.rglob("templates/*"))
-    assert len(templates) >= 9
+    assert len(templates) >= 6
     for file in templates:
         text = file.read_text(encoding="utf-8")
         assert not re.search(r"\|\s*(safe|tojson|xmlattr|urlize)\b|autoescape|Markup|<script|\son\w+=", text), file

@@ -72,8 +72,8 @@ _TEMPLATES.globals["link"] = link
 
 
 def render(name: str, context: Context) -> Markup:
-    """The template of that name, or ``section.html`` with what is short, as HTML with every value escaped."""
-    return Markup(_TEMPLATES.select_template([f"{name}.html", "section.html"]).render(context, section=name))
+    """A section, or the page that holds them all, as HTML with every value escaped."""
+    return Markup(_TEMPLATES.get_template("section.html").render(context, section=name))
 
 
 def section(
