@@ -51,7 +51,8 @@ class Settings:
     zero_seconds: longest single use of the device on a ZeroGPU Space. endpoints: the TOML file of servers that may
     answer, None = ``endpoints.toml`` in the home. precision: what is computed in, a key of PRECISIONS, or
     ``auto``: what suits the device. login: name and password that open the page, None = it is open. log_json: the log
-    is JSON lines, every request among them.
+    is JSON lines, every request among them. lasting: whether the home outlives a restart: on a Space only where it lies
+    on a mounted disk.
 
     Where the app is shared, for each visitor: session_disk_mb: uploads, runs, adapters, verdicts and exports together.
     session_runs: runs that wait or train at once. session_adapters: adapters kept. keep_hours: how long all of it stays
@@ -82,6 +83,7 @@ class Settings:
     precision: str = "auto"
     login: tuple[str, str] | None = field(default=None, repr=False)
     log_json: bool = False
+    lasting: bool = True
 
     def __post_init__(self) -> None:
         given = {name.replace("_", " "): getattr(self, name) for name in ("upload_mb", *WHOLE)}
@@ -113,9 +115,12 @@ class Settings:
         log = env.get("PLAYGROUND_LOG", "").strip()
         if log not in ("", "json"):
             raise InputError(f"PLAYGROUND_LOG is {log!r}; it takes json, or is not set.")
+        where = Path(home).expanduser().absolute() if home else Path.home() / ".prompt-or-tune"
+        mounted = any(os.path.ismount(one) for one in (where, *where.parents) if one != Path(one.anchor))
         limits = {name: value for name, variable in WHOLE.items() if (value := _whole(env, variable))}
         return cls(
-            home=Path(home).expanduser().absolute() if home else Path.home() / ".prompt-or-tune",
+            home=where,
+            lasting=mounted or not env.get("SPACE_ID"),
             base=env.get("PLAYGROUND_BASE", "").strip() or DEFAULT_BASE,
             budget_bytes=int(float(budget) * 1e9) if budget else None,
             shared=is_shared,

@@ -14,6 +14,8 @@ def test_defaults_and_what_the_environment_sets():
     assert (read.home, read.budget_bytes, read.shared, read.base) == (Path("/x"), 2_500_000_000, True, "a/b")
     assert read.upload_limit_bytes == 20 * 2**20
     assert Settings.from_env({"SPACE_ID": "a/b"}).shared
+    homes = [{}, {"SPACE_ID": "a/b"}, {"SPACE_ID": "a/b", "PLAYGROUND_HOME": "/proc/home"}]
+    assert [Settings.from_env(env).lasting for env in homes] == [True, False, True], "what lies on a mounted disk lasts"
     env = {"PLAYGROUND_API_TOKEN": "secret", "PLAYGROUND_LOGIN": "demo:secret:12", "PLAYGROUND_LOG": "json"}
     kept = Settings.from_env(env)
     assert (kept.login, kept.log_json, "secret" in repr(kept)) == (("demo", "secret:12"), True, False)

@@ -44,8 +44,8 @@ class ExamplesCard:
             look: dict[str, Any] = {"show_label": False, "height": 104, "elem_classes": "drop"}
             types: dict[str, Any] = {"file_count": "multiple", "file_types": list(TAKEN)}
             self.file = gr.File(label="Files of examples", **look, **types)
-            if services.settings.shared:
-                gr.HTML(html.note(sidebar.notice(services.settings)))
+            if said := sidebar.notice(services.settings):
+                gr.HTML(html.note(said))
             gr.HTML(html.note(f"Takes {', '.join(TAKEN)}, one or several. Or start with one of ours:"))
             with acts():
                 self.sets = {one.id: small(one.title) for one in services.data.sets()}

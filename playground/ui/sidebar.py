@@ -189,8 +189,8 @@ class StorageView:
     def __init__(self, services: Services) -> None:
         shared = services.settings.shared
         self.asked = gr.State("")
-        if shared:
-            gr.HTML(_kept(notice(services.settings, "with the button below")))
+        if said := notice(services.settings, "with the button below"):
+            gr.HTML(_kept(said))
         self.everything = gr.Button("Delete my data", size="sm", variant="stop", visible=shared, elem_classes="fit")
         with gr.Column(visible=False, elem_classes="in-place in-sight") as self.question:
             self.words = gr.HTML("")
@@ -215,12 +215,20 @@ def wire_storage(services: Services, view: StorageView) -> None:
 
 
 def notice(settings: Settings, where: str = "in the Device panel") -> str:
-    """What is kept of a visitor, and for how long. where: to delete it earlier."""
-    return (
-        "What you upload, train and import is seen by nobody else here. It stays until"
-        f" {plural(settings.keep_hours, 'hour')} after your last visit from this browser, at most"
-        f" {size(settings.session_disk_bytes)} of it; then it is deleted. Delete it yourself at any time {where}."
-    )
+    """What is kept of a visitor, and for how long, and what a Space without a lasting disk loses; "" = nothing to say.
+    where: to delete it earlier."""
+    said = []
+    if not settings.lasting:
+        what = "a restart or a pause of it loses everything in it"
+        keep = "Download what you want to keep: adapters on the Adapters tab, reports and rows on the Verdict tab."
+        said.append(f"This Space has no lasting disk: {what}. {keep}")
+    if settings.shared:
+        said.append(
+            "What you upload, train and import is seen by nobody else here. It stays until"
+            f" {plural(settings.keep_hours, 'hour')} after your last visit from this browser, at most"
+            f" {size(settings.session_disk_bytes)} of it; then it is deleted. Delete it yourself at any time {where}."
+        )
+    return " ".join(said)
 
 
 def show_storage(visit: Visit, view: StorageView) -> Updates:

@@ -4,6 +4,7 @@ Anna's."""
 import json
 from collections import ChainMap
 from collections.abc import Iterator
+from dataclasses import replace
 from operator import attrgetter, itemgetter
 from pathlib import Path
 from pkgutil import resolve_name
@@ -104,6 +105,8 @@ def test_what_may_be_chosen_names_nothing_of_hers(attacked):
 def test_delete_my_data_says_what_is_kept_asks_and_tells(services, hers):
     anna, notice = Visit(services, ANNA, ANNA), sidebar.notice(services.settings)
     assert all(words in notice for words in ("24 hours", "1.0 GB"))
+    assert "no lasting disk" in sidebar.notice(replace(services.settings, lasting=False))
+    assert "no lasting" not in notice
     with gr.Blocks():
         view = sidebar.StorageView(services)
     asked = sidebar.ask(anna, view, picked=sidebar.EVERYTHING)
