@@ -37,6 +37,8 @@ CHECK = "ends-with:END"
 SIDES = ("Zarquon", "Slartibart", "Magrathea")
 """Names that stand in no reply."""
 T = TypeVar("T")
+forks = pytest.fixture(lambda: ForkedGPU(replies=False))
+rows_file = pytest.fixture(lambda tmp_path: put_rows(tmp_path / "rows.jsonl"))
 
 
 @dataclass
@@ -106,11 +108,6 @@ def services(settings):
 
 
 @pytest.fixture
-def forks():
-    return ForkedGPU(replies=False)
-
-
-@pytest.fixture
 def forking(settings, forks):
     """Its runs are forks of this process, which has imported already what takes a worker seconds."""
     with supervised(replace(settings, zero_seconds=100_000), zero=forks) as built:
@@ -141,11 +138,6 @@ def put_rows(file, count=24, words=1):
     rows = [{"prompt": f"Say {n}", "completion": f"Number {n},{answer}."} for n in range(count)]
     file.write_text("\n".join(map(json.dumps, rows)))
     return file
-
-
-@pytest.fixture
-def rows_file(tmp_path):
-    return put_rows(tmp_path / "rows.jsonl")
 
 
 @pytest.fixture
@@ -194,26 +186,27 @@ def verdicts_by(services, answering, batches, **clocks):
     )
 
 
-def reply(text, finish="stop", **usage):
-    """A streamed chat completion, a word a piece. usage: its ``prompt_tokens``, ``completion_tokens`` and
-    ``cached_tokens``."""
+def streamed(*deltas, **last):
+    """A chat completion of these deltas, each with its reason to end; last: of the chunk after them."""
     about = {"id": "x", "object": "chat.completion.chunk", "model": "deep-2"}
-    said = [
-        {"choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]}
-        for word in re.findall(r"\S+\s*", text)
-    ]
-    said += [{"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]}] if finish else []
+    said = [{"choices": [{"index": 0, "delta": delta, "finish_reason": end}]} for delta, end in deltas]
+    said += [{"choices": [], **last}] if last else []
+    return "".join(f"data: {json.dumps(about | one)}\n\n" for one in said).encode() + b"data: [DONE]\n\n"
+
+
+def reply(text, finish="stop", **usage):
+    """As a server streams it, a word a piece. usage: its prompt_tokens, completion_tokens, cached_tokens."""
+    said = [*(({"content": word}, None) for word in re.findall(r"\S+\s*", text)), *([({}, finish)] if finish else [])]
     if usage:
         counted = {name: usage.get(name, 0) for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
         details = {"prompt_tokens_details": {"cached_tokens": usage.get("cached_tokens", 0)}}
-        said.append({"choices": [], "usage": {**counted, **details}})
-    return "".join(f"data: {json.dumps(about | one)}\n\n" for one in said).encode() + b"data: [DONE]\n\n"
+        return streamed(*said, usage={**counted, **details})
+    return streamed(*said)
 
 
 @pytest.fixture
 def server():
-    """Answers every request by ``say``: (path, body) -> (status, bytes or a value that becomes JSON). asked: (path,
-    authorization, body) of each; headers: of the last."""
+    """``say``: (path, body) -> (status, bytes or JSON). asked: (path, authorization, body) each; headers: the last."""
     made = SimpleNamespace(asked=[], headers={}, say=lambda path, body: (200, {}))
 
     async def answer(request):

@@ -1,5 +1,4 @@
-"""A stand-in for ``spaces.GPU`` that does what ZeroGPU does: fork a daemon, pickle what goes in and what comes out, run
-the task in a thread there, look for a stop between yields, keep only an error's class."""
+"""A stand-in for ``spaces.GPU`` that forks and pickles as ZeroGPU does, and keeps of an error its class alone."""
 
 import faulthandler
 import inspect
@@ -23,8 +22,7 @@ class LentNothing(Exception):
 
 
 class ForkedGPU:
-    """durations: what was asked for, call by call. refuse: lend nothing. die: the fork is killed as it begins. before:
-    called in the fork first. replies: False writes them in this process, and only runs are forks."""
+    """durations: asked for. refuse: lend nothing. die: at once. before: called in the fork. replies: forked too."""
 
     def __init__(self, replies=True):
         self.replies, self.before = replies, lambda: None

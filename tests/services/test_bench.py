@@ -5,7 +5,6 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import count
-from typing import Any
 
 import pytest
 
@@ -17,24 +16,24 @@ from playground.evaluation.checks import parse_checks
 from playground.evaluation.criterion import suggested
 from playground.evaluation.prompt_search import BLOCK, finalists, halving, written_prompt
 from playground.models.endpoints import Endpoint
-from playground.services import Services, build_services
+from playground.services import build_services
 from playground.verdict.answers import Answering
 from playground.verdict.bench import LETTERS_MAX, VERSIONS_MAX, PromptBook, Score, best_of, scores_of
 from playground.verdict.search import BUDGET_S, Rival
-from playground.verdict.service import VerdictView
 from tests.refused import refused
 from tests.services.conftest import last, put_rows, reply, verdicts_by
 from tests.shared.conftest import ANNA, BEN
 
 CHECK = "contains:gladly"
+book = pytest.fixture(lambda tmp_path: PromptBook(tmp_path / "prompts", clock=lambda: 7.0))
 
 
-def side(name: str, prompt: str, shots: int, value: float, tokens: float) -> dict[str, Any]:
+def side(name, prompt, shots, value, tokens):
     metrics = {CHECK: {"value": value, "n": 24}}
     return {"side": name, "prompt": prompt, "shots": shots, "metrics": metrics, "prompt_tokens_mean": tokens}
 
 
-def record(*sides: dict[str, Any], kind: str = "yes-no", higher: bool = True) -> dict[str, Any]:
+def record(*sides, kind="yes-no", higher=True):
     about = {CHECK: {"kind": kind, "higher_is_better": higher}}
     return {"id": "b", "created_s": 5.0, "main_metric": CHECK, "about": about, "examples": 24, "sides": list(sides)}
 
@@ -62,12 +61,14 @@ def kept(services, rows_file):
     return [services.bench.keep(text, rows_file).id for text in ("Be glad.", "Say gladly, and the number.")]
 
 
-def ended(services: Services, id: str, owner: str = "local") -> VerdictView:
+def ended(services, id, owner="local"):
     assert services.jobs.wait(f"verdict {id}", 120)
     return services.bench.show(id, owner)
 
 
-def test_every_version_and_count_on_validation_rows(services, rows_file, kept):
+def test_every_version_and_count_on_validation_rows_and_a_verdict_says_how_its_prompt_was_found(
+    services, rows_file, kept, asked
+):
     id = services.bench.score(rows_file, kept, (0, 2), (CHECK,), max_tokens=4)
     assert [view.id for view in services.bench.views()] == [id]
     assert services.verdicts.views() == [], "the list of verdicts leaves it out"
@@ -82,8 +83,7 @@ def test_every_version_and_count_on_validation_rows(services, rows_file, kept):
     told = {examples[number - 1].messages[-2].content for number in (*parts.validation, *parts.test)}
     for row in rows:
         asks = [part.partition("<|im_end|>")[0].strip() for part in row["prompt"].split("<|im_start|>user")[1:]]
-        assert len(asks) == (3 if "shots" in row["side"] else 1)
-        assert asks[-1] == row["question"]
+        assert (len(asks), asks[-1]) == ((3 if "shots" in row["side"] else 1), row["question"])
         assert not told & set(asks[:-1]), "shots come from what is trained on"
     assert view.record["forgetting"] == {}
     assert "seconds" not in view.record["sides"][0]["metrics"]
@@ -91,23 +91,18 @@ def test_every_version_and_count_on_validation_rows(services, rows_file, kept):
     assert best.sentence.startswith("The best of 4 (2 prompts, with 0 or 2 shots) on 6 validation rows: ")
     versions = services.bench.versions(rows_file)
     assert [sorted(score.shots for score in one.scores) for one in versions] == [[0, 2], [0, 2]]
-    assert versions[0].scores[0].file == rows_file.name
-    assert services.bench.newest(rows_file).id == id
-
-
-def test_the_verdict_says_how_its_prompt_was_found(services, rows_file, kept, asked):
+    assert (versions[0].scores[0].file, services.bench.newest(rows_file).id) == (rows_file.name, id)
     id = services.bench.score(rows_file, kept, (0,), (CHECK,), max_tokens=4, limit=2)
     ended(services, id)
     best = services.bench.best(id)
     test = split(services.data.check(rows_file).examples, 7).test
     sides = (Side("base", name="Base"), Side("base", best.text, best.shots, name="Told"))
 
-    def tried(**changes: Any) -> str:
+    def tried(**changes):
         request = replace(asked, losses=False, **{"sides": sides, "rows": test[:2]} | changes)
         return str(last(services.verdicts.run(request)).record["tried"])
 
-    assert tried() == best.sentence
-    assert tried(sides=(Side("base", "Another prompt."),)) == ""
+    assert (tried(), tried(sides=(Side("base", "Another prompt."),))) == (best.sentence, "")
     seen = (*test[:1], services.bench.rows(rows_file)[0])
     assert tried(rows=seen) == f"{best.sentence} 1 of these rows are judged by too, which favours the prompt."
     assert tried(tried="By hand.") == "By hand."
@@ -126,7 +121,9 @@ def test_stopped_while_it_runs_it_keeps_what_was_measured(services, rows_file, k
     assert f"on {view.record['examples']} validation rows" in services.bench.best(id).sentence
 
 
-def test_a_wrong_call_runs_nothing(services, rows_file, kept, tmp_path):
+def test_a_wrong_call_runs_nothing_and_the_held_out_rows_of_a_shipped_set_stand_for_the_set(
+    services, rows_file, kept, tmp_path
+):
     few, score = put_rows(tmp_path / "few.jsonl", 9), services.bench.score
     refused("no validation part", score, few, kept, (0,), ())
     refused("no version to score.*No number of shots", score, rows_file, [], (), ())
@@ -135,9 +132,6 @@ def test_a_wrong_call_runs_nothing(services, rows_file, kept, tmp_path):
     refused("There are: v1, v2", score, rows_file, ["v9"], (0,), ())
     refused("is not a check", score, rows_file, kept, (0,), ("nonsense",))
     assert services.bench.views() == []
-
-
-def test_the_held_out_rows_of_a_shipped_set_stand_for_the_set(services):
     shipped = services.data.shipped("hospital_reports")
     version = services.bench.keep(shipped.system_prompt, shipped.heldout)
     assert services.bench.versions(shipped.file) == [version]
@@ -161,8 +155,7 @@ def test_another_visitors_bench_and_prompts_are_not_there(shared):
     assert [item.id for item in shared.storage.items(BEN)] == [verdict.id]
     assert ANNA in shared.storage.owners()
     freed = shared.storage.remove_everything(ANNA)
-    assert (freed.count("prompts"), freed.count("verdict")) == (1, 1)
-    assert bench.book.owners() == set()
+    assert (freed.count("prompts"), freed.count("verdict"), bench.book.owners()) == (1, 1, set())
     assert list(bench.book.file("local").parent.iterdir()) == []
     assert not shared.verdicts.files.folder(hers.id).exists()
 
@@ -171,8 +164,7 @@ ROWS = tuple(range(1, 25))
 
 
 def raced(tokens, best, budget_s, passed):
-    """Halving where each reply takes a second and a candidate passes the first so many rows of ``best``; returns
-    (seconds, how many rows each was asked)."""
+    """(seconds, rows each was asked) where a reply takes a second and a candidate passes its first rows of ``best``."""
     clock = [0.0]
     for asks in halving(tokens, ROWS, passed, lambda: budget_s - clock[0]):
         for row, name in asks:
@@ -184,21 +176,16 @@ def raced(tokens, best, budget_s, passed):
     return clock[0], {name: sum(1 for _, other in passed if other == name) for name in tokens}
 
 
-def test_halving_asks_the_better_half_more_and_ends_with_its_budget():
+def test_halving_asks_the_better_half_more_and_equal_ones_are_told_apart_by_their_tokens():
     tokens = {name: 100.0 - at for at, name in enumerate("abcdefgh")}
     best = dict(zip("abcdefgh", (0, 1, 2, 3, 3, 8, 12, 20), strict=True))
     passed = {}
     assert raced(tokens, best, 100, passed) == (88, dict(zip("abcdefgh", (4, 4, 4, 4, 12, 12, 24, 24), strict=True)))
     assert finalists(tokens, passed) == ["h", "g"]
     assert raced(tokens, best, 1e6, {})[1] == dict.fromkeys("abcdefgh", 24), "with time for all, nobody goes early"
-    seconds, asked = raced(tokens, best, 20, {})
-    assert (seconds, asked["a"], asked["b"], asked["c"], asked["h"]) == (20, 4, 8, 8, 0), (
-        "half of the time at most to look at each"
-    )
+    seconds, asked = raced(tokens, best, 20, {})  # half of the time at most to look at each
+    assert (seconds, asked["a"], asked["b"], asked["c"], asked["h"]) == (20, 4, 8, 8, 0)
     assert raced({"only": 9.0}, {"only": 3}, 1e6, {}) == (24, {"only": 24})
-
-
-def test_equal_ones_are_told_apart_by_their_tokens_and_nobody_wins_by_fewer_rows():
     same = dict.fromkeys(((row, name) for row in ROWS for name in "ab"), True)
     assert finalists({"a": 30.0, "b": 20.0}, same) == ["b", "a"]
     near = {(row, name): value for row in ROWS for name, value in {"a": 0.4, "b": 0.2}.items()}
@@ -271,8 +258,7 @@ def test_a_search_asks_validation_rows_within_its_budget_and_goes_on_later(servi
     told = replace(found.side, name="Found")
     request = replace(asked, losses=False, sides=(Side("base", name="Base"), told), rows=parts.test[:2])
     judged = last(services.verdicts.run(request)).record
-    assert judged["tried"] == best.sentence
-    assert judged["sides"][1]["picked"] == list(best.picked)
+    assert (judged["tried"], judged["sides"][1]["picked"]) == (best.sentence, list(best.picked))
 
     later = ticking(build_services(settings))
     before = {key: one.reply for key, one in later.verdicts.files.answers(view.id).items()}
@@ -284,9 +270,7 @@ def test_a_search_asks_validation_rows_within_its_budget_and_goes_on_later(servi
     later.close()
 
 
-def test_a_search_competes_with_the_training_that_read_its_rows_whatever_its_file_was_called(
-    services, rows_file, make_lora
-):
+def test_a_search_competes_with_the_training_that_read_its_rows_of_whatever_file(services, rows_file, make_lora):
     put_rows(rows_file, 60)
     rows = services.data.check(rows_file).examples
     for name, some in (("Mine", rows[:40]), ("Other", [replace(one, messages=one.messages[::-1]) for one in rows])):
@@ -325,9 +309,7 @@ def test_a_search_that_is_stopped_keeps_what_it_knows(services, rows_file):
 
 
 @pytest.mark.parametrize("status", [200, 500])
-def test_a_server_rewrites_the_best_prompt_from_training_rows_and_one_that_fails_is_noted(
-    services, rows_file, server, status
-):
+def test_a_server_rewrites_the_best_prompt_from_training_rows_or_is_noted_to_fail(services, rows_file, server, status):
     put_rows(rows_file, 60)
     services.endpoints.add(Endpoint("deep", f"{server.url}/v1", "deep"))
     server.say = lambda path, body: (status, reply("Here:\n```\nSay gladly.\n```"))
@@ -340,16 +322,10 @@ def test_a_server_rewrites_the_best_prompt_from_training_rows_and_one_that_fails
     held = [row for row in (*parts.validation, *parts.test) if f"{asks[row]}\n" in told]
     assert (bool(told), held) == (True, []), "it reads training rows alone"
     prompts = {one["prompt"]: one["side"] for one in view.record["search"]["candidates"]}
-    assert ("Say gladly." in prompts) == (status == 200)
-    assert ("answered 500" in view.error) == (status == 500)
+    assert ("Say gladly." in prompts, "answered 500" in view.error) == (status == 200, status == 500)
     away = replace(request, proposer="far")
     services.endpoints.add(Endpoint("far", "https://far.example/v1", "far"))
     refused("36 training rows, with replies and answers, to far at far.example", services.verdicts.start, away)
-
-
-@pytest.fixture
-def book(tmp_path):
-    return PromptBook(tmp_path / "prompts", clock=lambda: 7.0)
 
 
 def test_versions_keep_their_order_and_their_ids(book):
@@ -362,20 +338,6 @@ def test_versions_keep_their_order_and_their_ids(book):
     refused("v1, v2, v4", book.remove, "v3", error=NotFoundError)
 
 
-def test_the_last_score_stays_for_each_file_and_number_of_shots(book):
-    book.keep("Be glad.")
-
-    def score(value: float, shots: int = 0, file: str = "a") -> Score:
-        return Score(file, shots, "json", value, 10, int(10 * value), 20.0, 1.0, "b")
-
-    book.note("one", {"Be glad.": [score(0.1), score(0.2, 4)], "Gone.": [score(1.0)]})
-    book.note("two", {"Be glad.": [score(0.5), score(0.6, file="b")]})
-    (version,) = PromptBook(book.file("local").parent).versions()
-    there = sorted((one.file, one.shots, one.value) for one in version.scores)
-    assert there == [("a", 0, 0.5), ("a", 4, 0.2), ("b", 0, 0.6)]
-    assert book.noted() == {"one", "two"}
-
-
 def test_too_much_or_nothing_is_refused(book):
     refused("no text", book.keep, " \n")
     refused("letters long", book.keep, "x" * (LETTERS_MAX + 1))
@@ -385,8 +347,17 @@ def test_too_much_or_nothing_is_refused(book):
     assert book.keep("Number 3").id == "v4", "what is there may be kept again"
 
 
-def test_a_file_that_cannot_be_read_is_told_and_left_alone(book):
+def test_the_last_score_stays_for_each_file_and_count_and_a_file_that_cannot_be_read_is_left_alone(book):
     book.keep("Be glad.")
+
+    def score(value, shots=0, file="a"):
+        return Score(file, shots, "json", value, 10, int(10 * value), 20.0, 1.0, "b")
+
+    book.note("one", {"Be glad.": [score(0.1), score(0.2, 4)], "Gone.": [score(1.0)]})
+    book.note("two", {"Be glad.": [score(0.5), score(0.6, file="b")]})
+    (version,) = PromptBook(book.file("local").parent).versions()
+    there = sorted((one.file, one.shots, one.value) for one in version.scores)
+    assert (there, book.noted()) == ([("a", 0, 0.5), ("a", 4, 0.2), ("b", 0, 0.6)], {"one", "two"})
     file = book.file("local")
     for wrong in ("{", "[]", '{"schema": 1}', json.dumps({"schema": 2, "versions": [], "next": 1, "noted": []})):
         file.write_text(wrong)
@@ -396,7 +367,7 @@ def test_a_file_that_cannot_be_read_is_told_and_left_alone(book):
 
 
 def test_writers_beside_each_other_lose_nothing(book):
-    def write(start: int) -> None:
+    def write(start):
         mine = PromptBook(book.file("local").parent)
         for n in range(start, start + 10):
             mine.keep(f"Number {n}")

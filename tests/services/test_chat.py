@@ -1,17 +1,15 @@
-"""One conversation to one model, as a program asks it; closed early, refused, fitted; and sides that cannot run, which
-never take the others down."""
+"""One conversation to one model, as a program asks it; and sides that cannot run, which never take the others down."""
 
 import contextlib
 import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
 
-from playground.chat.batching import Asked, Written
+from playground.chat.batching import Asked
 from playground.chat.compare import Side, Turn, conversation, parse_side, side_as_json, side_from
 from playground.chat.programs import Chat, all_replies, read_saved
 from playground.data.example import Example, Message
@@ -23,7 +21,7 @@ from playground.gpu.policy import CAPACITY
 from playground.library.files import file_fingerprint
 from playground.models.bases import kv_bytes_per_token
 from playground.runs.service import TrainRequest
-from playground.services import Services, build_services
+from playground.services import build_services
 from tests.engine.models import edited, load_base, poison, said_by, save_adapter, with_adapter
 from tests.refused import refused
 from tests.services.conftest import last, whole_model
@@ -50,8 +48,7 @@ def test_sides_answer_together_each_with_its_own_prompt_and_its_own_fault(servic
     assert services.manager.leases() == []
     status = json.loads(json.dumps(services.device.status()))
     assert status["used_bytes"] == sum(item["bytes"] for item in status["residents"]) > 0
-    assert services.device.line() == "Device: idle"
-    assert services.device.counts()["residents"] == 1
+    assert (services.device.line(), services.device.counts()["residents"]) == ("Device: idle", 1)
 
 
 def test_turns_and_shots_come_before_the_question():
@@ -96,16 +93,13 @@ def test_an_adapter_a_full_model_and_the_base_side_by_side(services, make_lora, 
     assert not any(row.attached for row in services.adapters.list())
 
 
-def test_sides_from_the_command_line(tmp_path):
+def test_sides_are_read_from_words_with_their_form_whose_pattern_may_hold_commas(tmp_path):
     (tmp_path / "p.txt").write_text("Be brief.\n")
     side = parse_side(f"model=base,prompt={tmp_path / 'p.txt'},shots=2,name=Told", tmp_path / "rows.jsonl")
     assert (side.model, side.system_prompt, side.shots, side.label) == ("base", "Be brief.", 2, "Told")
     shots = ("model=base,shots=2", "model=base,shots=x")
     for wrong in ("", "base", "prompt=x", *shots, "model=base,prompt=/nowhere", "model=a,model=b"):
         refused("", parse_side, wrong)
-
-
-def test_a_side_is_held_to_a_form_and_its_pattern_may_hold_commas(tmp_path):
     schema = tmp_path / "order.json"
     schema.write_text('{"type": "object", "required": ["id"]}')
     side = parse_side(f"model=base,format=json-schema:{schema},name=Held")
@@ -126,25 +120,13 @@ def test_a_side_is_held_to_a_form_and_its_pattern_may_hold_commas(tmp_path):
 HELLO = (Message("user", "Hello"),)
 
 
-def chat(**options: Any) -> Chat:
+def chat(**options):
     return Chat(**({"model": "base", "messages": HELLO, "sampling": Sampling(max_tokens=6, ignore_eos=True)} | options))
 
 
-def written_by(services: Services, **options: Any) -> list[Written]:
+def written_by(services, **options):
     """What is written of the chat with these options."""
     return last(services.completion.complete(chat(**options), "me"))
-
-
-def test_what_runs_is_known_from_the_start_and_closing_it_frees_the_device_at_once(services):
-    services.bases.engine()
-    stream = services.completion.complete(chat(sampling=Sampling(max_tokens=900, ignore_eos=True), replies=4), "me")
-    assert [one.stamp["rows"] for one in next(stream)] == [4] * 4
-    next(stream)
-    assert [lease.session for lease in services.manager.leases()] == ["me"]
-    stream.close()
-    assert services.manager.leases() == services.manager.queue() == []
-    written = written_by(services, sampling=Sampling(max_tokens=2, seed=SEED_MAX), replies=3)
-    assert [one.stamp["seed"] for one in written] == [SEED_MAX, 0, 1], "each takes the next seed"
 
 
 ENDS = "(?:q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -155,7 +137,10 @@ SOME = {"target_modules": ["q_proj", "v_proj", "down_proj"]}
 IMPORTED = {  # name, which begins with the kind: (PEFT's options, what its config says beside them as it comes)
     **dict.fromkeys(("lora", "ia3", "prefix", "deep", "prompt", "ptuning", "bottleneck"), ({}, {})),
     **{"dora": ({"use_rslora": True}, {}), "lora-rs": ({"use_rslora": True}, {}), "lora-one": (SOME | {"r": 1}, {})},
-    "lora-unsloth": ({}, {"auto_mapping": MAPPING, "task_type": None, "target_modules": UNSLOTH}),
+    "lora-unsloth": (
+        {"rank_pattern": {"up_proj": 6}},
+        {"auto_mapping": MAPPING, "task_type": None, "target_modules": UNSLOTH},
+    ),
     "lora-ranks": ({"rank_pattern": {"q_proj": 8}, "alpha_pattern": {r"layers\.1\..*k_proj": 40}}, {}),
     "lora-deep": (SOME | {"layers_to_transform": [1]}, {}),
     "lora-but": ({"exclude_modules": ".*k_proj"}, {"revision": "step-100"}),
@@ -222,7 +207,16 @@ def test_adapters_of_every_kind_as_they_come_are_imported_and_say_what_peft_says
     assert len(said) == len(IMPORTED) > 20, "no two say the same"
 
 
-def test_what_cannot_be_asked_is_said(services):
+def test_what_runs_is_known_from_the_start_closing_it_frees_the_device_and_what_cannot_be_asked_is_said(services):
+    services.bases.engine()
+    stream = services.completion.complete(chat(sampling=Sampling(max_tokens=900, ignore_eos=True), replies=4), "me")
+    assert [one.stamp["rows"] for one in next(stream)] == [4] * 4
+    next(stream)
+    assert [lease.session for lease in services.manager.leases()] == ["me"]
+    stream.close()
+    assert services.manager.leases() == services.manager.queue() == []
+    written = written_by(services, sampling=Sampling(max_tokens=2, seed=SEED_MAX), replies=3)
+    assert [one.stamp["seed"] for one in written] == [SEED_MAX, 0, 1], "each takes the next seed"
     refused(r"There is no model 'nobody'\. There is: base", services.completion.card, "nobody", error=NotFoundError)
     refused("1 to 4", chat, replies=5)
     services.bases.engine()
@@ -235,7 +229,7 @@ def test_what_cannot_be_asked_is_said(services):
 PROMPT = "A beginning that is long enough to be kept for the next question, since it has more than sixteen tokens."
 
 
-def ask(services: Services, tokens: int = 4, count: int = 1) -> list[Written]:
+def ask(services, tokens=4, count=1):
     written = last(services.batches.run([Asked(None, PROMPT, Sampling(max_tokens=tokens))] * count, "a"))
     assert all(one.failure is None for one in written)
     services.bases.engine().worker.run(lambda: None)  # the round that told of the last reply has ended
@@ -249,9 +243,7 @@ def test_what_was_read_is_forgotten_and_the_reply_stays_the_same(services):
     way = services.bases.engine().backend.scheduler
     assert way.prefix_cache.bytes > 0
     services.batches.forget()
-    assert way.prefix_cache.bytes == 0
-    assert ask(services)[0].state.text == first
-    assert way.cached_tokens == 0
+    assert (way.prefix_cache.bytes, ask(services)[0].state.text, way.cached_tokens) == (0, first, 0)
     ask(services)
     assert way.cached_tokens > 0
 
@@ -273,18 +265,6 @@ def test_a_batch_asks_for_room_as_it_grows_and_what_stays_is_known(services, tin
     assert services.manager.leases() == []
 
 
-def test_a_reply_whose_adapter_overflows_fails_alone(services, make_lora):
-    alone = ask(services)[0].state.tokens
-    card = services.adapters.import_file(make_lora(3))
-    services.adapters.attach(card.id)
-    poison(services.bases.engine(), card.path, 3e38, card.id)
-    asked = [Asked(one, PROMPT, Sampling(max_tokens=4)) for one in (None, card, None)]
-    left, broken, right = last(services.batches.run(asked, "a"))
-    assert [(one.state.tokens, one.failure) for one in (left, right)] == [(alone, None)] * 2
-    assert broken.done
-    assert f"{card.id} makes numbers overflow" in str(broken.failure)
-
-
 HEAD = "adapts lm_head, which lies outside the decoder's layers"
 
 
@@ -298,9 +278,26 @@ def head(services, make_lora):
     return folder.name
 
 
-def test_import_listing_training_exporting_and_comparing_say_the_same_of_an_adapter(
-    services, head, rows_file, make_lora, asked
-):
+def test_an_adapter_that_overflows_or_cannot_be_read_any_more_fails_alone(services, make_lora, tmp_path):
+    alone = ask(services)[0].state.tokens
+    card = services.adapters.import_file(make_lora(3))
+    services.adapters.attach(card.id)
+    poison(services.bases.engine(), card.path, 3e38, card.id)
+    asked = [Asked(one, PROMPT, Sampling(max_tokens=4)) for one in (None, card, None)]
+    left, broken, right = last(services.batches.run(asked, "a"))
+    assert [(one.state.tokens, one.failure) for one in (left, right)] == [(alone, None)] * 2
+    assert broken.done
+    assert f"{card.id} makes numbers overflow" in str(broken.failure)
+    mine = services.adapters.import_file(make_lora(9)).id
+    gone = services.adapters.import_file(Path(shutil.copytree(make_lora(10), tmp_path / "gone"))).id
+    services.bases.engine()
+    card = services.adapters.get(gone)
+    (card.path / "adapter_model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    asked = [Asked(one, "Hello", SHORT) for one in (services.adapters.get(mine), card, None)]
+    assert [one.failure is None for one in last(services.batches.run(asked, "a"))] == [True, False, True]
+
+
+def test_all_who_meet_an_adapter_that_is_refused_say_the_same(services, head, rows_file, make_lora, asked):
     services.bases.engine()
     (row,) = [row for row in services.adapters.list() if row.card.id == head]
     assert (row.usable, HEAD in row.reason) == (False, True)
@@ -316,19 +313,6 @@ def test_import_listing_training_exporting_and_comparing_say_the_same_of_an_adap
     assert HEAD in broken.error
     assert (base.error, mine.error) == ("", "")
     assert base.completion_tokens == mine.completion_tokens == 6
-
-
-def test_whatever_one_adapter_does_when_it_is_read_the_others_answer(services, make_lora, tmp_path):
-    mine = services.adapters.import_file(make_lora(9)).id
-    gone = services.adapters.import_file(Path(shutil.copytree(make_lora(10), tmp_path / "gone"))).id
-    services.bases.engine()
-    card = services.adapters.get(gone)
-    (card.path / "adapter_model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
-    asked = [Asked(one, "Hello", SHORT) for one in (services.adapters.get(mine), card, None)]
-    assert [one.failure is None for one in last(services.batches.run(asked, "a"))] == [True, False, True]
-
-
-def test_the_command_lines_replies_go_on_without_a_side_that_failed(services, head):
     sides = [Side("base"), Side(head)]
     replies = all_replies(services.compare, sides, ["Hello", "And then?"], SHORT)
     told = [(reply["side"], reply["turn"], "error" in reply) for reply in replies]
@@ -352,22 +336,19 @@ def test_models_that_do_not_fit_together_answer_one_after_another(services, tiny
 
 def test_another_base_answers_beside_the_one_in_use_with_a_template_tokenizer_and_stamp_of_its_own(services, qwen):
     other = f"base:{qwen}"
-    sides = [Side("base"), Side(other, "Be brief."), Side(other, format="json")]
+    sides = [Side("base"), Side(other, "Be brief."), parse_side(f"model={other},format=json")]
     plain, told, held = replies = all_replies(services.compare, sides, ["Hello"], SHORT)
     assert [one["side"] for one in replies] == ["base", "base:qwen + prompt", "base:qwen + form"]
     fingerprint = file_fingerprint(qwen)
     for one in (told, held):
-        assert {name: one["stamp"][name] for name in ("base", "base_name", "adapter", "rows")} == {
-            **{"base": fingerprint, "base_name": "qwen", "adapter": None, "rows": 2}
-        }
+        stamp = [one["stamp"][name] for name in ("base", "base_name", "adapter", "rows")]
+        assert stamp == [fingerprint, "qwen", None, 2]
     prompt = "[system]Be brief.<eos>[user]Hello<eos>[assistant]"
     assert (told["stamp"]["prompt"]["text"], plain["stamp"]["rows"]) == (prompt, 1)
     assert told["prompt_tokens"] == len(prompt) - 2 * (len("<eos>") - 1), "its tokens are bytes"
     assert services.compare.prompt_tokens("Hello", other) == len("Hello") > services.compare.prompt_tokens("Hello")
     assert {one.name for one in services.manager.residents()} == {services.bases.spec, other}
-    assert [card.id for card in services.completion.models()] == [other], (
-        "a folder that was asked is known from then on"
-    )
+    assert [card.id for card in services.completion.models()] == [other], "a folder that was asked is known then"
     found = services.replay.again(read_saved(told)[0])
     assert (found["same"], found["notes"]) == (True, [])
     assert last(services.completion.complete(chat(model=other), "me"))[0].state.text

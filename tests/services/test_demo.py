@@ -14,6 +14,7 @@ from playground.runs.progress import RunView
 from tests.refused import refused
 
 DONE = RunView("r1", "demo", "DONE", "lora", 20, 20, "mine", None, None, 0.0, summary={"rows_used": 9, "seconds": 3.0})
+story = pytest.fixture(lambda tmp_path: Story(tmp_path))
 
 
 class Story:
@@ -42,12 +43,7 @@ class Story:
             self.waiting.pop()()
 
 
-@pytest.fixture
-def story(tmp_path):
-    return Story(tmp_path)
-
-
-def test_it_trains_and_measures_both_sides(story):
+def test_it_trains_and_measures_both_sides_and_in_the_foreground_tells_every_change_and_raises_a_fault(story):
     assert story.demo.state().phase == "idle"
     story.demo.start()
     story.demo.start()
@@ -63,9 +59,6 @@ def test_it_trains_and_measures_both_sides(story):
     assert [step.state for step in state.steps] == ["done"] * 3
     story.demo.reset()
     assert story.demo.state().phase == "idle"
-
-
-def test_in_the_foreground_every_change_is_reported_and_a_fault_is_raised(story):
     seen = []
     assert story.demo.play(lambda state: seen.append(state.phase)).phase == "done"
     assert (seen[0], seen[-1]) == ("training", "done")

@@ -1,21 +1,15 @@
-"""What goes wrong around the device: memory runs out, somebody leaves in mid-stream, everyone asks at once, adapters
-change hands.
-
-CI runs short counts; tests/soak has the long ones.
-"""
+"""Around the device: memory runs out, somebody leaves, everyone asks at once. The long form is in tests/soak."""
 
 import threading
-from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 
 from playground.chat.compare import Side
 from playground.data.example import Message
-from playground.engine.request import TOGETHER, Row, RowState, Sampling
+from playground.engine.request import TOGETHER, Sampling
 from playground.errors import BusyError, OutOfMemoryError
 from playground.evaluation.forgetting import material
 from playground.gpu import manager as managing
@@ -23,14 +17,16 @@ from playground.gpu.device import CpuDevice, usable_cores
 from playground.gpu.manager import DeviceManager, Lanes, retried
 from playground.gpu.policy import threads_of
 from playground.runs.service import TrainRequest
-from playground.services import Services, build_services
+from playground.services import build_services
 from playground.verdict.losses import ToScore
 from tests.refused import refused
 from tests.services.conftest import FixedDevice, last, whole_model
 from tests.soak import torture
 
+card = pytest.fixture(lambda services, make_lora: services.adapters.import_file(make_lora(3)))
 
-def ask(services: Services, session: str = "a", side: str = "base", tokens: int = 6) -> str:
+
+def ask(services, session="a", side="base", tokens=6):
     """One reply to its end; an error is raised."""
     (reply,) = last(services.compare.ask([Side(side)], [[]], "Hello", Sampling(max_tokens=tokens), session=session))
     assert not reply.error, reply.error
@@ -56,8 +52,8 @@ def test_a_run_takes_the_place_of_an_idle_base_and_the_base_comes_back(settings,
     services.close()
 
 
-def test_everyone_at_once_is_answered_or_politely_refused(services):
-    def one(number: int) -> str:
+def test_everyone_at_once_is_answered_or_refused_and_who_leaves_in_mid_stream_gives_all_back(services, make_lora):
+    def one(number):
         sampling = Sampling(max_tokens=2)
         (reply,) = last(services.compare.ask([Side("base")], [[]], "Hello", sampling, session=str(number)))
         return "refused" if "waiting already" in reply.error else "answered" if reply.done else "lost"
@@ -68,9 +64,6 @@ def test_everyone_at_once_is_answered_or_politely_refused(services):
     assert set(outcomes) <= {"answered", "refused"}
     assert outcomes.count("answered") >= 36
     assert services.manager.leases() == services.manager.queue() == []
-
-
-def test_who_leaves_in_mid_stream_gives_the_device_back_and_adapters_that_change_hands_answer_each(services, make_lora):
     torture.gone_away(services, 5)
     torture.swap_storm(services, make_lora, 3)
 
@@ -78,13 +71,13 @@ def test_who_leaves_in_mid_stream_gives_the_device_back_and_adapters_that_change
 class Short:
     """An engine whose memory runs out ``faults`` times, after a few tokens."""
 
-    def __init__(self, real: Any, faults: int) -> None:
+    def __init__(self, real, faults):
         self._real, self._faults = real, faults
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name):
         return getattr(self._real, name)
 
-    def stream(self, rows: Sequence[Row]) -> Iterator[list[RowState]]:
+    def stream(self, rows):
         stream = self._real.stream(rows)
         for states in stream:
             if self._faults and states[0].completion_tokens >= 2:
@@ -106,13 +99,13 @@ def test_memory_that_runs_out_while_writing(services):
     assert ask(services, tokens=4)
 
 
-def test_memory_that_runs_out_while_loading_is_freed_once():
+def test_memory_that_runs_out_while_loading_is_freed_once_and_one_session_cannot_fill_the_queue():
     """Unloads run in threads of their own; a second try beside them would find the memory still taken."""
     manager, unloaded = DeviceManager(FixedDevice(), 10**9), threading.Event()
     manager.set_resident("idle", 5, unloaded.set)
-    there: list[list[str]] = []
+    there = []
 
-    def load(fail: int, error: type[Exception] = MemoryError) -> str:
+    def load(fail, error=MemoryError):
         there.append([one.name for one in manager.residents()])
         if len(there) <= fail:
             raise error("other")
@@ -125,9 +118,6 @@ def test_memory_that_runs_out_while_loading_is_freed_once():
     advice = r"No room\. Choose a smaller base"
     refused(advice, retried, lambda: load(9), manager, "No room", error=OutOfMemoryError)
     refused("other", retried, lambda: load(9, ValueError), manager, "x", error=ValueError)
-
-
-def test_one_session_cannot_fill_the_queue_alone():
     manager = DeviceManager(FixedDevice(), 10**9)
     greedy = ("chat", "greedy", "Answering", 1)
     for _ in range(12):
@@ -152,7 +142,7 @@ def one_thread_a_core(settings):
     managing.own_threads.cache_clear()
 
 
-def threads_while_answering(services: Services) -> tuple[int, int]:
+def threads_while_answering(services):
     """(threads of the engine's computing thread, what a run may use) while a reply is written."""
     compute, run = services.bases.engine().worker, Lanes(services.settings.home)
     found = []
@@ -178,17 +168,12 @@ def test_chat_and_a_run_share_the_cores_while_both_compute(settings, one_thread_
 
 
 @pytest.fixture
-def card(services, make_lora):
-    return services.adapters.import_file(make_lora(3))
-
-
-@pytest.fixture
 def whole(services, tiny_base):
     """A full fine-tune that is the base itself."""
     return services.adapters.get(whole_model(services, tiny_base))
 
 
-def test_rows_of_base_adapter_and_full_model(services, card, whole):
+def test_rows_of_base_adapter_and_full_model_wait_their_turn_can_be_stopped_and_free_the_device(services, card, whole):
     prompt, answer = services.scoring.rendered([Message("user", "Say 3")], "Three, gladly.")
     assert "named SmolLM" in prompt
     assert answer == "Three, gladly.<|im_end|>"
@@ -202,9 +187,6 @@ def test_rows_of_base_adapter_and_full_model(services, card, whole):
     assert tuned.loss != pytest.approx(base.loss, abs=1e-3)
     assert (full.loss, full.base_loss) == pytest.approx((base.loss, base.loss), abs=1e-4)
     assert services.manager.leases() == []
-
-
-def test_it_waits_its_turn_can_be_stopped_and_a_row_that_cannot_be_scored_frees_the_device(services, card):
     other = services.manager.request("measure", "other", "Answering", 0)
     run = services.scoring.run([ToScore(card, "One, ", f"two, {n}") for n in range(3 * TOGETHER)], "me")
     assert [next(run).waiting[:11] for _ in range(2)] == ["", "1st in line"]

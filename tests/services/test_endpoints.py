@@ -26,7 +26,7 @@ from playground.ui.wiring import Visit
 from playground.verdict.request import VerdictRequest
 from tests.cli.conftest import call
 from tests.refused import refused
-from tests.services.conftest import reply
+from tests.services.conftest import last, reply, streamed
 
 __all__ = ["call"]
 KEY = "sk-very-secret"
@@ -47,18 +47,15 @@ def ask(client, *asked, sampling=Sampling(max_tokens=9), spending=None):  # noqa
     return sending.replies
 
 
+def called(pieces):
+    return *(({"tool_calls": [piece]}, None) for piece in pieces), ({}, "tool_calls")
+
+
 def test_tools_are_sent_with_calls_and_results_and_calls_that_come_in_pieces_are_the_reply(server, endpoint):
-    about = {"id": "x", "object": "chat.completion.chunk", "model": "deep-2"}
     pieces = [{"id": "a", "function": {"name": "look", "arguments": ""}}, {"function": {"arguments": '{"word":'}}]
     pieces = [{"index": 0} | piece for piece in (*pieces, {"function": {"arguments": '"e"}'}})]
-    deltas = [
-        ({"content": "I look."}, None),
-        *(({"tool_calls": [piece]}, None) for piece in pieces),
-        ({}, "tool_calls"),
-    ]
-    lines = [about | {"choices": [{"index": 0, "delta": one, "finish_reason": end}]} for one, end in deltas]
-    streamed = "".join(f"data: {json.dumps(line)}\n\n" for line in lines).encode() + b"data: [DONE]\n\n"
-    server.say = lambda path, body: (200, streamed)
+    said = streamed(({"content": "I look."}, None), *called(pieces))
+    server.say = lambda path, body: (200, said)
     tools = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
     call = '<tool_call>\n{"name": "look", "arguments": {"word": "%s"}}\n</tool_call>'
     asked = (Message("tools", json.dumps(tools)), Message("user", "Pi?"), Message("assistant", call % "pi"))
@@ -76,11 +73,7 @@ def test_tools_are_sent_with_calls_and_results_and_calls_that_come_in_pieces_are
 def test_calls_that_a_server_numbers_in_part_or_not_at_all_are_told_apart(server, endpoint, places):
     said = [{"name": "look", "arguments": "{}"}, {"name": "find", "arguments": ""}, {"arguments": "{}"}]
     pieces = [{"index": place, "function": one} for place, one in zip(places, said, strict=True)]
-    deltas = [*(({"tool_calls": [piece]}, None) for piece in pieces), ({}, "tool_calls")]
-    about = {"id": "x", "object": "chat.completion.chunk", "model": "deep-2"}
-    lines = [about | {"choices": [{"index": 0, "delta": one, "finish_reason": end}]} for one, end in deltas]
-    streamed = "".join(f"data: {json.dumps(line)}\n\n" for line in lines).encode() + b"data: [DONE]\n\n"
-    server.say = lambda path, body: (200, streamed)
+    server.say = lambda path, body: (200, streamed(*called(pieces)))
     (heard,) = ask(Client(), endpoint)
     calls = [f'<tool_call>\n{{"name": "{name}", "arguments": {{}}}}\n</tool_call>' for name in ("look", "find")]
     assert heard.state.text == "\n".join(calls)
@@ -179,12 +172,10 @@ def test_a_reply_that_breaks_off_is_begun_anew_and_an_unknown_setting_is_left_ou
 
 
 SCHEMA = '{"type": "object"}'
+NAMED = {"name": "reply", "schema": {"type": "object"}, "strict": True}
 HELD = (
     ("json", {"response_format": {"type": "json_object"}}),
-    (
-        f"json-schema:{SCHEMA}",
-        {"response_format": {"json_schema": {"name": "reply", "schema": {"type": "object"}, "strict": True}}},
-    ),
+    (f"json-schema:{SCHEMA}", {"response_format": {"type": "json_schema", "json_schema": NAMED}}),
     (r"regex:yes|no", {"guided_regex": "yes|no", "structured_outputs": {"regex": "yes|no"}}),
 )
 
@@ -193,14 +184,13 @@ HELD = (
 def test_a_form_is_sent_as_servers_take_it_and_one_that_refuses_it_says_so(server, endpoint, form, sent):
     ask(Client(), endpoint, sampling=Sampling(format=form))
     body = json.loads(server.asked[-1][2])
-    sent = sent | ({"response_format": {"type": "json_schema", **sent["response_format"]}} if "schema" in form else {})
     assert {name: body[name] for name in sent} == sent
     server.say = lambda path, body: (400, {"error": {"message": "Unrecognized: guided_regex, response_format"}})
     (heard,) = ask(Client(retries=0), endpoint, sampling=Sampling(format=form))
     assert "does not hold its replies to this form (" in str(heard.failure)
 
 
-def test_no_more_requests_at_once_and_a_minute_than_the_server_takes(server, endpoint):
+def test_no_more_requests_at_once_and_a_minute_than_the_server_takes_nor_more_paid_than_the_cap(server, endpoint):
     now, most, lock = 0, 0, threading.Lock()
 
     def slow(path, body):
@@ -219,16 +209,12 @@ def test_no_more_requests_at_once_and_a_minute_than_the_server_takes(server, end
     began = time.monotonic()
     ask(Client(), *[replace(endpoint, requests_per_minute=600)] * 4)
     assert time.monotonic() - began >= 0.3
-
-
-def test_a_purse_never_pays_more_than_its_cap(server, endpoint):
     server.say = lambda path, body: (200, reply("It is A", prompt_tokens=30, completion_tokens=9))
-    paid, most = (30 * 2.0 + 9 * 8.0) / 1e6, endpoint.most(ASKED, 9)
-    spending = Spending(2.1 * paid + most)
+    paid, dearest = (30 * 2.0 + 9 * 8.0) / 1e6, endpoint.most(ASKED, 9)
+    spending, before = Spending(2.1 * paid + dearest), len(server.asked)
     heard = ask(Client(), *[replace(endpoint, concurrency=1)] * 6, spending=spending)
     assert [one.failure is None for one in heard] == [True] * 3 + [False] * 3
-    assert (len(server.asked), spending.requests) == (3, 3)
-    assert spending.spent == pytest.approx(3 * paid)
+    assert (len(server.asked) - before, spending.requests, spending.spent) == (3, 3, pytest.approx(3 * paid))
     assert "spend cap" in str(heard[-1].failure)
 
 
@@ -314,14 +300,9 @@ def asked(rows_file, settings, endpoint):
     return VerdictRequest(rows_file, sides, ("contains:gladly",), limit=6, max_tokens=5, forgetting=False)
 
 
-def ended(services, request):
-    *_, view = services.verdicts.run(request)
-    return view
-
-
 def test_a_verdict_has_it_on_the_rung_of_a_larger_model_at_its_own_prices(services, asked, server):
     request = replace(asked, prices=Prices(device_per_hour=1.0), questions=Questions(volume=1000), losses=True)
-    view = ended(services, request)
+    view = last(services.verdicts.run(request))
     assert (view.state, view.error) == ("DONE", "")
     record = view.record
     base, deep = record["sides"]
@@ -353,19 +334,19 @@ def test_a_server_that_dies_or_costs_too_much_fails_its_side_and_the_rest_stands
         return json.loads(body)["messages"][-1]["content"]
 
     server.say = lambda path, body: alone(path, body) if question(body) in ("Say 0", "Say 1") else (500, {})
-    view = ended(services, replace(asked, losses=False))
+    view = last(services.verdicts.run(replace(asked, losses=False)))
     assert view.state == "DONE"
     assert "Deep was left out: deep at 127.0.0.1 answered 500" in view.error
     assert [side["side"] for side in view.record["sides"]] == ["Base"]
     assert {row["side"] for row in services.verdicts.rows(view.id)} == {"Base"}
     again = services.verdicts.extension(view.id, 0)
-    still = ended(services, again)
+    still = last(services.verdicts.run(again))
     assert (still.state, len(services.verdicts.rows(view.id)), still.failed) == ("DONE", 6, ("Deep",))
     server.say, before = alone, len(server.asked)
     Endpoints(services.settings.endpoints_file).add(replace(there := services.endpoints.get("deep"), model="other"))
     refused("deep is now other at 127.0.0.1", services.verdicts.extension, view.id, 0)
     Endpoints(services.settings.endpoints_file).add(there)
-    whole = ended(services, services.verdicts.extension(view.id, 0))
+    whole = last(services.verdicts.run(services.verdicts.extension(view.id, 0)))
     assert (whole.state, whole.error, whole.failed, whole.record["look"]) == ("DONE", "", (), 1)
     base, deep = whole.record["sides"]
     assert (deep["side"], deep["kind"], deep["metrics"]["pass"]["n"], deep["timed"]) == ("Deep", "larger-model", 6, 5)
@@ -376,7 +357,7 @@ def test_a_server_that_dies_or_costs_too_much_fails_its_side_and_the_rest_stands
     assert whole.record["spent"]["amount"] == pytest.approx((2 + 9) * 0.0018)
     refused("stated no maximum", services.verdicts.extension, view.id)
     server.say = lambda path, body: (200, reply("It is A", prompt_tokens=20, completion_tokens=5))
-    view = ended(services, replace(asked, losses=False, spend_cap=0.0005))
+    view = last(services.verdicts.run(replace(asked, losses=False, spend_cap=0.0005)))
     assert "Deep was left out: The spend cap of 0.0005 is reached" in view.error
     assert 0 < view.record["spent"]["amount"] <= 0.0005
     Endpoints(services.settings.endpoints_file).add(replace(services.endpoints.get("deep"), prompt_per_million=None))
@@ -415,9 +396,8 @@ def test_the_command_line_lists_asks_and_agrees(call, settings, asked, server, r
     code, found, _ = call("compare", "--side", "model=endpoint:deep", "--ask", "Which?")
     assert (code, found["replies"][0]["text"]) == (0, "It is A")
     side = ("--side", "model=endpoint:deep,name=Deep")
-    Endpoints(settings.endpoints_file).add(
-        replace(Endpoints(settings.endpoints_file).get("deep"), url="http://192.0.2.1")
-    )
+    there = Endpoints(settings.endpoints_file)
+    there.add(replace(there.get("deep"), url="http://192.0.2.1"))
     for words in (("verdict", rows_file, *side, "--limit", 2), ("compare", *side, "--ask", "Which?")):
         code, found, _ = call(*words)
         assert (code, "Add --send" in found["error"]) == (2, True)

@@ -19,10 +19,7 @@ from playground.ui.adapters import push
 from playground.ui.wiring import Visit
 from tests.refused import refused
 
-
-@pytest.fixture
-def adapter(services, make_lora):
-    return services.adapters.import_file(make_lora(4)).id
+adapter = pytest.fixture(lambda services, make_lora: services.adapters.import_file(make_lora(4)).id)
 
 
 def exporting():
@@ -32,25 +29,7 @@ def exporting():
     return sum("playground.library.exporting" in command for command in mine)
 
 
-def test_a_merged_model_is_handed_over_as_a_zip(services, adapter):
-    steps = list(services.exporter.export(adapter, "merged"))
-    file = steps[-1].file
-    assert file.name == f"{adapter}-merged.zip"
-    assert [one.name for one in file.parent.iterdir()] == [file.name], "nothing else is left there"
-    assert [step.share for step in steps] == sorted(step.share for step in steps)
-
-
-def test_who_stops_listening_stops_it(services, settings, adapter):
-    job = services.exporter.export(adapter, "gguf")
-    next(job)
-    next(job)
-    assert exporting() == 1
-    job.close()
-    assert exporting() == 0
-    assert list(settings.exports_dir.iterdir()) == []
-
-
-def test_an_export_whose_room_is_removed_meanwhile_makes_no_new_one(services, settings, adapter):
+def test_an_export_makes_no_room_that_was_removed_and_of_two_at_once_one_is_refused(services, settings, adapter):
     job = services.exporter.export(adapter, "merged")
     next(job)
     assert next(job).phase.startswith("Merging")
@@ -58,12 +37,9 @@ def test_an_export_whose_room_is_removed_meanwhile_makes_no_new_one(services, se
     shutil.rmtree(room)
     refused("could not be written", list, job, error=RunFailedError)
     assert list(settings.exports_dir.iterdir()) == []
-
-
-def test_of_two_merges_that_begin_at_once_one_is_refused(services, settings, adapter):
     said = []
 
-    def room(*asked):
+    def no_room(*asked):
         """A second merge of the same visitor begins while room is looked for; the first time there is none."""
         if said:
             return settings.exports_dir / "room"
@@ -71,7 +47,7 @@ def test_of_two_merges_that_begin_at_once_one_is_refused(services, settings, ada
         refused("An export of yours is being written already", next, exporter.export(adapter, "merged", owner="ann"))
         raise InputError("There is no room.")
 
-    quota, shared = SimpleNamespace(room=room), replace(settings, shared=True)
+    quota, shared = SimpleNamespace(room=no_room), replace(settings, shared=True)
     exporter = Exporter(shared, services.manager.device, services.bases, services.adapters, quota, services.jobs)
     refused("There is no room", next, exporter.export(adapter, "merged", owner="ann"))
     again = exporter.export(adapter, "merged", owner="ann")
@@ -79,7 +55,19 @@ def test_of_two_merges_that_begin_at_once_one_is_refused(services, settings, ada
     again.close()
 
 
-def test_what_cannot_be_written_is_said_before_it_begins(services, adapter, tmp_path):
+def test_a_merged_model_is_a_zip_is_stopped_by_who_leaves_or_refused_before(services, adapter, settings, tmp_path):
+    steps = list(services.exporter.export(adapter, "merged"))
+    file = steps[-1].file
+    assert file.name == f"{adapter}-merged.zip"
+    assert [one.name for one in file.parent.iterdir()] == [file.name], "nothing else is left there"
+    assert [step.share for step in steps] == sorted(step.share for step in steps)
+    shutil.rmtree(file.parent)
+    job = services.exporter.export(adapter, "gguf")
+    next(job)
+    next(job)
+    assert exporting() == 1
+    job.close()
+    assert (exporting(), list(settings.exports_dir.iterdir())) == (0, [])
     for says, asked in {r"no format 'onnx'.*merged, gguf": "onnx", "nothing is overwritten": "merged"}.items():
         refused(says, next, services.exporter.export(adapter, asked, target=tmp_path))
     refused("", next, services.exporter.export("nobody", "merged"), error=NotFoundError)
@@ -94,7 +82,7 @@ class Remembers:
         return f"https://hub.example/{repo}"
 
 
-def test_what_is_sent_is_the_export_and_wrong_names_are_not_sent(services):
+def test_what_is_sent_is_the_export_wrong_names_are_not_sent_and_the_page_empties_the_token_at_once(services):
     hub = Remembers()
     pusher = Pusher(services.adapters, hub.send)
     assert pusher.push("hospital_reports", " ada/reports ", TOKEN) == "https://hub.example/ada/reports"
@@ -105,9 +93,6 @@ def test_what_is_sent_is_the_export_and_wrong_names_are_not_sent(services):
     for repo, token in (*((repo, TOKEN) for repo in repos), *(("a/b", token) for token in tokens)):
         refused("OWNER/NAME" if token == TOKEN else "token", pusher.push, "hospital_reports", repo, token)
     refused("", pusher.push, "nobody", "a/b", TOKEN, error=NotFoundError)
-
-
-def test_the_page_empties_the_token_at_once_and_says_where_it_is(services):
     services.pusher = Pusher(services.adapters, Remembers().send)
     view = SimpleNamespace(token="token", send="send", result="result")
     asked = {"repo": "ada/reports", "token": TOKEN, "private": True}

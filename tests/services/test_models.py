@@ -26,22 +26,20 @@ from playground.models.bases import BaseService, load_engine, loaded_bytes
 from playground.models.catalogue import LOADED_FACTOR, known_bases, next_larger, offers
 from playground.services import build_services
 from playground.settings import Settings
-from tests.library.conftest import adapter, base_shapes
+from tests.library.conftest import adapter, base_shapes, changed
 from tests.refused import refused
 from tests.soak.torture import wait_for
 from tests.ui.fakes import card
 
 KINDS = {"smollm2-135m": "default", "owner/name": "hub", "owner/name@v1.0": "hub", "Qwen/Qwen2.5-0.5B": "hub"}
 unavailable = partial(refused, error=BaseUnavailableError)
+manager = pytest.fixture(lambda: DeviceManager(CpuDevice(), 10**12))
 
 
-def test_what_a_base_is_and_what_not():
+def test_what_a_base_is_and_a_local_folder_is_described_and_left_as_it_is(settings, tiny_base):
     assert {spec: kind_of(spec) for spec in KINDS} == KINDS
     for spec in ("", "gpt", "a/b/c", "../x", "owner/..", "http://x/y", "owner/na me", "/nowhere", "a/b@", "-a/b"):
         refused("A base is", kind_of, spec)
-
-
-def test_a_local_folder_is_described_and_left_as_it_is(settings, tiny_base):
     before = sorted(tiny_base.iterdir())
     base = resolve(str(tiny_base), settings)
     assert (base.fingerprint, base.licence) == (file_fingerprint(tiny_base), "not stated")
@@ -82,11 +80,6 @@ def test_two_at_once_prepare_it_once(tmp_path, tiny_base, monkeypatch):
 
 
 @pytest.fixture
-def manager():
-    return DeviceManager(CpuDevice(), 10**12)
-
-
-@pytest.fixture
 def tight(settings, services):
     """A budget that one base fits, and two do not."""
     return build_services(replace(settings, budget_bytes=int(1.5 * services.bases.resident()[1])))
@@ -108,9 +101,7 @@ def chosen(services, spec):
 @pytest.mark.parametrize(
     ("room", "words"), [("services", "tiny is still in use"), ("tight", "tiny comes back with the next question")]
 )
-def test_another_base_replaces_the_first_and_one_that_fails_leaves_it_or_lets_it_come_back(
-    request, room, words, tmp_path, tiny_base
-):
+def test_another_base_replaces_the_first_and_one_that_fails_does_not(request, room, words, tmp_path, tiny_base):
     services = request.getfixturevalue(room)
     services.bases.engine()
     spec, fingerprint = services.bases.spec, services.bases.resolve().fingerprint
@@ -181,6 +172,10 @@ def test_an_old_bases_late_unload_leaves_the_new_one_loaded(settings, tmp_path, 
     assert (service.spec, new.loaded.model is None) == (other, False)
 
 
+def sized(*names):
+    return [{"rfilename": name, "size": 9} for name in names]
+
+
 def hub_with(folder, sha256=""):
     """(path, range) -> what the hub answers for a repository of these files; weights come in pieces of 50,000 bytes."""
 
@@ -188,9 +183,7 @@ def hub_with(folder, sha256=""):
         if path.startswith("/api/models/"):
             there = [one for one in folder.rglob("*") if one.is_file()]
             about = [{"rfilename": str(one.relative_to(folder)), "size": one.stat().st_size} for one in there]
-            about += [
-                {"rfilename": name, "size": 9} for name in ("pytorch_model.bin", "x/a.json", "consolidated.safetensors")
-            ]
+            about += sized("pytorch_model.bin", "x/a.json", "consolidated.safetensors")
             lfs = {"lfs": {"sha256": sha256}} if sha256 else {}
             about = [one | (lfs if one["rfilename"].endswith("model.safetensors") else {}) for one in about]
             return 200, {"sha": "abc", "siblings": about}
@@ -235,8 +228,7 @@ def test_a_base_comes_from_the_hub_small_files_first_and_goes_on_where_it_was_st
     base = resolve("owner/name", settings)
     assert [path.rpartition("/")[2] for path, _, _ in server.asked[before:]] == ["main", "model.safetensors"]
     assert (base.fingerprint, bases.unfinished(settings)) == (file_fingerprint(tiny_base), [])
-    assert max(told)[2] == whole
-    assert resolve("owner/name", settings, offline=True) == base
+    assert (max(told)[2], resolve("owner/name", settings, offline=True)) == (whole, base)
     hers, before = replace(settings, home=tmp_path / "hers"), len(server.asked)
     resolve("owner/name", hers, token="hf_hers")
     assert {key for _, key, _ in server.asked[before:]} == {"Bearer hf_hers"}, "of who signed in, not the app's"
@@ -258,9 +250,7 @@ def test_what_the_hub_has_and_cannot_be_a_base_is_said_in_a_sentence(hub, tmp_pa
     unavailable("could not be fetched from the Hugging Face hub.*or name a local folder", resolve, "owner/x", settings)
 
 
-def test_an_adapter_comes_from_the_hub_by_its_id_only_what_is_needed_and_goes_on_where_it_stopped(
-    hub, services, make_lora, tmp_path
-):
+def test_an_adapter_comes_from_the_hub_by_its_id_and_goes_on_where_it_stopped(hub, services, make_lora, tmp_path):
     repository = tmp_path / "repository"
     folder = shutil.copytree(make_lora(3, rank=32), repository / "final")
     for name in ("final/optimizer.pt", "final/train.py", "checkpoint-5/optimizer.pt"):
@@ -290,12 +280,10 @@ def test_an_adapter_comes_from_the_hub_by_its_id_only_what_is_needed_and_goes_on
     refused("There are 2 adapters in it: checkpoint-5, final", fetch, "owner/name")
     shutil.rmtree(repository / "checkpoint-5")
     refused("adapter_model.safetensors is missing; there is: README.md", fetch, "owner/name")
-    about = {"sha": "../../x", "siblings": [{"rfilename": name, "size": 9} for name in ("../x.json", "/etc/x", "a//b")]}
+    about = {"sha": "../../x", "siblings": sized("../x.json", "/etc/x", "a//b")}
     server.say = lambda path, body: (200, about)
     refused("adapter_config.json is missing; there is: nothing", fetch, "owner/out")
-    about["siblings"] = [
-        {"rfilename": name, "size": 9} for name in ("adapter_config.json", "adapter_model.safetensors")
-    ]
+    about["siblings"] = sized("adapter_config.json", "adapter_model.safetensors")
     server.say = lambda path, body: (200, about if path.startswith("/api") else b"x" * 99)
     unavailable(r"is larger than the hub says \(9 bytes\)", fetch, "owner/endless")
     about["siblings"][1]["size"] = 3 * 1024**3
@@ -317,9 +305,7 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n"
 
 
 def config_with(**changes):
-    return lambda folder: (folder / "config.json").write_text(
-        json.dumps(json.loads((folder / "config.json").read_text()) | changes)
-    )
+    return lambda folder: changed(folder / "config.json", **changes)
 
 
 def file_with(name, text):
@@ -339,7 +325,7 @@ def renamed(name):
     return lambda folder: (folder / "model.safetensors").rename(folder / name)
 
 
-EMBEDDINGS = "model.embed_tokens.weight"
+EMBEDDINGS, LAYER = "model.embed_tokens.weight", "model.layers.1"
 CHANGES = {
     "has a damaged config.json": file_with("config.json", "{"),
     "has a damaged config.json, or none": file_with("config.json", "[]"),
@@ -358,9 +344,7 @@ CHANGES = {
     "and a model that knows 7": config_with(vocab_size=7),
     "weights for 1000 tokens": weights_with(lambda held: held.update({EMBEDDINGS: held[EMBEDDINGS][:1000].clone()})),
     r"lacks weights \(layer 2\), which would be made up": config_with(num_hidden_layers=3),
-    "lacks weights .mlp.up_proj.weight of layer 1": weights_with(
-        lambda held: held.pop("model.layers.1.mlp.up_proj.weight")
-    ),
+    "lacks weights .mlp.up_proj.weight of layer 1": weights_with(lambda held: held.pop(f"{LAYER}.mlp.up_proj.weight")),
     "holds no model.safetensors": renamed("weights.safetensors"),
     "pytorch_model.bin, a pickle that can run code and is never opened": renamed("pytorch_model.bin"),
     "model.safetensors in other is a pointer, not the weights": file_with("model.safetensors", POINTER),
@@ -461,7 +445,9 @@ class Card(CudaDevice):
     total_bytes = free_bytes = 10**12
 
 
-def test_a_base_counts_by_what_it_takes_in_memory_not_on_disk(settings, manager, tmp_path, tiny_base):
+def test_a_base_counts_by_what_it_takes_and_packed_weights_by_their_files(
+    settings, manager, tmp_path, tiny_base, real_base
+):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -477,9 +463,6 @@ def test_a_base_counts_by_what_it_takes_in_memory_not_on_disk(settings, manager,
     assert service.resident()[1] == pytest.approx(before, rel=0.01)
     assert BaseService(halved, DeviceManager(Card(), 10**12)).resident()[1] == before // 2
     assert "the budget is" in BaseService(settings, DeviceManager(CpuDevice(), before - 1)).inspect(str(half)).reason
-
-
-def test_packed_weights_and_what_cannot_be_read_count_by_their_files(real_base, tiny_base, tmp_path):
     whole, half = Precision("fp32"), Precision("fp16")
     assert loaded_bytes(real_base.path, real_base.bytes, whole) == pytest.approx(real_base.bytes, rel=0.01)
     assert loaded_bytes(tmp_path, 123, whole) == 123
@@ -504,26 +487,8 @@ class FakeEngine:
 whole_card = partial(card, kind="full", method="full", rank=None, bytes=7)
 
 
-def test_memory_that_runs_out_makes_another_whole_model_leave(settings, manager, tmp_path):
+def test_a_whole_model_counts_by_what_it_takes_and_leaves_for_another(settings, manager, tiny_base, tmp_path):
     """The model that leaves is let go by a thread of its own, while this one is being read in."""
-    made = []
-
-    def load(folder, limit):
-        if made and not made[0].closed:
-            raise MemoryError
-        made.append(FakeEngine())
-        return made[-1]
-
-    residents = Residents(manager, BaseService(settings, manager), load)
-    first, second = whole_card("first", path=tmp_path), whole_card("second", path=tmp_path)
-    assert residents.ready(first)[0] is made[0]
-    with ThreadPoolExecutor(1) as pool:  # less than the device would wait for an unload that cannot end
-        assert pool.submit(residents.ready, second).result(20)[0] is made[1]
-    assert [one.name for one in manager.residents()] == ["full second"]
-    assert residents.attached() == {"second"}
-
-
-def test_a_whole_model_counts_by_what_it_takes_in_memory(settings, manager, tiny_base):
     residents = Residents(manager, BaseService(settings, manager), lambda folder, limit: FakeEngine())
     whole = whole_card("whole", path=tiny_base)
     assert residents.wanted([whole]) == (("full whole", int(loaded_bytes(tiny_base, 7, Precision()) * LOADED_FACTOR)),)
@@ -539,6 +504,20 @@ def test_a_whole_model_counts_by_what_it_takes_in_memory(settings, manager, tiny
     residents.account([whole])
     residents.forget()
     assert manager.residents() == [], "what has gone is not counted"
+    made = []
+
+    def load(folder, limit):
+        if made and not made[0].closed:
+            raise MemoryError
+        made.append(FakeEngine())
+        return made[-1]
+
+    residents = Residents(manager, BaseService(settings, manager), load)
+    first, second = whole_card("first", path=tmp_path), whole_card("second", path=tmp_path)
+    assert residents.ready(first)[0] is made[0]
+    with ThreadPoolExecutor(1) as pool:  # less than the device would wait for an unload that cannot end
+        assert pool.submit(residents.ready, second).result(20)[0] is made[1]
+    assert ([one.name for one in manager.residents()], residents.attached()) == (["full second"], {"second"})
 
 
 def test_whether_an_adapter_fits_is_judged_without_reading_its_numbers(manager, tmp_path):

@@ -37,9 +37,8 @@ def plan_of(request, blocked="", fixed_s=12.0, step_s=3.0):
 
 
 def test_two_methods_from_start_to_table(racing, rows_file):
-    request = RaceRequest(
-        rows_file, methods=("ia3", "lora"), steps=2, check="ends-with:gladly.", name="Two", batch_size=4
-    )
+    asked = {"steps": 2, "check": "ends-with:gladly.", "name": "Two", "batch_size": 4}
+    request = RaceRequest(rows_file, methods=("ia3", "lora"), **asked)
     race = racing.race.start(request)
     first = racing.race.show(race)
     assert first.live
@@ -57,8 +56,7 @@ def test_two_methods_from_start_to_table(racing, rows_file):
         assert (entry.passed, entry.asked) == (0, 2), "a random model keeps no format; a tenth of 24 rows is held back"
         assert entry.forgot["questions"] == 2
         assert racing.adapters.get(entry.adapter or "").name in ("Two LoRA", "Two IA³")
-    assert (view.race.base.asked, view.race.base.eval_loss[0][0]) == (2, 0)
-    assert racing.manager.leases() == []
+    assert (view.race.base.asked, view.race.base.eval_loss[0][0], racing.manager.leases()) == (2, 0, [])
     for entry in view.race.entries:  # the table stays when the runs are cleared away
         racing.training.remove(entry.run)
     assert racing.race.show(race).race == view.race
@@ -96,7 +94,7 @@ def test_cancel_ends_what_has_not_ended_and_keeps_the_rows(racing, rows_file):
     racing.race.cancel(race)  # once more is harmless
 
 
-def test_nothing_starts_where_one_cannot_and_a_request_says_what_is_wrong(services, rows_file):
+def test_nothing_starts_where_one_cannot_and_the_check_of_a_shipped_set_is_its_own(services, rows_file, settings):
     start = services.race.start
     refused(r"nowhere\.csv", start, RaceRequest(Path("nowhere.csv")))
     refused("not both", RaceRequest, rows_file, steps=3, minutes=2.0)
@@ -106,9 +104,6 @@ def test_nothing_starts_where_one_cannot_and_a_request_says_what_is_wrong(servic
     assert (len(chosen(())), chosen(())[-1]) == (10, "full"), "full runs last"
     assert chosen(("full", "ia3", "lora")) == ["lora", "ia3", "full"]
     refused("two methods or more", chosen, ("lora",))
-
-
-def test_the_check_of_a_shipped_set_is_its_own(settings):
     waiting = build_services(settings)  # nobody trains
     shipped = waiting.data.shipped("hospital_reports")
     for given, kept in (("", shipped.check), ("json", "json")):
@@ -116,7 +111,7 @@ def test_the_check_of_a_shipped_set_is_its_own(settings):
         assert waiting.race.show(race).race.check == kept
 
 
-def test_one_message_names_every_method_that_cannot_run_and_a_fault_of_the_file_once():
+def test_one_message_names_all_that_cannot_run_and_minutes_become_as_many_steps_as_fit_each():
     def plan(request):
         if request.method == "ia3":
             raise InputError("This base has no keys.")
@@ -126,21 +121,14 @@ def test_one_message_names_every_method_that_cannot_run_and_a_fault_of_the_file_
     assert "LoRA" not in refused(words, lanes, RaceRequest(Path("x"), methods=("lora", "ia3", "full")), plan)
     two = RaceRequest(Path("x"), methods=("lora", "ia3"))
     refused(r"^There is no file x\.$", lanes, two, lambda request: plan_of(request, "There is no file x."))
-
-
-def test_minutes_become_as_many_steps_as_fit_each():
     seconds = {"lora": 3.0, "dora": 6.0}
     asked = RaceRequest(Path("x"), methods=("lora", "dora"), minutes=2)
     found = lanes(asked, lambda request: plan_of(request, step_s=seconds[request.method]))
     assert [lane.plan.steps for lane in found] == [36, 18]
     assert all(lane.plan.seconds <= 120 for lane in found)
     assert [lane.request.save_steps for lane in found] == [36, 18], "scored once, at the end"
-    refused(
-        r"one step takes about 0\.2 minutes",
-        lanes,
-        RaceRequest(Path("x"), methods=("lora", "ia3"), minutes=0.1),
-        plan_of,
-    )
+    short = RaceRequest(Path("x"), methods=("lora", "ia3"), minutes=0.1)
+    refused(r"one step takes about 0\.2 minutes", lanes, short, plan_of)
 
 
 def test_the_record_is_read_back_and_knows_its_schema(tmp_path):
@@ -170,10 +158,8 @@ VIEW = RaceView(Race("x", "local", "n", "f.jsonl", 1.0, "RUNNING", "json", 20, N
 
 def test_a_line_is_as_long_as_the_head_whatever_is_known_and_what_is_missing_says_why():
     line = "LoRA|0.001|0.500|15 of 16|2,442,240|9.8 MB|4.6 GB|61|183|+0.25|18 of 40, was 20|–"
-    assert cells(DONE) == line.split("|")
-    assert cells(WAITS) == ["Full", *[NONE] * (len(HEAD) - 1)]
-    assert cells(BASE)[:4] == ["Base, untrained", NONE, "3.100", "0 of 16"]
-    assert status(WAITS) == "waits"
+    assert (cells(DONE), cells(WAITS)) == (line.split("|"), ["Full", *[NONE] * (len(HEAD) - 1)])
+    assert (cells(BASE)[:4], status(WAITS)) == (["Base, untrained", NONE, "3.100", "0 of 16"], "waits")
     assert status(replace(WAITS, state="RUNNING", loss=[[3, 1.0]])) == "step 3 of 20"
     assert status(replace(WAITS, state="DONE")) == "trained, not measured yet"
     assert status(replace(WAITS, state="FAILED", reason="Memory ran out.")) == "Memory ran out."
@@ -183,6 +169,5 @@ def test_a_line_is_as_long_as_the_head_whatever_is_known_and_what_is_missing_say
     assert (len(lines), lines[-1]) == (5, "Full: waits")
     found = json.loads(json.dumps(record(VIEW), allow_nan=False))
     assert [one["method"] for one in found["rows"]] == ["lora", "full"]
-    assert found["rows"][0]["eval_loss"] == 0.5004
-    assert found["base"]["passed"] == 0
+    assert (found["rows"][0]["eval_loss"], found["base"]["passed"]) == (0.5004, 0)
     assert (found["race"], found["state"], found["steps"]) == ("x", "RUNNING", 20)

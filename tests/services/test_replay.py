@@ -28,8 +28,7 @@ def mine(services, make_lora, tmp_path):
 def asked(services, *models):
     """Replies as the command line prints them, read back from JSON."""
     sides = [Side(model, name=f"{n}") for n, model in enumerate(models)]
-    found = json.loads(json.dumps(all_replies(services.compare, sides, ["Hello"], DRAWN)))
-    return found
+    return json.loads(json.dumps(all_replies(services.compare, sides, ["Hello"], DRAWN)))
 
 
 def test_the_same_text_comes_again_of_a_whole_model_and_in_another_process_too(services, mine, tiny_base):
@@ -39,8 +38,7 @@ def test_the_same_text_comes_again_of_a_whole_model_and_in_another_process_too(s
     found = [services.replay.again(saved, written.append) for saved in read_saved({"replies": replies})]
     assert [one["text"] for one in found] == [reply["text"] for reply in replies]
     assert {(one["same"], one["first_difference"], tuple(one["notes"])) for one in found} == {(True, None, ())}
-    assert written[-1] == replies[-1]["completion_tokens"]
-    assert services.manager.leases() == []
+    assert (written[-1], services.manager.leases()) == (replies[-1]["completion_tokens"], [])
     (whole,) = asked(services, whole_model(services, tiny_base, noise=0.02))
     assert services.replay.again(read_saved(whole)[0])["same"] is True
     (alone,) = asked(services, mine)
@@ -48,15 +46,22 @@ def test_the_same_text_comes_again_of_a_whole_model_and_in_another_process_too(s
     assert build_services(services.settings).replay.again(read_saved(alone)[0])["same"] is True
 
 
-def test_a_form_is_in_the_stamp_and_the_reply_comes_again(services, mine):
+def test_a_form_is_in_the_stamp_the_reply_comes_again_and_a_changed_adapter_is_refused(services, mine):
     side = Side(mine, format='json-schema:{"type": "object", "required": ["id"]}')
     (reply,) = all_replies(services.compare, [side], ["Hello"], DRAWN)
     assert json.loads(reply["text"]).keys() >= {"id"}
     assert reply["stamp"]["sampling"]["format"] == side.format
     assert services.replay.again(read_saved(reply)[0])["same"] is True
+    weights = services.adapters.get(mine).path / "adapter_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    refused("mine has changed since", services.replay.again, read_saved(reply)[0])
+    services.adapters.remove(mine)
+    refused("There is no adapter 'mine'", services.replay.check, read_saved(reply)[0], error=NotFoundError)
 
 
-def test_a_changed_text_is_told_where_and_another_device_or_type_is_said(services):
+def test_a_changed_text_is_told_another_device_is_said_and_what_cannot_be_the_same_is_refused_at_once(services):
     (reply,) = asked(services, "base")
     text = reply["text"]
     for changed, at in ((text[:4] + "☃" + text[5:], 4), (text + "!", len(text)), (text[:-1], len(text) - 1), ("", 0)):
@@ -67,21 +72,6 @@ def test_a_changed_text_is_told_where_and_another_device_or_type_is_said(service
     device, dtype = services.replay.again(Saved(reply["stamp"] | {"device": "cuda:0", "dtype": "bfloat16"}))["notes"]
     assert "was cuda:0" in device
     assert "was bfloat16" in dtype
-
-
-def test_a_changed_adapter_is_refused(services, mine):
-    (reply,) = asked(services, mine)
-    weights = services.adapters.get(mine).path / "adapter_model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    refused("mine has changed since", services.replay.again, read_saved(reply)[0])
-    services.adapters.remove(mine)
-    refused("There is no adapter 'mine'", services.replay.check, read_saved(reply)[0], error=NotFoundError)
-
-
-def test_what_cannot_be_the_same_is_refused_before_anything_runs(services):
-    (reply,) = asked(services, "base")
     stamp = reply["stamp"]
     for changes, says in (
         ({"base": "f" * 16}, "the fingerprint ffffffffffff"),
@@ -103,7 +93,14 @@ def test_what_cannot_be_the_same_is_refused_before_anything_runs(services):
 STAMP = {"prompt": {"text": "x"}, "seed": 1}
 
 
-def test_every_kind_of_file_is_read():
+@pytest.mark.parametrize(
+    "value", [None, 3, "x", [], {}, {"stamp": 3}, {"replies": []}, {"replies": [1]}, {"choices": [{}]}, {"choices": []}]
+)
+def test_a_file_without_a_stamp_is_refused_in_words(value):
+    refused(r".+\. .+\.$|.+\.$", read_saved, value)
+
+
+def test_every_kind_of_file_is_read_and_several_are_the_same_only_if_all_are():
     reply = {"side": "base", "turn": 1, "text": "Hi", "stamp": STAMP}
     assert read_saved(reply) == [Saved(STAMP, "Hi", "base, turn 2")]
     assert read_saved({"replies": [reply, {"stamp": STAMP}]}) == [Saved(STAMP, "Hi", "base, turn 2"), Saved(STAMP)]
@@ -116,15 +113,6 @@ def test_every_kind_of_file_is_read():
     both = [Saved(STAMP, "Hi", "choice 0"), Saved(other, "Ho", "choice 1")]
     assert read_saved({"choices": two, "playground": STAMP}) == both
 
-
-@pytest.mark.parametrize(
-    "value", [None, 3, "x", [], {}, {"stamp": 3}, {"replies": []}, {"replies": [1]}, {"choices": [{}]}, {"choices": []}]
-)
-def test_a_file_without_a_stamp_is_refused_in_words(value):
-    refused(r".+\. .+\.$|.+\.$", read_saved, value)
-
-
-def test_several_are_the_same_only_if_all_are():
     def result(same, text):
         return {"same": same, "text": text, "first_difference": 1 if same is False else None, "notes": []}
 

@@ -54,7 +54,9 @@ def test_settings_come_back_as_they_went_and_other_files_by_their_names():
     assert (sly.docs, sly.rewards) == (Path("passwd"), ("json-schema:passwd",)), "a file of settings opens nothing"
 
 
-def test_what_is_left_out_of_training_does_not_move_the_rows_of_the_verdict(services, rows_file, tmp_path):
+def test_what_is_left_out_moves_no_row_of_the_verdict_and_readings_reach_the_plan(
+    services, rows_file, tmp_path, settings
+):
     lines = rows_file.read_text("utf-8").splitlines()
     (file := tmp_path / "again.jsonl").write_text("\n".join([*lines, *lines[:9]]), "utf-8")
     whole = services.data.split(file, (checked := services.data.check(file)).usable, 7, checked=checked)
@@ -62,10 +64,7 @@ def test_what_is_left_out_of_training_does_not_move_the_rows_of_the_verdict(serv
     plan = services.training.plan(TrainRequest(file, "mine", steps=1, leave_out=("duplicate",)))
     assert (len(left), plan.test_rows) == (9, len({*whole.test} - left))
     assert plan.rows == len({*whole.train} - left)
-
-
-def test_how_a_file_is_read_and_its_own_test_rows_reach_plan_parts_and_the_copy_that_is_edited(settings, tmp_path):
-    data, training = (services := build_services(settings)).data, services.training
+    data, training = services.data, services.training
     rows = [f"Która godzina {n}?;{n} rano;{'test' if n > 25 else 'train'}" for n in range(30)]
     (tmp_path / "rows.csv").write_bytes("\n".join(["prompt;completion;split", *rows]).encode("cp1250"))
     said = {"encoding": "windows-1250"}
@@ -143,7 +142,7 @@ def test_a_trl_script_is_python_that_says_what_was_set(objective, task):
     assert "EarlyStopping" not in script
 
 
-def test_pissa_is_peft_s_own_for_others():
+def test_pissa_and_a_step_in_parts_are_pefts_own_and_one_for_others():
     """Here it is a LoRA of twice the rank, half of which stays; elsewhere the same beginning has a name."""
     pissa, ours = Options(pissa=True), LoraConfig(**LORA | {"r": 32})
     said = "init_lora_weights='pissa', lora_alpha=16, r=16, target_modules='all-linear', task_type='CAUSAL_LM')"
@@ -153,9 +152,6 @@ def test_pissa_is_peft_s_own_for_others():
     for form in (partial(trl, ours), axolotl):
         refused("cannot begin so over a base in 4 bits", form, method="qlora", options=pissa)
         refused("the base that dpo compares with", form, "dpo", options=pissa)
-
-
-def test_a_step_in_parts_is_one_elsewhere():
     assert "micro_batch_size: 2\ngradient_accumulation_steps: 4\n" in axolotl(accumulate=4)
     script = trl(LoraConfig(r=16), accumulate=4)
     assert "per_device_train_batch_size=2,\n    gradient_accumulation_steps=4,\n    lr_sch" in script
@@ -273,9 +269,7 @@ def trl_row(objective, n):
     ("objective", "method"),
     [("sft", "prefix"), ("pretrain", "full"), ("dpo", "lora"), ("kto", "dora"), ("reward", "ia3")],
 )
-def test_the_trl_script_trains_as_it_is_on_the_rows_that_are_handed_out_with_it(
-    settings, tmp_path, monkeypatch, objective, method
-):
+def test_the_trl_script_trains_as_it_is_on_the_rows_beside_it(settings, tmp_path, monkeypatch, objective, method):
     services = build_services(settings)
     file, there = tmp_path / "mine.jsonl", tmp_path / "elsewhere"
     file.write_text("\n".join(json.dumps(trl_row(objective, n)) for n in range(16)))

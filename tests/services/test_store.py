@@ -53,7 +53,7 @@ def test_moves(store, run, to, expected):
     assert order(store) == expected
 
 
-def test_only_waiting_runs_move_and_only_among_the_owners_own(store):
+def test_only_waiting_runs_move_an_attempt_begins_once_and_a_run_put_back_shuts_out_the_late_worker(store, tmp_path):
     store.begin("a", 1.0)
     refused("only a QUEUED run", store.move, "a", "down")
     refused("is no place", store.move, "b", "sideways")
@@ -61,24 +61,19 @@ def test_only_waiting_runs_move_and_only_among_the_owners_own(store):
     add(store, "y", owner="bob")
     store.move("y", "first", "bob")
     assert order(store) == "abcdyx"
-
-
-def test_an_attempt_begins_once(store, tmp_path):
     with ThreadPoolExecutor(6) as pool:
-        began = list(pool.map(lambda _: RunStore(tmp_path / "p.sqlite").begin("a", 2.0), range(6)))
+        began = list(pool.map(lambda _: RunStore(tmp_path / "p.sqlite").begin("c", 2.0), range(6)))
     assert sorted(began, key=str) == [1, *[None] * 5]
 
 
-def test_put_back_shuts_out_the_late_worker(store):
+def test_put_back_shuts_out_the_late_worker_and_a_resumed_run_is_the_last_a_retried_one_the_first(store):
     assert store.begin("b", 1.0) == 1
     assert store.put_back("b", 1)
     assert order(store) == "abcd", "it keeps its place"
     assert store.begin("b", 2.0) == 2
     store.update("b", pid=7)
     assert not store.put_back("b", 2), "its worker is there"
-
-
-def test_a_resumed_run_is_the_last_and_a_retried_one_the_first(store):
+    store.update("b", pid=None, state="QUEUED")
     store.update("a", state="FAILED", step=7)
     assert store.requeue("a", ("FAILED",), step=5)
     assert (order(store), store.get("a").step) == ("bcda", 5), "where it goes on"
@@ -125,7 +120,7 @@ def test_a_quota_sees_a_change_that_waits(tmp_path):
         assert "run of yours" not in services.quota.run_refused("ann", 0, 1, 1.0)
 
 
-def test_a_visit_is_written_once_a_minute_and_survives_a_restart(tmp_path):
+def test_a_visit_is_written_once_a_minute_a_tab_belongs_to_its_first_and_owners_are_safe_names(tmp_path):
     clock = Clock(1_000_000)
     sessions = Sessions(tmp_path / "db.sqlite", clock)
     sessions.seen("anna")
@@ -141,9 +136,6 @@ def test_a_visit_is_written_once_a_minute_and_survives_a_restart(tmp_path):
     clock.now_s += 100
     sessions.seen("anna")
     assert sessions.visits()["anna"] == Visit("anna", 1_000_170, 1_000_070), "leaving outlives later visits"
-
-
-def test_a_tab_belongs_to_its_first(tmp_path):
     sessions = Sessions(tmp_path / "db.sqlite")
     sessions.claim("tab", "anna")
     sessions.claim("tab", "anna")
@@ -151,9 +143,6 @@ def test_a_tab_belongs_to_its_first(tmp_path):
     for number in range(TABS_MAX):
         sessions.claim(f"tab {number}", "anna")
     sessions.claim("tab", "ben")  # the oldest are forgotten, so that the list does not grow for ever
-
-
-def test_owners_are_safe_names_and_tell_nothing():
     token = new_token()
     given = ((token, ""), ("", "tab"), ("", ""), ("", ""), ("../..", "tab"), ("", "\ud800"))
     owners = {owner_of(*one) for one in given}
@@ -166,7 +155,7 @@ def test_owners_are_safe_names_and_tell_nothing():
 __all__ = ["alone", "hers", "lora", "prepared", "services", "shared_settings"]
 
 
-def test_every_kind_is_listed_with_its_size(alone, hers):
+def test_every_kind_is_listed_and_goes_item_by_item_a_damaged_adapter_too(alone, hers):
     incoming(alone.settings, "left.csv", b"x" * 700)
     items = alone.storage.items()
     assert [item.kind for item in items] == ["base", "adapter", "run", "checkpoints", "upload", "passing"]
@@ -175,11 +164,6 @@ def test_every_kind_is_listed_with_its_size(alone, hers):
     assert sizes["base"] == bytes_in(alone.settings.bases_dir / "smollm2-135m") > 1_000_000
     assert sizes["upload"] == hers.upload.stat().st_size
     assert alone.storage.free_bytes() > 0
-    alone.bases.resolve()
-    assert [item.stays for item in alone.storage.items() if item.kind == "base"] == ["it is in use"]
-
-
-def test_item_by_item_a_damaged_adapter_too(alone, hers):
     broken = alone.settings.adapters_dir / "broken"
     broken.mkdir()
     (broken / "adapter_config.json").write_text("{")

@@ -1,5 +1,4 @@
-"""Runs from their queue to their end with workers that a test plays, a session manager that is real, and a clock in
-hand. Real workers are killed in test_workers.py."""
+"""Runs from queue to end with workers that a test plays, a real session manager and a clock in hand; and who hangs."""
 
 import signal
 from pathlib import Path
@@ -9,24 +8,22 @@ import pytest
 
 from playground.db import RunRow, RunStore, enter_run
 from playground.gpu.manager import DeviceManager
-from playground.runs.progress import ending_of
+from playground.runs.progress import LOOK_S, Patience, Pulse, ending_of, stall_bound_s
 from playground.runs.service import TrainingService
 from playground.runs.supervisor import ENTER_S, KILL_AFTER_S, RunQueue
 from playground.settings import Settings
 from playground.workspace.visitors import Home, HomeTaken, Quota
+from tests.gpu.conftest import Clock
 from tests.refused import refused
 from tests.services.conftest import FixedDevice, Workers, add, put_checkpoint
 
 RUN = "r1"
+workers = pytest.fixture(lambda tmp_path: Workers(Settings(home=tmp_path / "home")))
+manager = pytest.fixture(lambda: DeviceManager(FixedDevice(), 100))
 
 
 def step(number):
     return "step", {"step": number, "loss": 1.0, "tokens_per_s": 9.0, "seconds_left": 1.0}
-
-
-@pytest.fixture
-def workers(tmp_path):
-    return Workers(Settings(home=tmp_path / "home"))
 
 
 def service(workers):
@@ -142,8 +139,7 @@ def test_an_app_killed_between_the_mark_and_the_worker_starts_it_anew_and_the_la
     workers.clock.now_s += ENTER_S + 1
     assert states(training, RUN) == ["QUEUED"]
     training.start_supervisor()
-    assert states(training, RUN) == ["RUNNING"]
-    assert training.store.get(RUN).attempt == 2
+    assert (states(training, RUN), training.store.get(RUN).attempt) == (["RUNNING"], 2)
     assert not enter_run(workers.settings.database, RUN, late or 0, 999, 1.0)
 
 
@@ -159,8 +155,7 @@ def test_memory_that_runs_out_is_tried_once_more_and_then_told(training, workers
     assert states(training, RUN) == ["RUNNING"]
     workers.ends(RUN, 2, "failed", **lost)
     view = training.show(RUN)
-    assert (view.state, view.error) == ("FAILED", lost["message"])
-    assert workers.started == [RUN, RUN]
+    assert (view.state, view.error, workers.started) == ("FAILED", lost["message"], [RUN, RUN])
 
 
 def test_a_worker_that_cannot_be_started_fails_its_run_and_holds_nothing(training, workers):
@@ -178,11 +173,6 @@ def test_a_worker_that_cannot_be_started_fails_its_run_and_holds_nothing(trainin
 
 def row(run, needs=10, state="QUEUED"):
     return RunRow(run, "ann", run, "lora", state, 0.0, 1.0, 0, 10, None, None, None, None, None, 0, needs, {}, 1)
-
-
-@pytest.fixture
-def manager():
-    return DeviceManager(FixedDevice(), 100)
 
 
 def served(manager, asked, left):
@@ -207,7 +197,7 @@ def test_a_new_order_is_honoured(manager, old):
     assert served(manager, asked, new) == new
 
 
-def test_while_the_order_changes_nobody_who_comes_later_is_served(manager):
+def test_while_the_order_changes_nobody_later_is_served_and_who_leaves_it_gives_everything_back(manager):
     """``a`` is too large for now and holds the others back; without it ``b`` must not pass ``c``."""
     asked, busy = RunQueue(manager), manager.adopt("chat", "ann", "before", 50)
     a, b, c = row("a", 90), row("b", 20), row("c", 90)
@@ -215,14 +205,10 @@ def test_while_the_order_changes_nobody_who_comes_later_is_served(manager):
     asked.ask([c, a, b])
     assert manager.leases() == [busy]
     busy.close()
-    assert asked.granted("c") is not None
-
-
-def test_who_is_not_in_the_order_any_more_gives_everything_back_and_what_can_never_fit_is_refused(manager):
-    asked = RunQueue(manager)
+    asked.granted("c").close()
+    asked.ask([])
     ((run, error),) = asked.ask([row("a"), row("b"), row("c", 500)]).items()
-    assert (run, "budget" in str(error)) == ("c", True)
-    assert len(manager.leases()) == 1
+    assert (run, "budget" in str(error), len(manager.leases())) == ("c", True, 1)
     asked.ask([row("b")])
     assert asked.granted("b") is not None
     asked.ask([])
@@ -249,3 +235,90 @@ def test_endings(state, last, more, ended, words):
     found = ending_of(row("r", state=state), last, **more)
     assert found.state == ended
     assert words in (found.error or "")
+
+
+class Watched:
+    """A worker as the supervisor sees it, looked at every half second."""
+
+    def __init__(self, patience=None):
+        self.clock = Clock()
+        self.pulse = Pulse(patience, self.clock)
+        self.beat = None
+        self.used, self.progress = 0.0, 0
+
+    def pass_s(self, seconds, *, beats=True, works=True, sleeps=False, every=0.5):
+        """The first reason to end it. works: it uses processor time. sleeps: its main thread does."""
+        end = self.clock.now_s + seconds
+        while self.clock.now_s < end:
+            self.clock.now_s += every
+            if beats:
+                self.beat = int(self.clock.now_s // 2)
+            self.used += 100 * every if works else 0.2 * every if beats else 0.0  # the beat itself
+            if reason := self.pulse.look(self.beat, self.used, sleeps, self.progress):
+                return reason
+        return ""
+
+    def steps(self, seconds, **how):
+        """Twenty signs of progress, so many seconds apart."""
+        for _ in range(20):
+            self.progress += 1
+            assert self.pass_s(seconds, **how) == ""
+        return self
+
+    def found_after(self, words, **how):
+        """Seconds until it is ended with these words."""
+        began = self.clock.now_s
+        assert words in self.pass_s(1000.0, **how)
+        return self.clock.now_s - began
+
+
+STILL = {"beats": False, "works": False}
+ASLEEP = {"works": False, "sleeps": True}
+
+
+@pytest.mark.parametrize(
+    ("step_s", "how", "words", "least_s", "most_s"),
+    [
+        pytest.param(3, STILL, "no sign of life", 0, 8, id="frozen, within ten seconds"),
+        pytest.param(0, STILL, "no sign of life", 60, 63, id="never comes up, a minute"),
+        pytest.param(1, {}, "no progress for 60 s, where 1.0 s are usual", 58, 62, id="beats, but no progress"),
+        pytest.param(1, ASLEEP, "nothing at all for 6 s, where 1.0 s are usual", 0, 7, id="waits for ever"),
+        pytest.param(0, ASLEEP, "Training hung", 55, 65, id="waits as it loads, a minute"),
+        pytest.param(0, {}, "no progress", 890, 910, id="loads"),
+    ],
+)
+def test_who_is_found_and_when(step_s, how, words, least_s, most_s):
+    worker = Watched().steps(step_s) if step_s else Watched()
+    assert least_s <= worker.found_after(words, **how) <= most_s
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param({"beats": False}, id="a library holds up the beat and works"),
+        pytest.param({"works": False}, id="it waits for a disk, which is no sleep"),
+        pytest.param({"sleeps": True}, id="it waits for threads that work"),
+    ],
+)
+def test_who_is_left_alone(how):
+    assert Watched().steps(1).pass_s(50, **how) == ""
+
+
+def test_neither_sleep_of_the_machine_nor_slow_steps_nor_what_was_in_the_log_before_accuse_the_worker():
+    worker = Watched().steps(1)
+    worker.clock.now_s += 3600  # both slept; the worker has not beaten yet when it is looked at
+    assert (worker.pass_s(3, **STILL), worker.pass_s(10)) == ("", "")
+    assert worker.pass_s(3 * LOOK_S + 1, beats=False, works=False, every=1000) == ""
+    # a device that computes 20 seconds a step, while the processor has nothing to do
+    Watched().steps(20, **ASLEEP).found_after("did nothing at all for 6", **ASLEEP)
+    worker = Watched(Patience(loading_s=100))
+    worker.progress = 500  # a worker that outlived the app: the whole log is read at once
+    assert worker.found_after("no progress") > 90
+
+
+@pytest.mark.parametrize(
+    ("gaps", "bound"),
+    [([], 900.0), ([1.0, 1.0], 900.0), ([0.1] * 10, 60.0), ([4.0] * 10, 120.0), ([4.0] * 10 + [40.0], 200.0)],
+)
+def test_the_bound_follows_what_is_usual(gaps, bound):
+    assert stall_bound_s(gaps, Patience()) == bound

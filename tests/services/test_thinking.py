@@ -1,5 +1,4 @@
-"""A base that thinks (the tiny one with the templates of Qwen3 and Qwen3.6, of which the second begins every thought
-itself), or calls tools (Qwen2.5's), from what is trained to what is asked, shown and judged."""
+"""A base that thinks (templates of Qwen3 and Qwen3.6, which begins thoughts itself), or calls tools (Qwen2.5's)."""
 
 import json
 import shutil
@@ -20,10 +19,7 @@ from tests.refused import refused
 from tests.services.conftest import last, put_rows, supervised
 from tests.soak.torture import wait_state
 
-OPENS, FORM = (
-    "<think>\n",
-    'json-schema:{"type": "object", "properties": {"id": {"type": "integer"}}, "required": ["id"]}',
-)
+FORM = 'json-schema:{"type": "object", "properties": {"id": {"type": "integer"}}, "required": ["id"]}'
 SHORT = Sampling(max_tokens=6)
 
 
@@ -79,12 +75,11 @@ def test_a_thought_that_the_limit_cuts_off_is_an_empty_reply_and_no_thought_goes
     *_, (on, off) = ask(thinks, Side("base", think=True), Side("base", think=False), history=history)
     assert "So.<|im_end|>" in prompt_of(on), "the earlier reply as it was shown"
     assert off.text
-    if prompt_of(on).endswith(OPENS):
+    if prompt_of(on).endswith("<think>\n"):
         assert (on.text, on.thought_tokens, on.completion_tokens, on.cut) == ("", 6, 6, True)
         assert on.thought
-    (written,) = last(
-        thinks.completion.complete(Chat("base", (Message("user", "Hi"),), replace(SHORT, think=False)), "me")
-    )
+    asked = Chat("base", (Message("user", "Hi"),), replace(SHORT, think=False))
+    (written,) = last(thinks.completion.complete(asked, "me"))
     assert written.stamp["prompt"]["text"].endswith("</think>\n\n")
 
 
@@ -150,9 +145,8 @@ def test_a_base_with_tools_is_checked_trained_and_judged_by_its_calls(settings, 
     with supervised(replace(settings, base=str(base))) as built:
         checked = built.data.check(file)
         row = built.data.row(checked, 1, 2048)
-        assert [(turn["role"], turn["learned"]) for turn in row["turns"]] == [
-            *(("tools", False), ("user", False), ("assistant", True), ("tool", False), ("assistant", True))
-        ]
+        assert [turn["role"] for turn in row["turns"]] == ["tools", "user", "assistant", "tool", "assistant"]
+        assert [turn["learned"] for turn in row["turns"]] == [False, False, True, False, True]
         assert '"description": "The weather."' in row["text"]
         assert '\n{"name": "get_weather", "arguments": {"city": "Rome"}}\n</tool_call><|im_end|>' in row["text"]
         assert "<tool_response>\n12 in Rome\n</tool_response>" in row["text"]

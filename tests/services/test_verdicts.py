@@ -1,13 +1,10 @@
-"""Verdicts through the real services on a tiny random model: what is asked, what is kept, what a stop or a restart
-leaves."""
+"""Verdicts through the real services on a tiny model: what is asked, kept, left by a stop or a restart."""
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -24,14 +21,13 @@ from playground.evaluation.forgetting import Forgetting
 from playground.evaluation.metrics import metrics_for
 from playground.evaluation.verdict import Answered
 from playground.jobs import Jobs
-from playground.services import Services, build_services
-from playground.verdict.answers import Answering, Asking, Item, Progress
+from playground.services import build_services
+from playground.verdict.answers import Answering, Item, Progress
 from playground.verdict.files import VerdictFiles, answer_of
 from playground.verdict.losses import Recalling
 from playground.verdict.measuring import Measuring, Work
 from playground.verdict.records import RecordMaker, file_sha256, undertrained
 from playground.verdict.request import VerdictRequest, request_from
-from playground.verdict.service import VerdictService
 from tests.refused import refused
 from tests.services.conftest import last, put_rows, verdicts_by
 
@@ -66,12 +62,6 @@ def test_every_side_answers_every_row_and_the_figures_come_from_the_rows(service
     json.dumps(record, allow_nan=False)
 
 
-def test_the_references_of_the_first_rows_are_scored(services, asked, tmp_path):
-    many = replace(asked, file=put_rows(tmp_path / "many.jsonl", 28), sides=asked.sides[:1], limit=26, max_tokens=1)
-    rows = services.verdicts.rows(last(services.verdicts.run(many)).id)
-    assert [row["example"] for row in rows if row["loss"] is None] == [25, 26]
-
-
 def test_timing_ends_with_its_time_and_the_same_count_for_all_sides(services, asked, monkeypatch):
     monkeypatch.setattr("playground.verdict.answers.TIMING_S", 0.0)
     view = last(services.verdicts.run(replace(asked, losses=False)))
@@ -79,16 +69,17 @@ def test_timing_ends_with_its_time_and_the_same_count_for_all_sides(services, as
     assert [(row["example"], row["side"]) for row in timed] == [(2, "Base"), (2, "Base + prompt")]
 
 
-def test_of_twenty_rows_twenty_are_timed(services, asked, tmp_path):
+def test_the_references_of_the_first_rows_are_scored_and_of_twenty_rows_twenty_are_timed(services, asked, tmp_path):
+    many = replace(asked, file=put_rows(tmp_path / "many.jsonl", 28), sides=asked.sides[:1], limit=26, max_tokens=1)
+    rows = services.verdicts.rows(last(services.verdicts.run(many)).id)
+    assert [row["example"] for row in rows if row["loss"] is None] == [25, 26]
     many = replace(asked, file=put_rows(tmp_path / "many.jsonl", 20), limit=20, max_tokens=1, losses=False)
     record = last(services.verdicts.run(replace(many, questions=Questions(latency_s=60.0)))).record
     assert [side["timed"] for side in record["sides"]] == [20, 20]
     assert "timing" not in {one["name"] for one in record["guards"]}
 
 
-def test_a_side_that_is_held_to_a_form_stands_on_its_rung_and_the_form_of_the_references_is_written_down(
-    services, tmp_path
-):
+def test_a_side_that_is_held_to_a_form_stands_on_its_rung_and_the_form_is_written_down(services, tmp_path):
     file = tmp_path / "mails.jsonl"
     mails = ({"prompt": f"Mail {n}", "completion": json.dumps({"id": n, "late": n % 2 > 0})} for n in range(12))
     file.write_text("\n".join(map(json.dumps, mails)))
@@ -131,21 +122,10 @@ def test_shots_are_other_rows_and_documents_are_read(services, asked, tmp_path):
     assert "Said that it does not know" in services.verdicts.files.write(view.id, "html", tmp_path).read_text()
 
 
-def test_one_that_waits_and_is_stopped_is_stopped(services, asked):
-    first = services.verdicts.start(replace(asked, limit=None, max_tokens=60))
-    second = services.verdicts.start(asked)
-    services.verdicts.stop(second)
-    assert services.jobs.wait(f"verdict {second}", 60)
-    view = services.verdicts.show(second)
-    assert (view.state, view.error, view.record) == ("STOPPED", "Stopped before it began.", None)
-    services.verdicts.stop(first)
-    assert services.jobs.wait(f"verdict {first}", 60)
-
-
-def failing(services: Services, phase: str, fault: Callable[[], None]) -> VerdictService:
+def failing(services, phase, fault):
     """Verdicts that ``fault`` strikes in one phase, after every step that makes something known."""
 
-    def steps(*args: Any) -> Iterator[Progress]:
+    def steps(*args):
         for step in getattr(Answering, phase)(*args):
             yield step
             if step.known:
@@ -154,7 +134,7 @@ def failing(services: Services, phase: str, fault: Callable[[], None]) -> Verdic
     return verdicts_by(services, type("Failing", (Answering,), {phase: steps}), services.batches)
 
 
-def out_of_memory() -> None:
+def out_of_memory():
     raise OutOfMemoryError("The device is full.")
 
 
@@ -194,7 +174,15 @@ def test_what_an_app_had_measured_when_it_was_killed_is_kept(services, asked, se
     assert services.verdicts.views() == []
 
 
-def test_a_verdict_that_cannot_be_judged_has_failed(services, asked, tmp_path):
+def test_one_that_waits_and_is_stopped_is_stopped_and_one_that_cannot_be_judged_has_failed(services, asked, tmp_path):
+    first = services.verdicts.start(replace(asked, limit=None, max_tokens=60))
+    second = services.verdicts.start(asked)
+    services.verdicts.stop(second)
+    assert services.jobs.wait(f"verdict {second}", 60)
+    view = services.verdicts.show(second)
+    assert (view.state, view.error, view.record) == ("STOPPED", "Stopped before it began.", None)
+    services.verdicts.stop(first)
+    assert services.jobs.wait(f"verdict {first}", 60)
     file = tmp_path / "gone.jsonl"
     file.write_bytes(asked.file.read_bytes())
     verdicts = failing(services, "losses", lambda: file.unlink(missing_ok=True))
@@ -203,12 +191,9 @@ def test_a_verdict_that_cannot_be_judged_has_failed(services, asked, tmp_path):
     assert "gone.jsonl" in view.error
 
 
-def test_a_request_crosses_to_another_process_whole(asked):
+def test_a_request_crosses_to_another_process_whole_and_the_ready_made_sides(asked, services, rows_file):
     full = replace(asked, questions=Questions(5, "weekly", 1.5, 10.0), prices=Prices("EUR"), rows=(1, 2), name="n")
     assert request_from(json.loads(json.dumps(full.as_json()))) == full
-
-
-def test_the_ready_made_sides(services, rows_file):
     sides = services.verdicts.line_up(rows_file, "", "Be glad.", None)
     assert [side.label for side in sides] == ["Base", "Base + prompt", "Base + 4 shots"]
     held = services.verdicts.line_up(rows_file, "", "Be glad.", None, form=True)[2]
@@ -222,29 +207,29 @@ PLACES = [(row, side) for row in (1, 2) for side in "AB"]
 class FakeAnswering:
     """Two sides, two rows; B fails in one phase, after its first row is known."""
 
-    def __init__(self, fails_in: str = "", items: tuple[Item, ...] = ()) -> None:
+    def __init__(self, fails_in="", items=()):
         self.fails_in, self.items = fails_in, items
 
-    def prepare(self, request: Any) -> list[Item]:
+    def prepare(self, request):
         return list(self.items)
 
-    def answers(self, asking: Asking) -> Iterator[Progress]:
+    def answers(self, asking):
         yield Progress("Answering", 4, 4, tuple(Answered(*at, "q", "p", "r", "r", 1, 1, None, None) for at in PLACES))
 
-    def repeats(self, asking: Asking) -> Iterator[Progress]:
+    def repeats(self, asking):
         yield from self._steps("repeats", ("x", "y"), asking.failed)
 
-    def timings(self, asking: Asking) -> Iterator[Progress]:
+    def timings(self, asking):
         yield from self._steps("seconds", 0.5, asking.failed)
 
-    def _steps(self, what: str, value: Any, failed: dict[str, str]) -> Iterator[Progress]:
+    def _steps(self, what, value, failed):
         for done, at in enumerate(PLACES, 1):
             if what == self.fails_in and done == 4:
                 failed["B"] = "It cannot go on."
             yield Progress(what, done, 4, what=what, known={at: value})
 
 
-def measured(folder: Path, answering: FakeAnswering, forgetting: Any = None, **changes: Any) -> Work:
+def measured(folder, answering, forgetting=None, **changes):
     files = VerdictFiles(folder)
     work = Work(files.new("local", "verdict", {}, 0.0))
     request = VerdictRequest(folder / "rows.jsonl", (A, B), losses=False, refusals=False, **changes)
@@ -262,18 +247,16 @@ def test_a_side_that_fails_late_is_left_out_and_the_other_keeps_what_is_known_of
 
 def test_forgetting_goes_on_without_an_adapter_that_fails(tmp_path):
     class Fails:
-        def measure(self, cards: Any, session: str) -> Iterator[Any]:
+        def measure(self, cards, session):
             if any(card.id == "bad" for card in cards):
                 raise AdapterError("It overflows.")
             yield Recalling(1, 1, "", tuple(Forgetting(1.0, 1.1, 10, 5, 4, 10, 0.1, "") for _ in cards))
 
     cards = [SimpleNamespace(id="good", is_base=False), SimpleNamespace(id="bad", is_base=False)]
-    items = tuple(
-        Item(SimpleNamespace(row=1), side, card, "p", (), ()) for side, card in zip((A, B), cards, strict=True)
-    )
+    both = zip((A, B), cards, strict=True)
+    items = tuple(Item(SimpleNamespace(row=1), side, card, "p", (), ()) for side, card in both)
     work = measured(tmp_path, FakeAnswering("", items), Fails())
-    assert list(work.forgotten) == ["A"]
-    assert len(work.answers) == 4
+    assert (list(work.forgotten), len(work.answers)) == (["A"], 4)
 
 
 @pytest.mark.parametrize(
@@ -301,10 +284,8 @@ def test_other_prices_and_answers_change_the_choice_without_its_file_and_ask_not
     dear = services.verdicts.again(view.id, Questions(volume=7), Prices("EUR", prompt_per_million=1e6))
     before, after = view.record["sides"][0], dear.record["sides"][0]
     assert after["cost"]["per_request"] > 1 > before["cost"]["per_request"]
-    assert dear.record["questions"]["volume"] == 7
-    assert dear.record["data_sha256"] == view.record["data_sha256"]
-    assert after["metrics"] == before["metrics"]
-    assert services.verdicts.rows(view.id) == rows
+    assert (dear.record["questions"]["volume"], dear.record["data_sha256"]) == (7, view.record["data_sha256"])
+    assert (after["metrics"], services.verdicts.rows(view.id)) == (before["metrics"], rows)
     assert services.verdicts.show(view.id).record == dear.record
 
 
@@ -325,7 +306,9 @@ def test_what_cannot_be_measured_or_read_is_refused_before_anything_runs(service
     assert services.verdicts.views() == []
 
 
-def test_a_verdict_is_extended_by_rows_that_were_not_measured_and_the_look_is_counted(services, asked, tmp_path):
+def test_a_verdict_is_extended_by_rows_that_were_not_measured_of_its_part_with_the_same_shots(
+    services, asked, tmp_path
+):
     first = last(services.verdicts.run(replace(asked, limit=4, maximum=10)))
     assert (first.record["look"], first.record["examples"], first.record["maximum"]) == (1, 4, 10)
     assert first.record["facts"]["used_before"] == 0
@@ -347,9 +330,6 @@ def test_a_verdict_is_extended_by_rows_that_were_not_measured_and_the_look_is_co
     assert alone.record["facts"]["used_before"] == 3
     said = {one["name"]: one["sentence"] for one in alone.record["guards"]}
     assert said["rows-used-before"].startswith("3 of these rows were used by an earlier")
-
-
-def test_a_verdict_on_a_part_of_a_file_is_extended_by_rows_of_that_part_and_with_the_same_shots(services, asked):
     sides = (asked.sides[0], Side("base", "", 2, asked.file, "Shown"))
     part = replace(asked, sides=sides, rows=(2, 5, 7, 9, 11), limit=2, maximum=4, losses=False)
     look = last(services.verdicts.run(part))
@@ -405,14 +385,13 @@ def test_the_longest_reply_is_what_the_references_need(services, asked, tmp_path
     file = tmp_path / "labels.jsonl"
     for lengths, tokens in (([4] * 30, 16), ([40] * 30, 56), ([10] * 29 + [20], 24), ([10] * 29 + [400], 24)):
         answers = [" ".join(["one"] * length) for length in lengths]
-        file.write_text(
-            "".join(json.dumps({"prompt": f"Say {n}", "completion": one}) + "\n" for n, one in enumerate(answers))
-        )
+        rows = ({"prompt": f"Say {n}", "completion": one} for n, one in enumerate(answers))
+        file.write_text("\n".join(map(json.dumps, rows)))
         view = last(services.verdicts.run(replace(asked, file=file, max_tokens=0, limit=1, losses=False)))
         assert view.record["max_tokens"] == tokens
 
 
-def test_draws_of_shots_are_asked_and_counted_each_and_told_as_one_side(services, asked, tmp_path):
+def test_draws_of_shots_and_adapters_that_differ_in_the_seed_alone_are_told_as_one_side(services, asked, tmp_path):
     sides = (asked.sides[0], Side("base", "", 2, asked.file, "Shown", draws=5))
     request = request_from(json.loads(json.dumps(replace(asked, sides=sides, limit=4, losses=False).as_json())))
     views = list(services.verdicts.run(request))
@@ -431,26 +410,16 @@ def test_draws_of_shots_are_asked_and_counted_each_and_told_as_one_side(services
     assert "intervals over rows, 5 shot draws" in page
     for wrong, words in (({"nearest": True}, "drawn by the seed"), ({"draws": 99}, "from 1 to 20")):
         refused(words, replace, sides[1], **wrong)
-
-
-def test_adapters_of_runs_that_differ_in_the_seed_alone_are_draws_of_one_side(services, asked, tmp_path):
-    runs = {
-        "a": {"seed": 7},
-        "a-s2": {"seed": 8},
-        "other": {"seed": 7, "lr": 0.5},
-        "more": {"row_hashes": ["1"], "steps": 5},
-    }
+    runs = {"a": {"seed": 7}, "a-s2": {"seed": 8}, "other": {"seed": 7, "lr": 0.5}}
+    runs |= {"more": {"row_hashes": ["1"], "steps": 5}}
     for name, run in runs.items():
         (tmp_path / name).mkdir()
         said = {"method": "lora", "lr": 0.1, "seed": 9, "row_hashes": ["1", "2"], "seconds": 3.0} | run
         (tmp_path / name / "run.json").write_text(json.dumps(said))
     cards = [SimpleNamespace(id=name, path=tmp_path / name, sha256=name, rows=2, is_base=False) for name in runs]
     maker = RecordMaker(services.bases, services.data, lambda request: cards)
-    answers = [
-        Answered(row, name, "Why?", "Why?", "Number 1, gladly.", "Number 1, gladly.", 3, 3, 0.1, None)
-        for row in range(1, 5)
-        for name in runs
-    ]
+    said = ("Why?", "Why?", "Number 1, gladly.", "Number 1, gladly.", 3, 3, 0.1, None)
+    answers = [Answered(row, name, *said) for row in range(1, 5) for name in runs]
     request = replace(asked, sides=tuple(Side(name) for name in runs))
     record = maker.make(request, answers, {"failed": {}}).record
     found = [(side["side"], [draw["adapter_sha256"] for draw in side["draws"]]) for side in record["sides"]]

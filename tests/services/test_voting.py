@@ -1,5 +1,4 @@
-"""Blind votes on a verdict that lies on disk, and labels of single replies: what is asked, what is kept, what is
-revealed; and a judge that does the same, and what it may decide by then."""
+"""Blind votes on a verdict on disk, and labels of single replies; and a judge that does the same."""
 
 import itertools
 import json
@@ -7,7 +6,6 @@ import threading
 from collections import Counter
 from dataclasses import replace
 from itertools import count
-from typing import Any
 
 import pytest
 
@@ -15,19 +13,17 @@ from playground.chat.compare import parse_side
 from playground.errors import NotFoundError
 from playground.evaluation.votes import Vote, bradley_terry
 from playground.models.endpoints import Endpoint
-from playground.services import Services, build_services
+from playground.services import build_services
 from playground.verdict.answers import Answering
 from playground.verdict.files import DONE, JUDGE
 from playground.verdict.judges import BASE, ENDPOINT, endpoint_of
-from playground.verdict.judging import MARKS, JudgingView
+from playground.verdict.judging import MARKS
 from tests.refused import refused
 from tests.services.conftest import SIDES, last, put_rows, put_verdict, reply, verdicts_by, vote_all
 from tests.shared.conftest import ANNA
 
-
-@pytest.fixture
-def ended(services):
-    return put_verdict(services)
+ended = pytest.fixture(lambda services: put_verdict(services))
+asked = pytest.fixture(lambda asked: replace(asked, checks=(), limit=5, losses=False, right=(f"judge:{ENDPOINT}",)))
 
 
 def test_the_pair_with_the_fewest_votes_is_next_and_the_places_are_shuffled(services, ended):
@@ -47,25 +43,6 @@ def test_the_pair_with_the_fewest_votes_is_next_and_the_places_are_shuffled(serv
         assert ballot.question == f"question {last.example}"
     assert 0 < sum(swapped) < 15
     assert not any(side in str(ballot) for side in SIDES)
-
-
-def test_votes_are_appended_and_the_last_can_be_taken_back(services, ended):
-    for choice in ("left", "skip"):
-        ballot = services.voting.next(ended)
-        services.voting.vote(ended, ballot.number, choice)
-    file = services.verdicts.files.folder(ended) / "votes.jsonl"
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    assert [set(line) for line in lines] == [{"example", "a", "b", "winner", "owner", "when"}] * 2
-    assert services.voting.count(ended) == (1, 15)
-    services.voting.undo(ended)
-    assert services.voting.next(ended) == ballot, "the same is asked again"
-    services.voting.vote(ended, 0, "left")
-    assert services.voting.count(ended)[0] == 1, "a second press on an answered ballot counts for nothing"
-    services.voting.undo(ended)
-    services.voting.undo(ended)
-    assert services.voting.count(ended) == (0, 17)
-    file.write_text('{"example": 1}\nnonsense\n' + json.dumps(lines[0]) + "\n" + '{"torn')
-    assert services.voting.count(ended)[0] == 1
 
 
 def test_reveal_names_strengths_and_how_far_the_metric_agrees(services, ended):
@@ -89,7 +66,24 @@ def test_reveal_names_strengths_and_how_far_the_metric_agrees(services, ended):
     assert services.voting.count(ended) == (17, 0)
 
 
-def test_a_wrong_vote_an_unfinished_verdict_and_a_skip_are_no_vote(services, ended):
+def test_votes_are_appended_the_last_can_be_taken_back_and_a_wrong_one_a_skip_or_an_early_one_is_none(services, ended):
+    for choice in ("left", "skip"):
+        ballot = services.voting.next(ended)
+        services.voting.vote(ended, ballot.number, choice)
+    file = services.verdicts.files.folder(ended) / "votes.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [set(line) for line in lines] == [{"example", "a", "b", "winner", "owner", "when"}] * 2
+    assert services.voting.count(ended) == (1, 15)
+    services.voting.undo(ended)
+    assert services.voting.next(ended) == ballot, "the same is asked again"
+    services.voting.vote(ended, 0, "left")
+    assert services.voting.count(ended)[0] == 1, "a second press on an answered ballot counts for nothing"
+    services.voting.undo(ended)
+    services.voting.undo(ended)
+    assert services.voting.count(ended) == (0, 17)
+    file.write_text('{"example": 1}\nnonsense\n' + json.dumps(lines[0]) + "\n" + '{"torn')
+    assert services.voting.count(ended)[0] == 1
+    file.unlink()
     refused("is no vote", services.voting.vote, ended, 0, "Zarquon")
     for n in range(17):
         services.voting.vote(ended, n, "skip")
@@ -118,7 +112,7 @@ def test_in_a_shared_app_votes_and_labels_are_their_owners_and_nobody_spends_the
 KEY = "sk-very-secret"
 
 
-def first_with_end(path: str, body: bytes) -> tuple[int, Any]:
+def first_with_end(path, body):
     """Prefers the reply that ends with END; of two alike it names the first it read."""
     text = json.loads(body)["messages"][-1]["content"]
     a, b = (text.split(f"Reply {letter}:")[1].split("\n</")[0].endswith("END") for letter in "AB")
@@ -134,12 +128,12 @@ def judge(server, monkeypatch):
     return server
 
 
-def judged(services: Services, id: str, judge: str = ENDPOINT, limit: int = 60) -> JudgingView:
+def judged(services, id, judge=ENDPOINT, limit=60):
     services.judging.start(id, judge, limit=limit)
     return over(services, id)
 
 
-def over(services: Services, id: str) -> JudgingView:
+def over(services, id):
     assert services.jobs.wait(f"judging {id}", 60)
     return services.judging.show(id)
 
@@ -187,7 +181,7 @@ def test_no_answer_is_no_vote_and_a_failure_keeps_votes(services, ended, judge):
 def test_it_can_be_stopped_and_runs_once_at_a_time(services, ended, judge):
     go, came = threading.Event(), threading.Event()
 
-    def wait(path: str, body: bytes) -> tuple[int, Any]:
+    def wait(path, body):
         came.set()
         go.wait(20)
         return 200, reply("A")
@@ -198,8 +192,7 @@ def test_it_can_be_stopped_and_runs_once_at_a_time(services, ended, judge):
     refused("judges this verdict already", services.judging.start, ended, ENDPOINT)
     services.judging.stop(ended)
     go.set()
-    assert over(services, ended).done == 0
-    assert len(judge.asked) == 1
+    assert (over(services, ended).done, len(judge.asked)) == (0, 1)
 
 
 def test_the_address_comes_from_the_environment_alone(services, ended):
@@ -222,12 +215,12 @@ def test_a_side_of_the_playground_judges_too(services):
     assert services.manager.leases() == []
 
 
-def by_the_end(path: str, body: bytes) -> tuple[int, Any]:
+def by_the_end(path, body):
     text = json.loads(body)["messages"][-1]["content"].split("Reply:\n")[1].split("\n</")[0]
     return 200, reply("Yes." if text.endswith("END") else "No.")
 
 
-def label_all(services: Services, id: str, most: int = 1_000) -> int:
+def label_all(services, id, most=1_000):
     done = 0
     while done < most and (sheet := services.labelling.next(id)) is not None:
         services.labelling.label(id, sheet.number, "right" if sheet.reply.endswith("END") else "wrong")
@@ -235,7 +228,7 @@ def label_all(services: Services, id: str, most: int = 1_000) -> int:
     return done
 
 
-def mark(services: Services, id: str) -> Any:
+def mark(services, id):
     services.judging.mark(id, ENDPOINT)
     assert services.jobs.wait(f"{MARKS} {id}", 60)
     return services.judging.show(id, kind=MARKS)
@@ -287,17 +280,12 @@ def test_the_judge_marks_what_was_labelled_and_only_what_is_new(services, judge)
     assert {one.owner for one in services.labelling.files.read(id)} == {"local", JUDGE}
 
 
-def trusted(services: Services, examples: int = 24) -> int:
+def trusted(services, examples=24):
     """A labelled verdict, and the judge's marks; returns how many labels there are."""
     id = put_verdict(services, examples=examples)
     labels = label_all(services, id)
     mark(services, id)
     return labels
-
-
-@pytest.fixture
-def asked(asked):
-    return replace(asked, checks=(), limit=5, losses=False, right=(f"judge:{ENDPOINT}",))
 
 
 def test_a_judge_decides_only_behind_enough_labels_that_it_goes_with(services, judge, asked, monkeypatch):
@@ -344,9 +332,8 @@ def test_a_search_asks_the_judge_of_every_reply_within_its_budget(services, judg
     put_rows(rows_file, 60)
     judge.asked.clear()
     judge.say = lambda path, body: (200, reply("yes" if b"Say 1" in body else "no"))
-    asked = services.search.request(
-        rows_file, {"mine": "Be glad."}, (0,), (), 60, right=(f"judge:{ENDPOINT}",), max_tokens=4
-    )
+    right = (f"judge:{ENDPOINT}",)
+    asked = services.search.request(rows_file, {"mine": "Be glad."}, (0,), (), 60, right=right, max_tokens=4)
     verdicts = verdicts_by(services, Answering, services.batches, ticks=count().__next__)
     *_, view = verdicts.run(asked)
     assert view.state == "DONE", view.error

@@ -1,5 +1,4 @@
-"""Runs on the tiny model: as real processes to their end, killed, frozen, cancelled; as forks without memory, without
-disk; each once. tests/soak makes the long form of it."""
+"""Runs as real processes or forks: to their end, killed, frozen, cancelled, starved. tests/soak has the long form."""
 
 import contextlib
 import json
@@ -43,9 +42,7 @@ def services(tiny_base, tmp_path_factory):
         yield built
 
 
-def test_a_run_with_passages_from_start_to_an_adapter_in_the_library_killed_in_between_and_seen_by_another_process(
-    services, rows_file, tmp_path
-):
+def test_a_run_with_passages_from_start_to_adapter_killed_in_between_and_seen_by_others(services, rows_file, tmp_path):
     (tmp_path / "docs.md").write_text("Say is a verb.\n\nNumber 3 is odd.")
     asked = request(rows_file, name="My run", steps=40, docs=tmp_path / "docs.md", group_column="prompt")
     plain, plan = services.training.plan(replace(asked, docs=None)), services.training.plan(asked)
@@ -140,8 +137,7 @@ def test_files_that_may_not_grow(forking, forks, rows_file):
 
 
 def test_an_app_killed_leaves_its_worker_to_the_next_one_which_notices_that_it_is_frozen(settings, rows_file):
-    """Within ten seconds, as the soak measures; on a busy machine it may take longer, but never as long as for one that
-    still computes."""
+    """Within ten seconds, as the soak measures; longer on a busy machine, but never as for one that computes."""
     onlooker = build_services(settings)
     with torture.owner(settings):
         run = onlooker.training.start(request(rows_file, steps=4000))
@@ -152,8 +148,7 @@ def test_an_app_killed_leaves_its_worker_to_the_next_one_which_notices_that_it_i
         assert [lease.lane for lease in again.manager.leases()] == ["train"]
         os.kill(pid, signal.SIGSTOP)
         view = wait_state(again, run, *ENDED, within_s=Patience().stall_floor_s)
-        assert (view.state, "no sign of life" in view.error) == ("FAILED", True)
-        assert again.manager.leases() == []
+        assert (view.state, "no sign of life" in view.error, again.manager.leases()) == ("FAILED", True, [])
         assert not workers(settings.home)
 
 

@@ -24,11 +24,8 @@ from tests.services.forked import ForkedGPU
 from tests.soak.torture import wait_for, wait_state
 
 SHORT = Sampling(max_tokens=8)
-
-
-@pytest.fixture
-def gpu():
-    return ForkedGPU()
+gpu = pytest.fixture(lambda: ForkedGPU())
+request_ = pytest.fixture(lambda rows_file: TrainRequest(rows_file, "forked", steps=3, batch_size=4))
 
 
 @pytest.fixture
@@ -36,11 +33,6 @@ def lent(settings, gpu):
     with supervised(settings, zero=gpu) as built:
         yield built
         assert built.manager.leases() == [], "every test gives back what it was lent"
-
-
-@pytest.fixture
-def request_(rows_file):
-    return TrainRequest(rows_file, "forked", steps=3, batch_size=4)
 
 
 def test_replies_are_those_of_this_process(lent, gpu, make_lora):
@@ -60,15 +52,12 @@ def test_replies_are_those_of_this_process(lent, gpu, make_lora):
     assert gpu.durations == [30, 50], "more than are written at once: a start, and twice 150 tokens"
 
 
-def test_closing_stops_the_fork_between_yields(lent, gpu):
+def test_closing_stops_the_fork_between_yields_and_an_error_keeps_its_words_across_it(lent, gpu):
     replies = lent.compare.ask([Side("base")], [[]], "Hello", Sampling(max_tokens=600))
     while not next(replies)[0].completion_tokens:
         pass
     replies.close()
     assert not is_alive(gpu.pids[0], None)
-
-
-def test_an_error_keeps_its_words_across_the_fork(lent, gpu):
     reply = last(lent.compare.ask([Side("base")], [[]], "Hello " * 1500, SHORT))[0]
     assert "this base holds 1024" in reply.error
     gpu.refuse = True
