@@ -12,16 +12,9 @@ from tests.ui.fakes import FakeServices
 
 Call = Callable[..., Any]
 SET = "set:hospital_reports"
-
-
-@pytest.fixture
-def services(tmp_path):
-    return FakeServices(tmp_path)
-
-
-@pytest.fixture
-def me(services):
-    return Visit(services, session="tab-1")
+services = pytest.fixture(lambda tmp_path: FakeServices(tmp_path))
+me = pytest.fixture(lambda services: Visit(services, session="tab-1"))
+tab = pytest.fixture(lambda whole: whole.training, scope="session")
 
 
 def stranger(services):
@@ -32,20 +25,20 @@ def stranger(services):
 def call(me):
     """Calls a handler as this visitor; of one that streams, all that it answers."""
 
-    def called(handler: Call, tab: Any, /, **given: Any) -> Any:
+    def called(handler, tab, /, **given):
         answers = handler(me, tab, **given)
         return answers if isinstance(answers, dict) or answers is None else list(answers)
 
     return called
 
 
-def where(source: str = SET, **changes: Any) -> Any:
+def where(source=SET, **changes):
     """The rows that a verdict or the bench is asked to use."""
     given = {"kept": Kept(), "uploaded": None, "training": Source(), "seed": 7, "test": 15}
     return {"source": source, **given, **changes}
 
 
-def says(shown: Any, *parts: str) -> None:
+def says(shown, *parts):
     """Each part stands in what is shown (a text, or an update of one), and nobody else's tag does."""
     text = str(shown["value"] if isinstance(shown, dict) else shown)
     assert [part for part in parts if part not in text] == [], text
@@ -56,9 +49,4 @@ def says(shown: Any, *parts: str) -> None:
 def whole(tmp_path_factory):
     """The page's tabs as they are built, for handlers that are called directly."""
     with gr.Blocks():
-        return WholePage(FakeServices(tmp_path_factory.mktemp("tab")))  # type: ignore[arg-type]
-
-
-@pytest.fixture(scope="session")
-def tab(whole):
-    return whole.training
+        return WholePage(FakeServices(tmp_path_factory.mktemp("tab")))

@@ -1,7 +1,6 @@
 """Services small enough to read at once: they answer what a test put in, and remember what they were asked."""
 
 from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import cycle
 from pathlib import Path
@@ -16,7 +15,7 @@ from playground.data.editing import Table
 from playground.data.example import BadRow, Checked, Example, Message
 from playground.data.records import Records
 from playground.data.render import Token, TokenPreview
-from playground.data.split import Parts, split
+from playground.data.split import split
 from playground.data.token_counts import TokenReport
 from playground.errors import AdapterError, InputError, NotFoundError
 from playground.jobs import Jobs
@@ -38,32 +37,32 @@ EVIL = '<img src=x onerror="alert(1)">'
 """What nobody may get to run by putting it in a name, a file or a reply."""
 
 
-def card(adapter: str = "hospital_reports", **changes: Any) -> AdapterCard:
-    made: dict[str, Any] = {"name": adapter, "method": "lora", "base": "smollm2-135m", "base_fingerprint": "3f9a7c21"}
+def card(adapter="hospital_reports", **changes):
+    made = {"name": adapter, "method": "lora", "base": "smollm2-135m", "base_fingerprint": "3f9a7c21"}
     made |= {"rank": 8, "bytes": 9_800_000, "sha256": "a" * 64, "rows": 160, "created_s": 1.7e9, "shipped": False}
     made |= {"kind": "peft", "path": Path("adapters", adapter), "owner": "local", "trained_on": "rows.jsonl"}
     return AdapterCard(**{"id": adapter, **made, **changes})
 
 
-def row(adapter: str = "hospital_reports", *, usable: bool = True, reason: str = "", **changes: Any) -> AdapterRow:
+def row(adapter="hospital_reports", *, usable=True, reason="", **changes):
     return AdapterRow(card(adapter, **changes), attached=usable, usable=usable, reason=reason)
 
 
-def run_view(run: str = "r1", state: str = "RUNNING", **changes: Any) -> RunView:
-    made: dict[str, Any] = {"name": "my run", "method": "lora", "step": 5, "steps": 20, "adapter": None, "error": None}
+def run_view(run="r1", state="RUNNING", **changes):
+    made = {"name": "my run", "method": "lora", "step": 5, "steps": 20, "adapter": None, "error": None}
     made |= {"pid": 1, "created_s": 1.7e9, "loss": [(1, 2.5), (5, 1.0)], "seconds_left": 48.0, "tokens_per_s": 150.0}
     return RunView(run=run, state=state, **{**made, **changes})
 
 
-def always(answer: Any) -> Any:
+def always(answer):
     """A method that answers the same whatever it is asked."""
     return lambda self, *asked, **more: answer
 
 
-def noted(name: str, answer: Any = None) -> Any:
+def noted(name, answer=None):
     """A method that notes what it was asked for in the list of this name."""
 
-    def method(self: Any, first: Any, *rest: Any) -> Any:
+    def method(self, first, *rest):
         getattr(self, name).append(first)
         return answer
 
@@ -71,27 +70,27 @@ def noted(name: str, answer: Any = None) -> Any:
 
 
 class FakeBases:
-    def __init__(self) -> None:
+    def __init__(self):
         self.now = BaseState("ready", "smollm2-135m is ready", "smollm2-135m", fingerprint="3f9a7c21")
-        self.offered: tuple[Any, ...] = ()
+        self.offered = ()
         self.stopped, self.spec = 0, "smollm2-135m"
-        self.beside: tuple[AdapterCard, ...] = ()
+        self.beside = ()
 
-    def state(self) -> BaseState:
+    def state(self):
         return self.now
 
-    def inspect(self, spec: str) -> Any:
+    def inspect(self, spec):
         if spec in [one.known.id for one in self.offered]:
             return BaseChoice(spec, spec.rpartition("/")[2], "apache-2.0", 5, fits=True)
         raise InputError(f"{spec} is no base.")
 
-    def offers(self) -> tuple[Any, ...]:
+    def offers(self):
         return self.offered
 
-    def others(self) -> tuple[AdapterCard, ...]:
+    def others(self):
         return self.beside
 
-    def stop(self) -> None:
+    def stop(self):
         self.stopped += 1
 
     fetching = False
@@ -108,12 +107,12 @@ TOKENS = (Token(f"user {EVIL}", "read"), Token("o", "learned"), Token("ut", "lea
 
 
 class FakeData:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder):
         self.folder = folder
-        self.checked: Checked | Exception = CHECKED
-        self.mappings: list[dict[str, str] | None] = []
+        self.checked = CHECKED
+        self.mappings = []
 
-    def sets(self) -> list[ShippedSet]:
+    def sets(self):
         prompt, rows = self.folder / "prompt.txt", self.folder / "rows.jsonl"
         prompt.write_text("End with Reviewed by Dr. Sharma.", encoding="utf-8")
         name, title = "hospital_reports", "Hospital reports"
@@ -121,19 +120,19 @@ class FakeData:
             ShippedSet(name, title, "", rows, rows, prompt, "Male, 54.", "ends-with:Sharma", ("exact",), name, prompt)
         ]
 
-    def check(self, path: Path, mapping: dict[str, str] | None = None, owner: str = "", tell: Any = None) -> Checked:
+    def check(self, path, mapping=None, owner="", tell=None):
         self.mappings.append(mapping)
         if isinstance(self.checked, Exception):
             raise self.checked
         return self.checked
 
-    def handed_over(self, path: Path, owner: str = "local") -> Path:
+    def handed_over(self, path, owner="local"):
         return path
 
-    def keep_uploads(self, paths: list[Path], owner: str) -> Path:
+    def keep_uploads(self, paths, owner):
         return paths[0]
 
-    def split(self, path: Path, rows: list[Any], seed: int, validation: float, test: float, *more: Any) -> Parts:
+    def split(self, path, rows, seed, validation, test, *more):
         return split(rows, seed, validation, test)
 
     test_share, columns, right_of = always(0.15), always(("colour", "size")), always(())
@@ -143,53 +142,53 @@ class FakeData:
     advice = always((Advice("few", f"Two rows are few {EVIL}.", (1, 2), "warn"),))
     preview = always((TokenPreview("", TOKENS),))
 
-    def tokens(self, checked: Checked, max_tokens: int, tell: Any = None) -> TokenReport:
+    def tokens(self, checked, max_tokens, tell=None):
         return TokenReport(array("L", [1, 2]), array("L", [70, 120]), array("L", [5, 11]), max_tokens, False)
 
-    def table(self, path: Path, rows: list[int], owner: str, reading: dict[str, str]) -> Table:
+    def table(self, path, rows, owner, reading):
         return Table(("patient", "report"), {row: [f"p{row}", ""] for row in rows})
 
-    def edited(self, path: Path, changes: dict[int, dict[str, Any]], owner: str, reading: dict[str, str]) -> Path:
+    def edited(self, path, changes, owner, reading):
         self.changes = changes
         return Path("rows-edited.jsonl")
 
 
 class FakeTraining:
-    def __init__(self) -> None:
-        self.listed: list[RunView] = []
+    def __init__(self):
+        self.listed = []
         self.blocked = ""
-        self.started: list[Any] = []
+        self.started = []
         self.cancel, self.move = Mock(), Mock()
 
     start = noted("started", "r1")
     presets = always([Preset("quick", "Quick look", 20), Preset("good", "Good", 48)])
     methods = always([*all_methods().values()])
 
-    def plan(self, request: Any) -> Plan:
+    def plan(self, request):
         sizes = (1_221_120, 134_515_008, 130, 1_900_000_000, 9_800_000)
         return Plan(*sizes, 2, request.steps or 20, 1e-3, 8, self.blocked)
 
-    def runs(self, owner: str = "local") -> list[RunView]:
+    def runs(self, owner="local"):
         return self.listed
 
 
 class FakeAdapters:
-    def __init__(self) -> None:
+    def __init__(self):
         self.rows, self.switched = [row()], list[str]()
-        self.learns: tuple[AdapterCard, ...] = ()
-        self.became_: dict[str, str] = {}
+        self.learns = ()
+        self.became_ = {}
         self.remove = Mock(side_effect=AdapterError("It ships with the app and stays."))
 
-    def learning(self, owner: str = "local") -> tuple[AdapterCard, ...]:
+    def learning(self, owner="local"):
         return self.learns
 
-    def became(self, adapter_id: str, owner: str = "local") -> str:
+    def became(self, adapter_id, owner="local"):
         return self.became_.get(adapter_id, adapter_id)
 
-    def list(self, owner: str = "local") -> list[AdapterRow]:
+    def list(self, owner="local"):
         return self.rows
 
-    def switch(self, adapter_id: str, owner: str) -> Switch:
+    def switch(self, adapter_id, owner):
         self.switched.append(adapter_id)
         return Switch(0.41, 0.0, "3f9a7c21", True)
 
@@ -201,15 +200,15 @@ class FakeCompare:
     asked: list[tuple[Any, ...]] = field(default_factory=list)
     leaves: str = ""
 
-    def leaving(self, sides: Any, session: str) -> str:
+    def leaving(self, sides, session):
         return self.leaves
 
-    def agree(self, sides: Any, session: str) -> None:
+    def agree(self, sides, session):
         self.leaves = ""
 
     can_think: bool = False
 
-    def ask(self, *asked: Any) -> Iterator[list[Reply]]:
+    def ask(self, *asked):
         sides, *_ = asked
         self.asked.append(asked)
         yield [Reply(waiting="2nd in line, about 8 s") for _ in sides]
@@ -218,13 +217,13 @@ class FakeCompare:
         texts = [text for text, _ in zip(cycle(self.texts), sides, strict=False)]
         yield [Reply(text=text[:3], prompt_tokens=49) for text in texts]
         stamp = {"base": "3f9a7c21", "prompt": {"text": "<|im_start|>", "sha256": "5e0c"}, "seed": 7}
-        figures: Any = {"prompt_tokens": 49, "completion_tokens": 9, "seconds": 2.4, "stamp_id": "5e0c1f"}
+        figures = {"prompt_tokens": 49, "completion_tokens": 9, "seconds": 2.4, "stamp_id": "5e0c1f"}
         yield [Reply(text=text, done=True, stamp=stamp, **figures) for text in texts]
 
-    def passes(self, check: str, text: str) -> bool:
+    def passes(self, check, text):
         return text.endswith(check.partition(":")[2])
 
-    def prompt_tokens(self, text: str, model: str = "base") -> int:
+    def prompt_tokens(self, text, model="base"):
         return len(text.split())
 
 
@@ -251,42 +250,40 @@ class FakeVerdicts:
 
     seen = 0
 
-    def size(self, request: VerdictRequest) -> Size:
+    def size(self, request):
         rows = len(request.rows or (1, 2)) - self.seen
         asked = sum(side.replies is None for side in request.sides)
         return Size(rows, self.seen, rows * asked * request.replies_each)
 
-    def extension(self, id: str, rows: int | None = None, owner: str = "local") -> Any:
+    def extension(self, id, rows=None, owner="local"):
         return f"the next {rows} rows of {id}"
 
-    def views(self, owner: str = "local") -> list[VerdictView]:
+    def views(self, owner="local"):
         return self.listed if owner == "local" else []
 
-    def show(self, id: str, owner: str = "local") -> VerdictView:
+    def show(self, id, owner="local"):
         found = next((view for view in self.views(owner) if view.id == id), None)
         if found is None:
             raise NotFoundError("There is no such verdict.")
         return replace(found, record=None if found.live else self.record)
 
-    def remove(self, id: str, owner: str = "local") -> None:
+    def remove(self, id, owner="local"):
         self.removed.append(id)
         self.listed = [view for view in self.listed if view.id != id]
 
-    def rows(self, id: str, owner: str = "local") -> list[dict[str, Any]]:
+    def rows(self, id, owner="local"):
         return self.held
 
-    def export(self, id: str, how: str, owner: str = "local") -> Path:
+    def export(self, id, how, owner="local"):
         if self.record is None:
             raise InputError("There is nothing to export yet.")
         return Path("exports", f"verdict-{id}.{how}")
 
-    def again(self, id: str, questions: Any, prices: Any, owner: str = "local") -> VerdictView:
+    def again(self, id, questions, prices, owner="local"):
         self.judged.append((questions, prices))
         return self.show(id, owner)
 
-    def line_up(
-        self, file: Path, adapter: str, prompt: str, docs: Path | None, owner: str = "local", form: bool = False
-    ) -> tuple[Side, ...]:
+    def line_up(self, file, adapter, prompt, docs, owner="local", form=False):
         sides = [Side("base", name="Base")]
         sides += [Side("base", prompt, name="Base + prompt")] if prompt else []
         sides += [Side("base", prompt, shots_from=file, name="Base + form", format="references")] if form else []
@@ -300,13 +297,13 @@ class FakeReplay:
     same: bool = True
     asked: list[Any] = field(default_factory=list)
 
-    def again(self, saved: Any, tell: Any = None, owner: str = "local", session: str = "local") -> dict[str, Any]:
+    def again(self, saved, tell=None, owner="local", session="local"):
         self.asked.append((saved, owner, session))
         return {"same": self.same, "text": f"another {EVIL}", "first_difference": None if self.same else 3, "notes": []}
 
 
 class FakeServices:
-    def __init__(self, folder: Path, *, shared: bool = False) -> None:
+    def __init__(self, folder, *, shared=False):
         self.settings, self.jobs = Settings(home=folder, shared=shared), Jobs()
         self.bases, self.data, self.training = FakeBases(), FakeData(folder), FakeTraining()
         self.adapters, self.compare = FakeAdapters(), FakeCompare()
@@ -317,5 +314,5 @@ class FakeServices:
         self.verdicts, self.replay, self.endpoints = FakeVerdicts(), FakeReplay(), Endpoints()
         self.sessions = Sessions(folder / "playground.sqlite")
 
-    def seen(self, owner: str) -> None:
+    def seen(self, owner):
         self.sessions.seen(owner)

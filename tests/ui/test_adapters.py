@@ -1,7 +1,6 @@
 """The Adapters tab's handlers: the list, the chat beside it, the blend."""
 
 from threading import Event
-from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -15,11 +14,7 @@ from tests.ui.conftest import says
 from tests.ui.fakes import EVIL, card, row
 
 ID = "hospital_reports"
-
-
-@pytest.fixture
-def tab(whole):
-    return whole.library
+tab = pytest.fixture(lambda whole: whole.library)
 
 
 def test_pressing_a_row_makes_it_active_and_one_of_another_base_is_shown_with_its_reason(services, call, tab):
@@ -34,26 +29,15 @@ def test_pressing_a_row_makes_it_active_and_one_of_another_base_is_shown_with_it
     says(drawn[tab.listing], "Other base")
 
 
-def test_an_id_the_page_made_up_changes_nothing(services, call, tab):
-    made_up: Any = {adapters.pick: {"picked": "../../etc", "active": ""}}
-    made_up |= {handler: {"chosen": "../../etc"} for handler in (adapters.ask_rename, adapters.ask_remove)}
-    for handler, given in made_up.items():
-        refused("in the list first", call, handler, tab, **given)
-    assert services.adapters.switched == []
-
-
-def test_an_import_says_what_is_noted_of_it(services, call, tab):
+def test_an_import_says_what_is_noted_and_one_of_the_hub_is_fetched_with_its_progress(services, call, tab):
     services.adapters.import_uploads = Mock(return_value=card("mine", notes=(f"renamed {EVIL}", "second")))
     message = call(adapters.import_file, tab, uploaded=["a.zip"], chosen="", active="")[tab.message]
     says(message, "mine is imported: LoRA r8, 9.8 MB.", "<p", "Renamed &lt;img", "Second.")
     assert "&lt;p" not in message["value"]
-
-
-def test_an_adapter_of_the_hub_is_fetched_with_its_progress_and_a_fault_is_told(services, call, tab):
-    given: Any = {"hub_id": " owner/name ", "chosen": "", "active": ""}
+    given = {"hub_id": " owner/name ", "chosen": "", "active": ""}
     seen = Event()
 
-    def fetched(name: str, owner: str, tell: Any) -> Any:
+    def fetched(name, owner, tell):
         tell("fetching", 1_000_000, 4_000_000)
         assert seen.wait(20)
         return card("mine", notes=(f"fetched from the hub, {name}",))
@@ -70,7 +54,12 @@ def test_an_adapter_of_the_hub_is_fetched_with_its_progress_and_a_fault_is_told(
     refused("No adapter", call, adapters.fetch, tab, **given)
 
 
-def test_deleting_asks_first_and_a_refusal_is_said(call, tab):
+def test_an_id_the_page_made_up_changes_nothing_and_deleting_asks_first(services, call, tab):
+    made_up = {adapters.pick: {"picked": "../../etc", "active": ""}}
+    made_up |= {handler: {"chosen": "../../etc"} for handler in (adapters.ask_rename, adapters.ask_remove)}
+    for handler, given in made_up.items():
+        refused("in the list first", call, handler, tab, **given)
+    assert services.adapters.switched == []
     asked = call(adapters.ask_remove, tab, chosen=ID)
     assert asked[tab.delete_row]["visible"] is True
     says(asked[tab.asked], "Delete hospital_reports?")
@@ -93,6 +82,6 @@ def test_each_adapter_of_a_blend_has_a_slider_and_one_adapter_is_no_blend(call, 
     assert [(one["visible"], one.get("value")) for one in sliders] == [(True, 0.5)] * 2 + [(False, None)] * 2
     assert (sliders[0]["label"], drawn[tab.make]["interactive"]) == ("How much of hospital_reports", True)
     assert call(adapters.chosen, tab, parts=[ID])[tab.make]["interactive"] is False
-    given: Any = {"how": "linear", "name": "both", "made": "", "weights": (1.0, 1.0)}
+    given = {"how": "linear", "name": "both", "made": "", "weights": (1.0, 1.0)}
     refused("two adapters or more", call, adapters.make, tab, parts=[ID], **given)
     assert call(adapters.moved, tab, parts=["a", "b"], **given) == [{}], "before there is one"

@@ -3,7 +3,6 @@
 import re
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import gradio as gr
 import pytest
@@ -15,23 +14,22 @@ from playground.ui import asking, compare, side, words
 from playground.ui.asking import Comparison
 from playground.ui.compare import CompareTab
 from playground.ui.side import Divider, Log, Setup
-from playground.ui.wiring import Updates
 from tests.refused import refused
 from tests.ui.conftest import says
 from tests.ui.fakes import EVIL, card, row
 from tests.ui.test_verdict import examples
 
-SAMPLING: Any = {"temperature": 0.0, "top_p": 1.0, "max_tokens": 128, "seed": 7}
-SCORED: Any = {"check": {"kind": "ends-with", "text": "Dr. Sharma"}}
+SAMPLING = {"temperature": 0.0, "top_p": 1.0, "max_tokens": 128, "seed": 7}
+SCORED = {"check": {"kind": "ends-with", "text": "Dr. Sharma"}}
+tab = pytest.fixture(lambda whole: whole.compare)
 
 
-def sides(**said: tuple[Any, ...]) -> dict[str, Any]:
-    """What the sides' widgets say, by letter: model, prompt, shots, form and its text, thinking; those that are not
-    named are the bare base."""
+def sides(**said):
+    """What the sides' widgets say, by letter, in the order below; those that are not named are the bare base."""
     names = ("model", "prompt", "shots", "form", "form_text", "think")
     bare = ("base", "", 0, "", "", "")
 
-    def values(*told: Any) -> dict[str, Any]:
+    def values(*told):
         return dict(zip(names, (*told, *bare[len(told) :]), strict=True)) | {"source": ""}
 
     return {letter: values(*said.get(letter, ())) for letter in words.LETTERS}
@@ -41,13 +39,8 @@ TOLD_AND_TRAINED = sides(A=("base", "Be careful", 0), B=("hospital_reports", "",
 
 
 @pytest.fixture
-def tab(whole):
-    return whole.compare
-
-
-@pytest.fixture
 def ask(services, call, tab):
-    def asked(comparison: Comparison, question: str, said: Any = None, handler: Any = asking.ask) -> list[Updates]:
+    def asked(comparison, question, said=None, handler=asking.ask):
         given = {"comparison": comparison, "question": question, "uploaded": None, "sampling": SAMPLING, **SCORED}
         return call(handler, tab, **given, setups=said or sides())
 
@@ -57,7 +50,7 @@ def ask(services, call, tab):
 @pytest.fixture
 def once(ask, tab):
     """A comparison in which one question was answered."""
-    answered: Comparison = ask(Comparison(), "One")[-1][tab.comparison]
+    answered = ask(Comparison(), "One")[-1][tab.comparison]
     return answered
 
 
@@ -103,17 +96,12 @@ def test_the_first_question_leaves_for_another_machine_once_that_is_agreed_to(se
 def test_a_thought_is_folded_and_counted_and_its_side_is_asked_for_it(services, tab, ask, call):
     one = side.Exchange("q", Reply(thought=f"Hm {EVIL}", thought_tokens=7, completion_tokens=7))
     fold = Log(items=(one,)).messages()[1]
-    assert (fold["metadata"], len(Log(items=(one,)).messages())) == (
-        {"title": "Thinking, 7 tokens", "status": "pending"},
-        2,
-    )
-    assert EVIL not in fold["content"]
+    assert (fold["metadata"]["title"], fold["metadata"]["status"]) == ("Thinking, 7 tokens", "pending")
+    assert (len(Log(items=(one,)).messages()), EVIL in fold["content"]) == (2, False)
     done = replace(one.reply, text="Yes.", completion_tokens=9, done=True, prompt_tokens=5, seconds=1.0)
     _, fold, said, stamp = Log(items=(replace(one, reply=done),)).messages()
-    assert (fold["metadata"]["title"], stamp["metadata"]["title"]) == (
-        "Thought, 7 tokens",
-        "5 in · 7 thought · 2 out · 1.0 s",
-    )
+    titles = fold["metadata"]["title"], stamp["metadata"]["title"]
+    assert titles == ("Thought, 7 tokens", "5 in · 7 thought · 2 out · 1.0 s")
     assert "Yes." in said["content"]
     cut = Log(items=(replace(one, reply=replace(done, text="", cut=True)),)).messages()[2]
     says(cut["content"], "still thinking when the limit ended it")
@@ -177,15 +165,6 @@ def test_stopping_keeps_what_had_arrived_and_copying_gives_all_of_it(services, c
     assert copied == {tab.clipboard: f"  a\n{EVIL}"}, "the raw text"
 
 
-def test_sides_come_and_go(services, call, tab):
-    drawn = call(asking.add_side, tab, comparison=Comparison(), **SCORED)
-    comparison = drawn[tab.comparison]
-    assert (comparison.shown, drawn[tab.sides["C"].column]["visible"]) == (("A", "B", "C"), True)
-    for letter, left in (("A", ("B", "C")), ("B", ("C",)), ("C", ("C",))):
-        comparison = call(asking.remove_side, tab, letter=letter, comparison=comparison, **SCORED)[tab.comparison]
-        assert comparison.shown == left, "one side always stays"
-
-
 def test_the_page_opens_on_the_story(services, call, tab):
     services.adapters.rows.append(row("other", usable=False, reason="trained on another base"))
     opened = call(asking.opening, tab, uploaded=None)
@@ -205,8 +184,14 @@ def test_the_page_opens_on_the_story(services, call, tab):
     assert drawn[tab.add]["interactive"] is True
 
 
-def test_an_adapter_is_put_on_side_b(services, call, tab, once):
-    given: Any = {"tabs": gr.Tabs(render=False), "comparison": once, "setups": TOLD_AND_TRAINED, **SCORED}
+def test_sides_come_and_go_and_an_adapter_is_put_on_side_b(services, call, tab, once):
+    drawn = call(asking.add_side, tab, comparison=Comparison(), **SCORED)
+    comparison = drawn[tab.comparison]
+    assert (comparison.shown, drawn[tab.sides["C"].column]["visible"]) == (("A", "B", "C"), True)
+    for letter, left in (("A", ("B", "C")), ("B", ("C",)), ("C", ("C",))):
+        comparison = call(asking.remove_side, tab, letter=letter, comparison=comparison, **SCORED)[tab.comparison]
+        assert comparison.shown == left, "one side always stays"
+    given = {"tabs": gr.Tabs(render=False), "comparison": once, "setups": TOLD_AND_TRAINED, **SCORED}
     used = call(asking.use_as_side, tab, adapter="hospital_reports", **given)
     second = tab.sides["B"]
     assert (used[second.model]["value"], used[second.prompt], used[second.shots]) == ("hospital_reports", "", 0)
@@ -216,12 +201,9 @@ def test_an_adapter_is_put_on_side_b(services, call, tab, once):
     assert call(asking.use_as_side, tab, adapter="gone", **given)[second.model]["value"] == "base"
 
 
-def test_shots_come_from_ids_never_from_paths(services):
+def test_shots_come_from_ids_never_from_paths_and_another_base_is_offered_as_a_model(services, me):
     found = [side.shots_file(services, source, None) for source in ("/etc/passwd", "hospital_reports")]
     assert found == [None, services.data.folder / "rows.jsonl"]
-
-
-def test_another_base_is_offered_as_a_model_of_a_side(services, me):
     services.bases.beside = (card("base:owner/large", name="owner/large", kind="base"),)
     assert ("owner/large · another base", "base:owner/large") in side.model_choices(services, ())
     setup = side.Setup("base:owner/large", "Be brief.")
@@ -230,7 +212,7 @@ def test_another_base_is_offered_as_a_model_of_a_side(services, me):
 
 
 def test_a_side_that_learned_becomes_its_adapter_when_the_run_ends(services, me):
-    def offered(chosen: str) -> list[tuple[str, str]]:
+    def offered(chosen):
         return side.with_chosen(me, side.model_choices(services, side.usable(me)), chosen)
 
     services.adapters.learns = (card("live-r1"),)
@@ -240,10 +222,7 @@ def test_a_side_that_learned_becomes_its_adapter_when_the_run_ends(services, me)
     assert ended[-1] == (f"hospital_reports · LoRA r8, {words.TRAINED}", "live-r1")
     assert gone[-1] == (f"gone, {words.GONE}", "gone")
     assert base == ended[:-1] == gone[:-1]
-    plain: side.SideValues = {
-        **{"model": "live-r1", "prompt": "", "shots": 0, "source": ""},
-        **{"form": "regex", "form_text": r"\d+"},
-    }
+    plain = {**{"model": "live-r1", "prompt": "", "shots": 0, "source": ""}, **{"form": "regex", "form_text": r"\d+"}}
     asked = side.read_setups(me, {"A": plain, "B": {**plain, "model": "gone"}})
     assert (asked["A"].model, asked["B"].model) == ("hospital_reports", "gone")
     assert asked["A"].format == r"regex:\d+"

@@ -5,7 +5,6 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 from unittest import mock
 from unittest.mock import create_autospec
 
@@ -40,21 +39,22 @@ LIVE = replace(ENDED, state="MEASURING", record=None, done=3, of=8, message=f"An
 
 
 BEST = Best(f"Be glad {EVIL}.", 4, f"The best of 2: 21 of 24 {EVIL}.", "v1 + 4 shots")
+prompts = pytest.fixture(lambda whole: whole.verdict.bench)
+real = pytest.fixture(lambda settings: build_services(settings))
+verdict = pytest.fixture(lambda real: put_verdict(real))
+ballots = pytest.fixture(lambda whole: whole.verdict.vote)
+sheets = pytest.fixture(lambda whole: whole.verdict.label)
+fold = pytest.fixture(lambda tab: tab.race)
 
 
 @pytest.fixture
 def benched(services):
-    made: Any = create_autospec(PromptBench, instance=True)
+    made = create_autospec(PromptBench, instance=True)
     made.versions.return_value, made.newest.return_value, made.best.return_value = [], None, BEST
     made.rows.return_value = (3, 5)
     services.bench, services.search = made, create_autospec(PromptSearch, instance=True)
     services.search.rival.return_value = Rival("hospital <b>", 312.0, 41_000)
     return services
-
-
-@pytest.fixture
-def prompts(whole):
-    return whole.verdict.bench
 
 
 def test_the_box_holds_the_sets_prompt_until_somebody_writes_another(benched, call, prompts):
@@ -79,7 +79,7 @@ def test_versions_are_kept_listed_with_their_scores_and_removed(benched, call, p
 
 
 def test_all_versions_are_scored_on_the_validation_part(benched, call, prompts):
-    def score(counts: list[int], checks: str = "", place: Any = None) -> Any:
+    def score(counts, checks="", place=None):
         given = {"counts": counts, "checks": checks, "max_tokens": 64, "draw": 9}
         call(bench.score, prompts, **given, where=place or where())
         return benched.bench.score.call_args, benched.bench.rows.call_args.args
@@ -97,18 +97,17 @@ def test_all_versions_are_scored_on_the_validation_part(benched, call, prompts):
 
 
 def test_progress_is_shown_and_what_was_sent_is_left_alone(benched, call, prompts):
-    def show(sent: Any = None) -> Any:
+    def show(sent=None):
         return call(bench.show, prompts, sent=sent or {}, where=where())
 
-    def buttons(drawn: Any) -> list[bool]:
+    def buttons(drawn):
         visible = [drawn[one]["visible"] for one in (prompts.score, prompts.stop, prompts.use)]
         return [*visible, drawn[prompts.timer]["active"]]
 
     benched.bench.newest.return_value = LIVE
     drawn = show()
     says(drawn[prompts.head], "3 of 8")
-    assert buttons(drawn) == [False, True, False, True]
-    assert list(show(drawn[prompts.sent])) == [prompts.sent]
+    assert (buttons(drawn), list(show(drawn[prompts.sent]))) == ([False, True, False, True], [prompts.sent])
     call(bench.stop, prompts, where=where())
     benched.bench.stop.assert_called_once_with("b1", "local")
     benched.bench.newest.return_value = ENDED
@@ -123,7 +122,7 @@ def test_progress_is_shown_and_what_was_sent_is_left_alone(benched, call, prompt
 def test_the_best_goes_to_the_form(benched, call, whole):
     prompts, tab = whole.verdict.bench, whole.verdict
 
-    def use(kept: Kept | None = None) -> Any:
+    def use(kept=None):
         return call(bench.use, prompts, tab=tab, where=where(kept=kept or Kept()))
 
     refused("Nothing has been scored", use)
@@ -175,11 +174,6 @@ def test_a_search_takes_what_the_form_says_and_shows_its_candidates(benched, cal
 
 
 @pytest.fixture
-def real(settings):
-    return build_services(settings)
-
-
-@pytest.fixture
 def polled(services, real):
     """Real votes on a verdict on disk, a fake judge."""
     services.voting, services.labelling = real.voting, real.labelling
@@ -188,23 +182,13 @@ def polled(services, real):
     return services
 
 
-@pytest.fixture
-def verdict(real):
-    return put_verdict(real)
-
-
-@pytest.fixture
-def ballots(whole):
-    return whole.verdict.vote
-
-
-def names_in(shown: Any) -> list[str]:
+def names_in(shown):
     return [side for side in SIDES if side in str(shown)]
 
 
 def test_no_name_is_on_the_page_before_it_is_asked_for(polled, call, ballots, verdict):
     shown = call(blind.show, ballots, verdict=verdict)
-    seen: list[Any] = [shown, call(blind.closed, ballots)]
+    seen = [shown, call(blind.closed, ballots)]
     assert set(shown) == set(ballots.shown)
     for choice in ("left", "right", "tie", "skip", "left"):
         shown = call(blind.pick, ballots, picked=choice, number=shown[ballots.number], verdict=verdict)
@@ -253,7 +237,7 @@ def test_a_judge_is_chosen_watched_and_stopped(polled, call, ballots, verdict):
     call(blind.let, ballots, verdict=verdict, judge="mine")
     polled.judging.start.assert_called_once_with(verdict, "mine", "local")
 
-    def watched(text: str, **changes: Any) -> list[bool]:
+    def watched(text, **changes):
         polled.judging.show.return_value = JudgingView(verdict, f"mine {EVIL}", 3, 9, **changes)
         drawn = call(blind.judging, ballots, verdict=verdict, judge="mine")
         says(drawn[ballots.judging], text)
@@ -268,11 +252,6 @@ def test_a_judge_is_chosen_watched_and_stopped(polled, call, ballots, verdict):
 
 
 # Labels of single replies, on the same verdict
-
-
-@pytest.fixture
-def sheets(whole):
-    return whole.verdict.label
 
 
 def test_replies_are_labelled_by_key_or_button_and_taken_back(polled, call, sheets, verdict):
@@ -305,7 +284,7 @@ def test_a_judge_beside_the_labels_says_how_far_it_goes(polled, call, sheets, ve
     call(blind.let, sheets, verdict=verdict, judge="mine")
     polled.judging.mark.assert_called_once_with(verdict, "mine", "local")
 
-    def watched(counts: Any, view: Any, *texts: str) -> list[bool]:
+    def watched(counts, view, *texts):
         polled.judging.show.return_value = view
         near = agreed([True] * counts[0] + [False] * counts[1], [True] * counts[0] + [False] * counts[1])
         polled.judging.trust.return_value = Trust("mine", f"mine {EVIL}", near, 2, (f"ward {EVIL}",), True)
@@ -327,13 +306,13 @@ def test_a_judge_beside_the_labels_says_how_far_it_goes(polled, call, sheets, ve
 FORGOT = {"loss_before": 3.0, "loss_after": 3.2, "tokens": 90, "divergence": 0.11}
 FORGOT |= {"right_before": 20, "right_after": 18, "questions": 40}
 FIGURES = {"eval_loss": 0.5, "trainable_params": 2_442_240, "bytes": 9_800_000, "seconds": 61.0}
-DONE: Any = {"adapter": "mine", "passed": 15, "asked": 16, "measured_s": 9.0, "loss": [[1, 3.0], [2, 2.5]]}
+DONE = {"adapter": "mine", "passed": 15, "asked": 16, "measured_s": 9.0, "loss": [[1, 3.0], [2, 2.5]]}
 GOOD = Entry("lora", "r1", 20, state="DONE", forgot=FORGOT, figures=FIGURES, **DONE)
 BAD = Entry("ia3", "r2", 20, state="FAILED", reason=f"Memory ran out {EVIL}.")
 BASE = Entry("", passed=0, asked=16, eval_loss=[[0, 3.1]])
 
 
-def race_view(state: str = "MEASURING", *entries: Entry) -> RaceView:
+def race_view(state="MEASURING", *entries):
     live = state == "MEASURING"
     named = ("race1", "local", f"rows {EVIL}", "rows.jsonl", 1.0, state, f"ends-with:{EVIL}", 20, None)
     one = Race(*named, entries or (GOOD, BAD), BASE, f"Measuring LoRA {EVIL}" if live else "")
@@ -348,13 +327,8 @@ def raced(services):
     return services
 
 
-@pytest.fixture
-def fold(tab):
-    return tab.race
-
-
 SOURCE = Source(Path("rows.jsonl"), "rows", "rows", leave_out=("duplicate",), good=2)
-FORM: Any = {"source": SOURCE, "check": " json ", "form": {"batch_size": 4, "max_tokens": 512, "seed": 9}}
+FORM = {"source": SOURCE, "check": " json ", "form": {"batch_size": 4, "max_tokens": 512, "seed": 9}}
 
 
 def test_a_race_is_started_with_the_forms_settings(raced, call, fold):
@@ -366,13 +340,6 @@ def test_a_race_is_started_with_the_forms_settings(raced, call, fold):
     with pytest.raises(InputError, match=words.TRAIN_EMPTY):
         call(race.start, fold, methods=["lora"], kind="steps", amount=20, **FORM | {"source": Source()})
     raced.race.start.assert_called_once()
-
-
-def test_the_table_names_figures_reasons_and_a_way_to_a_side(raced):
-    table = race.table_html(race_view())
-    says(table, "<td>Base, untrained</td>", "15 of 16", "2,442,240", "+0.20", "18 of 40, was 20", "Memory ran out")
-    assert table.count("Use as a side</button>") == 1, "what made no adapter has no button"
-    says(table + race.head_html(race_view()), "&lt;img")
 
 
 def test_what_was_sent_is_left_alone_and_a_refresh_takes_up_a_race_that_lives(raced, call, fold):
@@ -407,11 +374,13 @@ def test_a_row_becomes_a_side_only_if_it_is_this_races_and_there(raced, call, fo
     assert call(race.side_of, fold, picked="mine", race="race1")[fold.chosen] == ""
 
 
-def test_the_picture_puts_every_label_in_its_own_place():
-    entries = [
-        replace(GOOD, method=method, figures={"eval_loss": 0.5, "trainable_params": params})
-        for method, params in (("lora", 1000), ("dora", 1001), ("qlora", 1002), ("ia3", 1003), ("full", 10**8))
-    ]
+def test_the_table_names_figures_reasons_and_a_way_to_a_side_and_labels_of_the_picture_keep_apart(raced):
+    table = race.table_html(race_view())
+    says(table, "<td>Base, untrained</td>", "15 of 16", "2,442,240", "+0.20", "18 of 40, was 20", "Memory ran out")
+    assert table.count("Use as a side</button>") == 1, "what made no adapter has no button"
+    says(table + race.head_html(race_view()), "&lt;img")
+    sizes = (("lora", 1000), ("dora", 1001), ("qlora", 1002), ("ia3", 1003), ("full", 10**8))
+    entries = [replace(GOOD, method=name, figures={"eval_loss": 0.5, "trainable_params": n}) for name, n in sizes]
     drawn = picture(entries, BASE, False)
     assert drawn.count("<circle") == 5
     assert 'class="limit"' in drawn

@@ -4,14 +4,12 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from playground.errors import InputError
 from playground.methods.method import Options
 from playground.runs.request import FEWEST_STEPS, QUICK_S, Preset, within_reach
-from playground.runs.service import Plan
 from playground.ui import form, train, words
 from playground.ui.rows import Source
 from tests.refused import refused
@@ -20,7 +18,7 @@ from tests.ui.fakes import FakeTraining, row
 
 SOURCE = Source(Path("rows.jsonl"), "rows", "rows", {"prompt": "patient"}, good=2, leave_out=("duplicate",))
 SETTINGS = {"steps": 20, "lr": 1e-3, "rank": 8, "batch_size": 8, "max_tokens": 2048, "seed": 7}
-RUN: dict[str, Any] = {"source": SOURCE, "name": "mine", "method": "lora"}
+RUN = {"source": SOURCE, "name": "mine", "method": "lora"}
 OTHERS = {"rslora": True, "pissa": True, "layers": 2, "init_text": "Write a report", "placement": "pfeiffer"}
 """Options of four methods at once, as the form may hold them."""
 
@@ -38,27 +36,8 @@ def test_the_form_and_a_request_are_the_same_thing_and_every_field_has_a_widget(
     assert form.request_of(SOURCE, "local", "mine", "lora", form.settings_of(request)) == request
 
 
-def test_empty_fields_are_the_methods_own_defaults_and_rewards_are_one_a_line_and_for_grpo_alone():
-    empty = dict.fromkeys(form.FIELDS)
-    request = form.request_of(SOURCE, "local", " ", "lora", empty)
-    assert (request.name, request.steps, request.lr, request.rank) == ("rows", None, None, None)
-    assert (request.batch_size, request.max_tokens, request.validation, request.options) == (8, 2048, None, Options())
-    given = {"objective": "grpo", "rewards": "json\n ends-with:Dr. Sharma \n\n"}
-    assert form.request_of(SOURCE, "local", "m", "lora", given).rewards == ("json", "ends-with:Dr. Sharma")
-    assert form.request_of(SOURCE, "local", "m", "lora", given | {"objective": "sft"}).rewards == ()
-
-
-def test_what_rows_can_train_is_offered_the_usual_first():
-    aims = {
-        kind: [objective for _, objective in form.aims_of(kind)] for kind in ("preference", "text", "sft", "prompts")
-    }
-    assert (aims["preference"], aims["text"]) == (["dpo", "orpo", "reward", "kto"], ["pretrain"])
-    assert aims["prompts"] == ["grpo"]
-    assert aims["sft"][0] == "sft"
-
-
 def test_a_method_shows_its_own_options_and_what_its_rank_means(services, call, tab):
-    def chosen(name: str) -> dict[str, Any]:
+    def chosen(name):
         updates = call(train.method_chosen, tab, method=name)
         return {field: updates[widget] for field, widget in tab.fields.items() if widget in updates}
 
@@ -119,7 +98,18 @@ def test_an_adapter_to_begin_with_brings_its_method_and_its_rank(services, call,
     assert form.settings_label("lora", SETTINGS | {"start": "mine"}).startswith("Everything else: from mine, 20 steps")
 
 
-def test_a_free_name_is_proposed():
+def test_empty_fields_are_the_methods_defaults_rewards_are_grpos_and_what_rows_can_train_is_offered():
+    empty = dict.fromkeys(form.FIELDS)
+    request = form.request_of(SOURCE, "local", " ", "lora", empty)
+    assert (request.name, request.steps, request.lr, request.rank) == ("rows", None, None, None)
+    assert (request.batch_size, request.max_tokens, request.validation, request.options) == (8, 2048, None, Options())
+    given = {"objective": "grpo", "rewards": "json\n ends-with:Dr. Sharma \n\n"}
+    assert form.request_of(SOURCE, "local", "m", "lora", given).rewards == ("json", "ends-with:Dr. Sharma")
+    assert form.request_of(SOURCE, "local", "m", "lora", given | {"objective": "sft"}).rewards == ()
+    kinds = ("preference", "text", "sft", "prompts")
+    aims = {kind: [objective for _, objective in form.aims_of(kind)] for kind in kinds}
+    assert (aims["preference"], aims["text"]) == (["dpo", "orpo", "reward", "kto"], ["pretrain"])
+    assert (aims["prompts"], aims["sft"][0]) == (["grpo"], "sft")
     names = {"hospital_reports": "hospital_reports-2", "my file (1)": "my_file_1", "///": "adapter"}
     assert {slug: train.free_name(slug, {"hospital_reports"}) for slug in names} == names
 
@@ -127,7 +117,7 @@ def test_a_free_name_is_proposed():
 def test_a_settings_file_fills_the_form(services, call, tab, tmp_path):
     file = tmp_path / "settings.json"
 
-    def brought(content: Any) -> dict[Any, Any]:
+    def brought(content):
         file.write_text(content if isinstance(content, str) else json.dumps(content))
         return call(form.bring, tab, uploaded=str(file), source=SOURCE)
 
@@ -161,7 +151,7 @@ def test_a_quick_look_has_as_many_steps_as_three_minutes_hold(step_s, steps):
 class Slow(FakeTraining):
     """Seconds by the method: full takes 30 a step."""
 
-    def plan(self, request: Any) -> Plan:
+    def plan(self, request):
         return replace(super().plan(request), seconds=12 + request.steps * (30 if request.method == "full" else 10))
 
 

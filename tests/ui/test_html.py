@@ -22,16 +22,16 @@ from tests.ui.conftest import says
 from tests.ui.fakes import EVIL, STATUS, row, run_view
 
 
-def raced(evil: str) -> RaceView:
+def raced(evil):
     entries = (Entry(evil, evil, 10, state=evil, reason=evil, adapter=evil, figures={"eval_loss": 1.0}),)
     return RaceView(Race("r", "local", evil, evil, 1.0, evil, evil, 10, None, entries, message=evil), None, 1, 1)
 
 
-def verdict_view(evil: str, state: str = "FAILED") -> VerdictView:
+def verdict_view(evil, state="FAILED"):
     return VerdictView("20261124-101500-v1a2b", evil, state, message=evil, error=evil)
 
 
-def pieces(evil: str) -> dict[str, str]:
+def pieces(evil):
     """Everything that is shown, with one text in every place where a text of somebody else's may stand."""
     piece = partial(html.piece, "pieces")
     reply = Reply(text=evil, done=True, stamp={"adapter": evil, "prompt": {"text": evil}}, stamp_id="5e0c")
@@ -85,14 +85,11 @@ def test_every_field_of_an_imported_record_is_shown_as_text(tmp_path, payload):
         assert safe_html(shown).count("&lt;") == shown.count("&lt;"), field
 
 
-def test_line_breaks_and_indents_reach_the_page():
+def test_line_breaks_reach_the_page_and_figures_are_read_out():
     text = '{\n    "a": 1\n}'
     shown = Log(items=(Exchange("q", Reply(text=text, done=True)),)).messages()[1]["content"]
     assert "\n" not in shown
     assert "{&#10;    &#34;a&#34;: 1&#10;}" in shown
-
-
-def test_figures_and_what_is_read_out():
     says(html.progress(0.62, "Training of mine"), 'role="progressbar"', 'aria-valuenow="62"')
     says(html.progress(3, "past its end"), 'aria-valuenow="100"')
     says(html.error_card("wrong"), 'role="alert"')

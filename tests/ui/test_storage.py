@@ -1,6 +1,5 @@
 """The Storage panel with a service that remembers: nothing goes without Yes, and what comes back is said in words."""
 
-from typing import Any
 from unittest.mock import create_autospec
 
 import pytest
@@ -20,9 +19,10 @@ ITEMS = [
     Item("upload", "local/u", "rows.csv", 700),
 ]
 STAYS = (Item("run", "r2", "mine", 5, stays="it has not ended"),)
+view = pytest.fixture(lambda whole: whole.storage)
 
 
-def find(kind: str, id: str, owner: str) -> Item:
+def find(kind, id, owner):
     found = next((one for one in ITEMS if (one.kind, one.id) == (kind, id)), None)
     if found is None:
         raise NotFoundError(f"There is no {kind} {id!r} of yours.")
@@ -31,17 +31,12 @@ def find(kind: str, id: str, owner: str) -> Item:
 
 @pytest.fixture
 def stored(services):
-    made: Any = create_autospec(StorageService, instance=True)
+    made = create_autospec(StorageService, instance=True)
     made.items.return_value, made.free_bytes.return_value, made.find.side_effect = ITEMS, 71_000_000_000, find
     made.remove.return_value, made.remove_kind.return_value = Freed((ITEMS[3],)), Freed((ITEMS[3],), STAYS)
     made.remove_everything.return_value = Freed((ITEMS[1], ITEMS[3]), STAYS, stopping=1)
     services.storage = made
     return made
-
-
-@pytest.fixture
-def view(whole):
-    return whole.storage
 
 
 def test_the_list_says_what_there_is_and_escapes_names(stored, call, view):

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 import pandas as pd
@@ -15,7 +14,6 @@ from playground.models.bases import BaseState
 from playground.report import charts
 from playground.ui import examples, html, rows, runs, train
 from playground.ui.rows import Source
-from playground.ui.train import TrainTab
 from playground.ui.wiring import SETTABLE
 from tests.refused import refused
 from tests.ui.conftest import says
@@ -30,7 +28,7 @@ def read(services, call, tab):
     return lambda source: call(examples.read, tab, source=source, max_tokens=2048)[-1]
 
 
-def test_a_file_is_read_and_its_facts_are_said(services, call, tab):
+def test_a_file_is_read_its_facts_said_and_every_way_to_open_rows_writes_widgets_that_it_declares(services, call, tab):
     opened = call(examples.open_upload, tab, uploaded=[f"/tmp/{EVIL}.jsonl"], max_tokens=2048)[-1]
     assert (opened[tab.source].good, opened[tab.error]["visible"]) == (2, False)
     assert opened[tab.uploaded] == opened[tab.source].path
@@ -38,9 +36,6 @@ def test_a_file_is_read_and_its_facts_are_said(services, call, tab):
     says(opened[tab.advice], "Two rows are few")
     assert opened[tab.columns]["label"] == "Columns: patient → prompt, report → answer"
     assert call(examples.open_upload, tab, uploaded=None, max_tokens=2048) == []
-
-
-def test_every_way_to_open_rows_writes_widgets_that_it_declares(services, call, tab):
     source = replace(ROWS, mapping={"prompt": "patient", "completion": "report"}, roles=("prompt", "completion"))
     changed = pd.DataFrame([[3, "p3", "All well."]], columns=["row", "patient", "report"])
     ways = [
@@ -70,7 +65,7 @@ def test_a_base_that_gets_ready_has_rows_read_anew_and_leaves_what_a_person_set(
     assert call(examples.reread, tab, source=Source(), max_tokens=2048) == {}
 
 
-def test_bad_rows_say_why_and_what_to_do_and_can_be_taken_away(services, call, tab, read):
+def test_bad_rows_can_be_taken_away_and_kinds_of_warnings_left_out(services, call, tab, read):
     shown = read(ROWS)
     assert shown[tab.bad]["label"] == "The 1 row that cannot be used"
     says(shown[tab.bad_rows], "<td>The answer is empty.</td><td>Fill it.</td>")
@@ -78,12 +73,9 @@ def test_bad_rows_say_why_and_what_to_do_and_can_be_taken_away(services, call, t
     offered = call(rows.download, tab, which="bad", source=ROWS, max_tokens=2048)
     name = "rows-bad-rows.csv"
     assert offered == {tab.bad_file: gr.update(value=name, label=f"Download {name}", visible=True)}
-    services.data.checked = InputError("It is empty.")
+    whole, services.data.checked = services.data.checked, InputError("It is empty.")
     refused("It is empty", call, rows.download, tab, which="good", source=ROWS, max_tokens=2048)
-
-
-def test_kinds_of_warnings_may_be_left_out(services, call, tab, read):
-    services.data.checked = replace(services.data.checked, warnings=(RowWarning(2, "the same as row 1", "duplicate"),))
+    services.data.checked = replace(whole, warnings=(RowWarning(2, "the same as row 1", "duplicate"),))
     kinds = read(replace(ROWS, leave_out=("duplicate",)))[tab.kinds]
     choices = [("1 row that repeats an earlier one", "duplicate")]
     assert (kinds["choices"], kinds["value"]) == (choices, ["duplicate"])
@@ -100,16 +92,6 @@ def test_a_column_says_which_rows_are_held_back_for_the_verdict(services, call, 
         call(train.start, tab, source=source, name="mine", method="lora")
         asked = services.training.started[-1]
         assert (asked.group_column, asked.time_column) == columns
-
-
-def test_the_preview_colours_what_is_learned(services, call, tab):
-    shown = call(rows.preview, tab, source=ROWS, max_tokens=2048, by=1)
-    assert shown[tab.source].index == 1
-    coloured = "Coloured: the 2 tokens it learns to write. The rest, 1 token, is only read."
-    says(shown[tab.seen], "<mark><i>o</i><i>ut</i></mark>", coloured)
-    says(shown[tab.place], "2 of 2 that can be used")
-    other = call(rows.preview, tab, turns="last", source=ROWS, max_tokens=2048)
-    assert other[tab.source].turns == "last"
 
 
 def test_another_reading_of_the_file_keeps_what_is_known_and_a_column_that_is_taken_changes_places():
@@ -181,9 +163,7 @@ def test_repair_is_offered_done_and_undone(services, call, tab, read):
     assert not read(ROWS)[tab.repair]["visible"]
     services.data.checked = replace(whole, repairable=able)
     shown = read(ROWS)
-    says(
-        shown[tab.repairs], "Repair can mend rows", "2 rows: what stands after the last answer", "rows 1 and 2", "row 4"
-    )
+    says(shown[tab.repairs], "Repair can mend rows", "2 rows: what stands after the last", "rows 1 and 2", "row 4")
     services.data.checked = replace(whole, repairs=able)
     mended = call(examples.repair, tab, source=shown[tab.source], max_tokens=2048)[-1]
     assert services.data.mappings[-2] == {**whole.mapping, "repair": "rows"}
@@ -204,7 +184,7 @@ def test_an_edited_cell_becomes_a_copy_of_the_file(services, call, tab):
     assert (table["headers"], table["value"]) == (["row", "patient", "report"], [[3, "p3", ""]])
     says(page[tab.edit_place], "Page 1 of 1")
 
-    def save(report: str) -> dict[Any, Any]:
+    def save(report):
         table = pd.DataFrame([[3, "p3", report]], columns=["row", "patient", "report"])
         source = replace(ROWS, reading={"encoding": "cp1250", "split": "train", "repair": "rows"})
         return call(examples.save_edit, tab, table=table, source=source, max_tokens=2048)[-1]
@@ -218,7 +198,16 @@ def test_an_edited_cell_becomes_a_copy_of_the_file(services, call, tab):
     assert tab.source not in nothing
 
 
-def test_before_the_base_is_ready_nothing_waits_for_it(services, call, tab, read):
+def test_the_preview_colours_what_is_learned_and_before_the_base_is_ready_nothing_waits_for_it(
+    services, call, tab, read
+):
+    shown = call(rows.preview, tab, source=ROWS, max_tokens=2048, by=1)
+    assert shown[tab.source].index == 1
+    coloured = "Coloured: the 2 tokens it learns to write. The rest, 1 token, is only read."
+    says(shown[tab.seen], "<mark><i>o</i><i>ut</i></mark>", coloured)
+    says(shown[tab.place], "2 of 2 that can be used")
+    other = call(rows.preview, tab, turns="last", source=ROWS, max_tokens=2048)
+    assert other[tab.source].turns == "last"
     services.bases.now = BaseState("fetching", "Fetching the base, 62 of 93 MB", "smollm2-135m")
     found = read(replace(ROWS, good=0))
     says(found[tab.facts], "counted once the base is ready")
@@ -227,22 +216,10 @@ def test_before_the_base_is_ready_nothing_waits_for_it(services, call, tab, read
     assert shown[tab.start]["interactive"] is False
 
 
-def visible(tab: TrainTab, drawn: dict[Any, Any]) -> set[str]:
+def visible(tab, drawn):
     """Names of the run card's buttons that are shown."""
     names = ("cancel", "question", "compare", "resume", "up", "down")
     return {name for name in names if drawn[getattr(tab, name)]["visible"]}
-
-
-def test_a_reload_finds_the_run_that_lives_and_cancelling_asks_to_keep_or_not(services, call, tab):
-    services.training.listed = [run_view("done", "DONE"), run_view("alive", name="mine")]
-    shown = call(runs.show, tab, followed="")
-    assert set(shown) <= set(tab.run_outputs)
-    says(shown[tab.run], "mine", 'aria-valuenow="25"')
-    says(shown[tab.listing], 'data-id="alive" aria-pressed="true"')
-    assert visible(tab, shown) == {"cancel"}
-    for keep in (True, False):
-        call(runs.act, tab, does="cancel", keep=keep, followed="alive")
-        services.training.cancel.assert_called_with("alive", owner="local", keep=keep)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +240,16 @@ def test_each_state_of_a_run_has_its_buttons(tab, run, shown, label):
         assert drawn[getattr(tab, name)]["value"] == label
 
 
-def test_waiting_runs_say_their_place_and_are_moved(services, call, tab):
+def test_a_reload_finds_the_run_that_lives_cancelling_asks_and_waiting_runs_are_moved(services, call, tab):
+    services.training.listed = [run_view("done", "DONE"), run_view("alive", name="mine")]
+    shown = call(runs.show, tab, followed="")
+    assert set(shown) <= set(tab.run_outputs)
+    says(shown[tab.run], "mine", 'aria-valuenow="25"')
+    says(shown[tab.listing], 'data-id="alive" aria-pressed="true"')
+    assert visible(tab, shown) == {"cancel"}
+    for keep in (True, False):
+        call(runs.act, tab, does="cancel", keep=keep, followed="alive")
+        services.training.cancel.assert_called_with("alive", owner="local", keep=keep)
     waiting = [run_view(f"w{place}", "QUEUED", place=place) for place in (1, 2, 3)]
     services.training.listed = [*waiting, run_view("alive")]
     shown = {place: call(runs.show, tab, followed=f"w{place}") for place in (1, 2, 3)}
@@ -275,8 +261,7 @@ def test_waiting_runs_say_their_place_and_are_moved(services, call, tab):
 
 
 def test_the_device_panel_asks_about_the_run_that_trains(services, call, tab):
-    """Another run may be in the card, waiting behind it; the question must be about the one whose name stands beside
-    the button."""
+    """Another run may be in the card, waiting behind it."""
     services.training.listed = [run_view("waits", "QUEUED", place=1), run_view("trains")]
     memo, drawn = call(runs.ask_to_cancel, tab, memo={}, followed="waits")
     assert (drawn[tab.followed], visible(tab, drawn)) == ("trains", {"question"})
@@ -291,7 +276,7 @@ def test_curves_of_a_run_and_of_others_laid_over_it(services, call, tab):
     services.training.listed = [mine, other]
     assert runs.choices([mine, other], mine) == [(f"{EVIL}, lora", "r2")]
 
-    def lay(others: list[str]) -> str:
+    def lay(others):
         return call(runs.lay, tab.curves, followed="r1", others=others)[tab.curves.laid]
 
     assert lay([]) == ""

@@ -4,7 +4,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import gradio as gr
 import pytest
@@ -17,25 +16,19 @@ from playground.ui import verdict as verdict_tab
 from playground.ui import verdict_form, verdict_shown, words
 from playground.ui.asking import Comparison
 from playground.ui.rows import Source
-from playground.ui.verdict import VerdictTab
 from playground.ui.verdict_form import FILE, UPLOAD, Kept
-from playground.ui.wiring import Updates
 from playground.verdict.service import VerdictView
 from tests.evaluation.helpers import verdict as made_verdict
 from tests.refused import refused
-from tests.ui.conftest import SET, Call, says, stranger, where
+from tests.ui.conftest import SET, says, stranger, where
 from tests.ui.fakes import EVIL
 
-SETTINGS: Any = {"limit": None, "repeats": 1, "draws": 1, "max_tokens": 96, "temperature": 0, "seed": 7}
+SETTINGS = {"limit": None, "repeats": 1, "draws": 1, "max_tokens": 96, "temperature": 0, "seed": 7}
 SETTINGS |= {"losses": True, "forgetting": False}
-TERMS: Any = {"right": "", "bar": 90, "margin": 5, "maximum": None, "form_only": False}
-SITUATION: Any = {"volume": None, "changes": "never", "latency": None, "budget": None, "forgets": None, "prices": ""}
+TERMS = {"right": "", "bar": 90, "margin": 5, "maximum": None, "form_only": False}
+SITUATION = {"volume": None, "changes": "never", "latency": None, "budget": None, "forgets": None, "prices": ""}
 ID = "20261124-101500-v1a2b"
-
-
-@pytest.fixture
-def tab(whole):
-    return whole.verdict
+tab = pytest.fixture(lambda whole: whole.verdict)
 
 
 @pytest.fixture
@@ -46,23 +39,23 @@ def judged(services):
     return services
 
 
-def examples(count: int, ending: str = "Reviewed by A. Person") -> Checked:
+def examples(count, ending="Reviewed by A. Person"):
     said = [(f"question {n}", f"answer {n}. {ending}") for n in range(1, count + 1)]
     rows = [Example((Message("user", one), Message("assistant", other)), n) for n, (one, other) in enumerate(said, 1)]
     return Checked("prompt-completion", "sft", count, tuple(rows))
 
 
-NOTHING: Any = {"name": "", "column": "", "read": None, "written": None}
+NOTHING = {"name": "", "column": "", "read": None, "written": None}
 
 
-def line(**changes: Any) -> Any:
+def line(**changes):
     there = {"adapter": "hospital_reports", "prompt": "Be careful.", "chosen": [], "offered": {}}
     return there | {"recorded": NOTHING, **changes}
 
 
 @pytest.fixture
 def start(services, call, tab):
-    def start(*chosen: str, checks: str = "json", prompt: str = "Be careful.", **more: Any) -> Updates:
+    def start(*chosen, checks="json", prompt="Be careful.", **more):
         situation = {**SITUATION, **more.pop("situation", {})}
         said = {"recorded": more.pop("recorded", NOTHING)}
         given = {"line": line(chosen=chosen, prompt=prompt, **said), "checks": checks, "settings": SETTINGS}
@@ -113,7 +106,7 @@ def test_replies_of_the_model_of_today_are_a_side_from_a_file_or_a_column(servic
 
 @pytest.fixture
 def button(services, call, tab):
-    def pressed(*sides: str, source: str = SET, **more: Any) -> tuple[str, bool]:
+    def pressed(*sides, source=SET, **more):
         said = {"where": where(source), "line": line(chosen=sides), "settings": SETTINGS | more, "terms": TERMS}
         drawn = call(verdict_form.refresh, tab, **said)
         return drawn[tab.measure]["value"], drawn[tab.measure]["interactive"]
@@ -121,7 +114,7 @@ def button(services, call, tab):
     return pressed
 
 
-def lined_up(call: Call, tab: VerdictTab, *, kept: Kept | None = None, source: str = "", **said: Any) -> Updates:
+def lined_up(call, tab, *, kept=None, source="", **said):
     return call(verdict_form.lined_up, tab, where=where(source, kept=kept or Kept()), line=line(**said))
 
 
@@ -162,8 +155,7 @@ def test_measure_asks_for_what_was_chosen(services, tab, start):
     assert request.rows is None
     assert (request.questions.volume, request.questions.changes, request.prices.currency) == (5000, "monthly", "EUR")
     assert (request.max_tokens, request.seed, request.owner) == (96, 7, "local")
-    assert (request.losses, request.forgetting) == (True, False)
-    assert (request.right, request.form_only) == ((), False)
+    assert (request.losses, request.forgetting, request.right, request.form_only) == (True, False, (), False)
     assert (request.bar, request.margin, request.maximum) == (0.9, 0.05, None)
 
 
@@ -173,9 +165,9 @@ def test_what_is_right_is_stated_first_with_rows_as_it_marks_them(services, call
     chosen = call(verdict_form.source_chosen, tab, where=where(UPLOAD, uploaded=uploaded), prompt=None)
     assert chosen[tab.right].value == "exact", "suggested from the answers"
 
-    def stated(**terms: Any) -> str:
+    def stated(**terms):
         said = {**TERMS, **terms}
-        given: Any = {
+        given = {
             "where": where(UPLOAD, uploaded=uploaded),
             "line": line(chosen=["base", "tuned"]),
             "settings": SETTINGS,
@@ -216,7 +208,7 @@ def test_examples_are_filtered_and_a_verdict_with_room_is_extended(judged, call,
     assert judged.verdicts.started == [f"the next None rows of {ID}", f"the next 0 rows of {ID}"]
 
 
-def test_what_is_wrong_is_said(services, start):
+def test_what_is_wrong_is_said_and_so_is_a_side_that_is_gone_one_without_its_prompt_is_left_out(services, start):
     for sides, checks, prices, told in (
         ([], "json", "", "at least one side"),
         (["nobody's"], "json", "", "at least one side"),
@@ -226,9 +218,6 @@ def test_what_is_wrong_is_said(services, start):
     ):
         refused(told, start, *sides, checks=checks, situation={"prices": prices})
     assert services.verdicts.started == []
-
-
-def test_a_side_that_was_chosen_and_is_gone_is_said_and_one_without_its_prompt_is_left_out(services, start):
     services.adapters.rows = []
     for gone in ("tuned", "tuned+documents", "carried:0"):
         for chosen in (["base", gone], [gone]):
@@ -238,7 +227,7 @@ def test_a_side_that_was_chosen_and_is_gone_is_said_and_one_without_its_prompt_i
     assert [side.label for side in services.verdicts.started[0].sides] == ["Base"]
 
 
-def test_an_upload_is_judged_by_its_test_part(services, call, tab, start):
+def test_an_upload_is_judged_by_its_test_part_and_not_asked_with_a_shipped_sets_prompt(services, call, tab, start):
     services.data.checked = examples(40)
     uploaded = Path("mine.csv")
     given = {"uploaded": uploaded, "training": Source(uploaded, "mine", mapping={"prompt": "patient"})}
@@ -253,9 +242,6 @@ def test_an_upload_is_judged_by_its_test_part(services, call, tab, start):
     services.data.checked = examples(12)
     small = call(verdict_form.source_chosen, tab, where=where(UPLOAD, **given), prompt=None)
     assert "has no test part" in small[tab.error]["value"]
-
-
-def test_a_file_of_ones_own_is_not_asked_with_a_shipped_sets_prompt(services, call, tab):
     services.data.checked = examples(40)
     shipped, uploaded = services.data.sets()[0], Path("mine.csv")
     for asked, left in ((shipped.system_prompt, ""), ("My own.", None)):
@@ -265,7 +251,7 @@ def test_a_file_of_ones_own_is_not_asked_with_a_shipped_sets_prompt(services, ca
         assert ("prompt" in opened[tab.offered]) == (left is None), "the side that it makes goes with it"
 
 
-def test_a_dropped_file_is_judged_by_every_row(services, call, tab, start):
+def test_a_dropped_file_is_judged_by_every_row_read_as_is_chosen_and_mended(services, call, tab, start):
     services.data.checked = examples(8)
     dropped = call(verdict_form.drop, tab, file="held.jsonl", kept=Kept(), uploaded=None)
     assert dropped[tab.source]["value"] == FILE
@@ -275,9 +261,7 @@ def test_a_dropped_file_is_judged_by_every_row(services, call, tab, start):
     empty = call(verdict_form.source_chosen, tab, where=where(FILE, kept=dropped[tab.kept]), prompt=None)
     assert "no row with a request" in empty[tab.error]["value"]
 
-
-def test_how_a_dropped_file_is_read_is_chosen_and_its_rows_mended(services, call, tab, start):
-    def shown(kept: Kept, source: str = FILE) -> Updates:
+    def shown(kept, source=FILE):
         return call(verdict_form.readings, tab, kept=kept, source=source)
 
     plain, able = examples(12), (Repair("end", (1, 2)),)
@@ -328,11 +312,11 @@ def test_where_the_answers_share_a_form_a_side_that_is_held_to_it_is_offered(ser
 
 @pytest.fixture
 def carry(services, call, tab):
-    def carried(shown: str, **sides: tuple[Any, ...]) -> Updates:
+    def carried(shown, **sides):
         names, base = ("model", "prompt", "shots", "source"), ("base", "", 0, "")
-        free: dict[str, Any] = {"form": "", "form_text": ""}
+        free = {"form": "", "form_text": ""}
         said = {letter: free | dict(zip(names, sides.get(letter, base), strict=True)) for letter in words.LETTERS}
-        given: Any = {"where": where(SET), "line": line(adapter="", prompt="")}
+        given = {"where": where(SET), "line": line(adapter="", prompt="")}
         given |= {"comparison": Comparison(shown=tuple(shown)), "setups": said}
         given["check"] = {"kind": "ends-with", "text": "Sharma"}
         return call(verdict_tab.carry, tab, tabs=gr.Tabs(render=False), **given)
@@ -358,7 +342,7 @@ def test_compare_brings_its_sides_over(services, tab, carry, start):
 def shown(call, tab):
     """What is shown, by the widgets' names: a text, or whether it is visible."""
 
-    def shown(followed: str = "") -> Any:
+    def shown(followed=""):
         drawn = call(verdict_shown.shown, tab, followed=followed, fault="")
         names = ("followed", "head", "body", "listing", "stop", "files", "delete", "again")
         return SimpleNamespace(**{name: drawn[getattr(tab, name)] for name in names})
@@ -366,7 +350,7 @@ def shown(call, tab):
     return shown
 
 
-def visible(found: Any, *names: str) -> list[bool]:
+def visible(found, *names):
     return [getattr(found, name)["visible"] for name in names]
 
 
@@ -399,8 +383,8 @@ def test_an_ended_verdict_is_shown_with_its_report(judged, shown):
     says(shown(ID).head, "Memory ran out", 'role="alert"')
 
 
-def test_a_link_opens_only_ones_own(judged, call, tab):
-    tabs: Any = gr.Tabs(render=False)
+def test_a_link_opens_only_ones_own_and_ids_of_another_do_nothing(judged, call, tab):
+    tabs = gr.Tabs(render=False)
     mine = call(verdict_shown.opened, tab, tabs=tabs, asked=ID)
     assert (mine[tabs]["selected"], mine[tab.followed], mine[tab.fold]["open"]) == ("verdict", ID, False)
     theirs = verdict_shown.opened(stranger(judged), tab, tabs=tabs, asked=ID)
@@ -409,9 +393,6 @@ def test_a_link_opens_only_ones_own(judged, call, tab):
     assert theirs[tab.body]["visible"] is False
     assert tabs not in call(verdict_shown.opened, tab, tabs=tabs, asked="")
     assert verdict_shown.shown(stranger(judged), tab, followed=ID, fault="")[tab.followed] == ""
-
-
-def test_ids_of_another_do_nothing(judged, tab):
     verdict_shown.remove(stranger(judged), tab, followed=ID, fault="")
     for act in (
         lambda: verdict_shown.export(stranger(judged), tab, how="html", followed=ID),
@@ -450,7 +431,7 @@ def test_other_answers_judge_anew_without_asking(judged, call, tab):
 
 
 def test_a_reply_is_replayed_from_its_stamp(judged, call, tab):
-    def replay(picked: str) -> str:
+    def replay(picked):
         return str(call(verdict_shown.replay, tab, picked=picked, followed=ID)[tab.replayed]["value"])
 
     assert "the same text again" in replay("39|3")
@@ -462,7 +443,7 @@ def test_a_reply_is_replayed_from_its_stamp(judged, call, tab):
         refused("", replay, wrong)
 
 
-def test_files_that_cannot_be_used_are_said(services, call, tab):
+def test_files_that_cannot_be_used_are_said_and_an_empty_number_field_is_no_limit(services, call, tab):
     services.data.documents = lambda path, owner: (_ for _ in ()).throw(InputError(f"Not a text {EVIL}."))
     unread = call(verdict_form.documents, tab, file="guide.pdf", kept=Kept(docs=Path("old.txt")))
     assert unread[tab.kept].docs is None
@@ -471,8 +452,5 @@ def test_files_that_cannot_be_used_are_said(services, call, tab):
     gone = call(verdict_form.source_chosen, tab, where=where("set:x"), prompt=None)
     for drawn, said in ((unread, "&lt;img"), (broken, "&lt;img"), (gone, "no such example set")):
         says(drawn[tab.error], said)
-
-
-def test_an_empty_number_field_which_the_page_sends_as_0_is_no_limit():
     asked, _ = verdict_form.questions({**SITUATION, "volume": 0, "latency": 0, "budget": 0, "forgets": 0})
     assert (asked.volume, asked.latency_s, asked.budget, asked.forgets) == (None, None, None, None)
