@@ -61,8 +61,7 @@ def told(answer):
 
 @pytest.fixture
 def here(settings):
-    """(changes of the settings, client=, url=) -> a caller of the routes, by default from this machine. No base is
-    loaded."""
+    """(changes of the settings, client=, url=) -> a caller of the routes, from this machine unless told otherwise."""
 
     def make(client=("127.0.0.1", 50_000), url="http://localhost:7860", services=None, **changes):
         routes = build_routes(services or build_services(replace(settings, **changes)), "internal-token")

@@ -43,7 +43,7 @@ OTHER_ORIGINS = [
 ]
 
 
-def test_the_machine_and_its_pages_may_ask_and_other_hosts_and_pages_may_not():
+def test_who_may_ask_by_host_and_origin_and_a_browser_that_says_cross_site_may_only_look():
     for host in ("localhost", "LOCALHOST:1", "127.0.0.1:7860", "[::1]:7860", socket.gethostname()):
         assert judged(host=host) == "", host
     for host in OTHER_HOSTS:
@@ -52,15 +52,9 @@ def test_the_machine_and_its_pages_may_ask_and_other_hosts_and_pages_may_not():
         assert judged(origin=origin) == "", origin
     for origin in OTHER_ORIGINS:
         assert "may not ask this app" in judged(origin=origin), origin
-
-
-def test_a_browser_that_says_cross_site_may_only_look():
     assert judged(sec_fetch_site="cross-site", methods=["GET"]) == "", "a link from elsewhere opens the page"
     assert "from elsewhere" in judged(sec_fetch_site="cross-site", methods=CHANGES)
     assert judged(sec_fetch_site="same-origin", methods=CHANGES) == ""
-
-
-def test_the_address_at_which_a_request_came_in_is_the_machines_own():
     came = {"host": "192.168.1.5:7860", "server": "192.168.1.5"}
     assert judged(origin="http://192.168.1.5:7860", **came) == ""
     assert judged(origin="http://localhost:3000", **came), "somebody else's localhost"

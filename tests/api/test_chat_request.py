@@ -29,7 +29,7 @@ def test_what_is_not_named_is_as_openai_has_it():
     assert read_chat(HELLO | dict.fromkeys(("seed", "stop", "max_tokens", "n", "tools", "logprobs", "stream_options")))
 
 
-def test_every_field_reaches_the_service():
+def test_every_field_reaches_the_service_and_so_do_smaller_ways_of_saying_it():
     body = HELLO | {"temperature": 0, "top_p": 0.5, "max_tokens": 9, "max_completion_tokens": 8, "seed": 3, "n": 2}
     body |= {"stop": ["a", "b"], "logprobs": True, "top_logprobs": 4, "top_k": 5, "repetition_penalty": 1.2}
     body |= {"min_tokens": 2, "ignore_eos": True, "stream": True, "stream_options": {"include_usage": True}}
@@ -39,9 +39,6 @@ def test_every_field_reaches_the_service():
     assert asked.chat.sampling == Sampling(0.0, 0.5, 8, 3, 5, 1.2, ("a", "b"), 2, True)
     assert (asked.chat.replies, asked.chat.logprobs, asked.chat.fit) == (2, 4, False)
     assert (asked.stream, asked.usage) == (True, True)
-
-
-def test_smaller_ways_of_saying_it():
     parts = [{"type": "text", "text": "One"}, {"type": "text", "text": "Two"}]
     messages = [
         {"role": "developer", "content": "Be brief."},

@@ -1,5 +1,4 @@
-"""What is let through to Gradio: every one of its routes on purpose, bodies of a fair size, files that were handed out;
-and what every answer lets a browser run."""
+"""What is let through to Gradio: routes, bodies, files; and what every answer lets a browser run."""
 
 import base64
 import hashlib
@@ -36,6 +35,7 @@ REFUSED = {
     for method, paths in by_method.items()
     for path in paths
 }
+client = pytest.fixture(lambda gated: caller(gated()))
 
 
 def echo(text):
@@ -65,8 +65,7 @@ def alone(tmp_path, monkeypatch):
 
 @pytest.fixture
 def gated(alone):
-    """(changes of the settings) -> Gradio's own app behind the gate, with a route of ours; run history is on, as it is
-    by default."""
+    """(changes of the settings) -> Gradio's own app behind the gate, with a route of ours and run history on."""
 
     def make(**changes):
         own = [Route("/own", lambda request: PlainTextResponse("ours"))]
@@ -76,11 +75,6 @@ def gated(alone):
         return App.create_app(page, app_kwargs={"routes": list(own), "middleware": middleware})
 
     return make
-
-
-@pytest.fixture
-def client(gated):
-    return caller(gated())
 
 
 def caller(app, **options):
@@ -114,8 +108,7 @@ def test_every_route_of_gradio_is_allowed_or_refused_on_purpose(gated):
 def test_what_is_allowed_reaches_gradio_and_our_own_routes(client):
     for path in ("/config", "/gradio_api/info", "/gradio_api/app_id", "/favicon.ico", "/manifest.json", "/robots.txt"):
         assert client.get(path).status_code == 200, path
-    assert client.get("/own").text == "ours"
-    assert client.put("/own").status_code == 404
+    assert (client.get("/own").text, client.put("/own").status_code) == ("ours", 404)
     assert client.post(JOIN, json={"data": []}).status_code == 400, "Gradio's own word"
     (sent,) = client.post(gate.UPLOAD, files={"files": ("mine.txt", b"rows")}).json()
     assert client.get(f"/gradio_api/file={sent}").content == b"rows"
@@ -211,7 +204,7 @@ def test_visitors_have_a_share_of_what_waits(gated, alone):
     assert uploaded(caller(gated())).status_code == 200, "alone there is no share"
 
 
-def test_a_share_comes_back_once_what_was_sent_is_gone(tmp_path):
+def test_a_share_comes_back_once_what_was_sent_is_gone_and_a_crowded_folder_takes_no_upload(tmp_path, client, alone):
     now = [0.0]
     incoming = gate.Incoming(tmp_path, 100, lambda: now[0])
     assert [incoming.refusal("anna", 100) for _ in range(gate.VISITOR_UPLOADS)] == [""] * gate.VISITOR_UPLOADS
@@ -226,9 +219,6 @@ def test_a_share_comes_back_once_what_was_sent_is_gone(tmp_path):
     assert "Too many files" in incoming.refusal("one more", 1), "all together have a share too"
     now[0] = 2 * gate.WAITS_S
     assert incoming.refusal("one more", 1) == ""
-
-
-def test_a_crowded_folder_takes_no_upload(client, alone):
     assert not gate.Incoming(alone.incoming_dir, 100).is_crowded(), "it is not there yet"
     alone.incoming_dir.mkdir(parents=True)
     for n in range(gate.FILES_MAX - 1):

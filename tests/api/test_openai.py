@@ -1,5 +1,7 @@
 """Shapes, errors and the device's queue, on the routes alone; a fake stands for the model where none is needed."""
 
+import asyncio
+import contextlib
 import json
 import threading
 from types import SimpleNamespace
@@ -12,9 +14,10 @@ from playground.engine.request import RowState, TokenLogprob, stamp_hash
 from playground.errors import BaseUnavailableError, BusyError, OutOfMemoryError, RunFailedError
 from playground.server.chat_format import Chunks, read_chat
 from playground.server.gate import LIMIT_BYTES
-from playground.server.routes import build_routes
+from playground.server.routes import THREADS_MAX, Follower, build_routes
 from playground.services import build_services
 from tests.api.conftest import on_a_port, sent, told, wait_until
+from tests.refused import refused
 
 CHAT = "/v1/chat/completions"
 HELLO = {"model": "base", "messages": [{"role": "user", "content": "Hello"}]}
@@ -40,15 +43,6 @@ NOT_THERE = {
     "model_not_found": ["GET /v1/models/nobody"],
     "not_found": ["GET /v1/models/..%2Fx", "GET /v1/files", f"GET {CHAT}", "POST /v1/models", "POST /v1/embeddings"],
 }
-
-
-def test_what_is_not_there_is_told_in_openais_shape(here):
-    for code, method, route in ((code, *asked.split()) for code, routes in NOT_THERE.items() for asked in routes):
-        answer = here().request(method, route)
-        assert told(answer)[:2] == (404, code), route
-        error = answer.json()["error"]
-        assert ("There is" in error["message"], error["type"]) == (True, "invalid_request_error")
-        assert set(error) == {"message", "type", "param", "code"}
 
 
 HALVES = [b'"\\ud800"', b'"a \\udfff b"', b'"\xed\xa0\x80"']
@@ -79,7 +73,13 @@ def test_a_wrong_request_is_one_sentence_and_no_error_of_ours(faked, caplog):
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-def test_what_is_wrong_is_told_before_the_base_is_there(here):
+def test_what_is_not_there_or_wrong_is_told_in_openais_shape_before_the_base_is_there(here):
+    for code, method, route in ((code, *asked.split()) for code, routes in NOT_THERE.items() for asked in routes):
+        answer = here().request(method, route)
+        assert told(answer)[:2] == (404, code), route
+        error = answer.json()["error"]
+        assert ("There is" in error["message"], error["type"]) == (True, "invalid_request_error")
+        assert set(error) == {"message", "type", "param", "code"}
     assert post(here(), tools=[{}]).json()["error"]["param"] == "tools"
     status, code, message = told(post(here(), model="nobody"))
     assert (status, code, "There is: base" in message) == (404, "model_not_found", True)
@@ -139,9 +139,8 @@ def test_a_thought_is_told_beside_the_content_whole_and_streamed(faked):
 
     caller = faked(thought("", "Hm", tokens=2), thought("Yes", "Hmm."), thought("Yes.", "Hmm.", "stop"))
     found = post(caller).json()
-    assert found["choices"][0]["message"] | {"refusal": 0} == {
-        **{"role": "assistant", "content": "Yes.", "refusal": 0, "reasoning_content": "Hmm."}
-    }
+    message = {"role": "assistant", "content": "Yes.", "refusal": None, "reasoning_content": "Hmm."}
+    assert found["choices"][0]["message"] == message
     assert found["usage"]["completion_tokens_details"] == {"reasoning_tokens": 2}
     deltas = [chunk["choices"][0]["delta"] for chunk in events(post(caller, stream=True))[0]]
     told = ["".join(delta.get(name, "") for delta in deltas) for name in ("reasoning_content", "content")]
@@ -249,3 +248,83 @@ def test_a_client_that_leaves_ends_the_waiting_for_a_base_and_the_writing(settin
                 assert not closed.is_set()
             wait_until(lambda: not following())
     assert closed.wait(30)
+
+
+class Source:
+    """Gives 0, 1, 2 ... each when it may; remembers whether it was closed."""
+
+    def __init__(self):
+        self.may = threading.Semaphore(0)
+        self.closed = threading.Event()
+
+    def values(self):
+        try:
+            for value in range(10_000):
+                assert self.may.acquire(timeout=30)
+                yield value
+        finally:
+            self.closed.set()
+
+
+def test_a_slow_reader_gets_the_newest_only_and_then_the_end():
+    made = threading.Event()
+
+    def values():
+        yield from range(500)
+        made.set()
+
+    async def read():
+        follower = Follower(values)
+        await asyncio.to_thread(made.wait, 30)
+        return [value async for value in follower]
+
+    assert asyncio.run(read()) == [499]
+
+
+def test_stop_ends_the_reading_at_once_and_closes_the_source():
+    source = Source()
+
+    async def read():
+        follower = Follower(source.values)
+        source.may.release()
+        first = await anext(follower)
+        waiting = asyncio.ensure_future(anext(follower, -1))
+        await asyncio.sleep(0)
+        follower.stop()
+        return [first, await asyncio.wait_for(waiting, 30)]
+
+    assert asyncio.run(read()) == [0, -1]
+    assert not source.closed.is_set(), "the source is inside a step"
+    source.may.release()
+    assert source.closed.wait(30)
+
+
+def test_a_loop_that_has_ended_hurts_nobody():
+    source = Source()
+
+    async def leave():
+        Follower(source.values)
+
+    asyncio.run(leave())
+    source.may.release(10_000)
+    assert source.closed.wait(30)
+
+
+def test_there_is_an_end_to_the_threads():
+    may = threading.Event()
+
+    def waits():
+        assert may.wait(30)
+        yield 7
+
+    async def one_too_many():
+        followers = [Follower(waits) for _ in range(THREADS_MAX)]
+        refused("Try again", Follower, waits, error=BusyError)
+        may.set()
+        assert [await anext(follower) for follower in followers] == [7] * THREADS_MAX
+        while True:
+            with contextlib.suppress(BusyError):
+                return await anext(Follower(waits))
+            await asyncio.sleep(0)
+
+    assert asyncio.run(asyncio.wait_for(one_too_many(), 60)) == 7

@@ -32,17 +32,6 @@ def text_of(reply):
     return str(reply.choices[0].message.content)
 
 
-def test_models_are_the_base_and_its_adapters(served):
-    with served.client() as client:
-        models = list(client.models.list())
-        assert {(model.id, model.parent) for model in models} == {("base", None), *[(name, "base") for name in MODELS]}
-        told = {(model.root, model.object, type(model.created)) for model in models}
-        assert told == {(served.services.settings.base, "model", int)}
-        for model in models:
-            assert client.models.retrieve(model.id).model_dump() == model.model_dump()
-        refused("There is no model 'nobody'", client.models.retrieve, "nobody", error=openai.NotFoundError)
-
-
 @pytest.mark.parametrize("model", ALL)
 @pytest.mark.parametrize("temperature", [0, 0.9])
 def test_whole_and_streamed_are_one_reply(served, model, temperature):
@@ -51,8 +40,7 @@ def test_whole_and_streamed_are_one_reply(served, model, temperature):
     chunks = ask(served, stream=True, stream_options={"include_usage": True}, **options)
     choices = [chunk.choices[0] for chunk in chunks if chunk.choices]
     assert "".join(choice.delta.content or "" for choice in choices) == text_of(whole)
-    assert choices[-1].finish_reason == whole.choices[0].finish_reason
-    assert chunks[-1].usage == whole.usage
+    assert (choices[-1].finish_reason, chunks[-1].usage) == (whole.choices[0].finish_reason, whole.usage)
     assert whole.usage.completion_tokens <= 16
     assert chunks[-1].playground == whole.playground
     assert whole.playground["adapter"] == (None if model == "base" else model)
@@ -75,7 +63,7 @@ def test_four_models_asked_at_once_answer_as_when_asked_alone(served):
     assert served.services.manager.leases() == []
 
 
-def test_a_reply_is_held_to_a_form_whole_and_streamed(served):
+def test_a_reply_is_held_to_a_form_and_several_take_the_seeds_that_follow(served):
     schema = {"type": "object", "properties": {"late": {"type": "boolean"}}, "required": ["late"]}
     named = {"type": "json_schema", "json_schema": {"name": "mail", "schema": schema}}
     whole = ask(served, response_format=named, temperature=0.9, seed=3)
@@ -87,16 +75,11 @@ def test_a_reply_is_held_to_a_form_whole_and_streamed(served):
     with pytest.raises(openai.BadRequestError, match="The shortest reply of the form") as refused:
         ask(served, extra_body={"guided_regex": "a{600}b"}, max_tokens=2)
     assert refused.value.type == "invalid_request_error"
-
-
-def test_several_replies_take_the_seeds_that_follow_and_keep_their_place(served):
     options = {"n": 3, "seed": 20, "temperature": 1}
     several, alone = ask(served, **options), ask(served, seed=21, temperature=1)
     texts = [choice.message.content for choice in several.choices]
-    assert len(set(texts)) == 3
-    assert [choice.playground["seed"] for choice in several.choices] == [20, 21, 22]
-    assert {choice.playground["rows"] for choice in several.choices} == {3}
-    assert texts[1] == text_of(alone)
+    assert (len(set(texts)), [choice.playground["seed"] for choice in several.choices]) == (3, [20, 21, 22])
+    assert ({choice.playground["rows"] for choice in several.choices}, texts[1]) == ({3}, text_of(alone))
     assert several.usage.prompt_tokens == alone.usage.prompt_tokens, "read once"
     assert alone.usage.completion_tokens < several.usage.completion_tokens <= 48
     streamed = ["", "", ""]
@@ -105,7 +88,15 @@ def test_several_replies_take_the_seeds_that_follow_and_keep_their_place(served)
     assert streamed == texts
 
 
-def test_the_system_message_and_earlier_turns_are_read(served):
+def test_models_are_the_base_and_its_adapters_and_the_system_message_and_earlier_turns_are_read(served):
+    with served.client() as client:
+        models = list(client.models.list())
+        assert {(model.id, model.parent) for model in models} == {("base", None), *[(name, "base") for name in MODELS]}
+        told = {(model.root, model.object, type(model.created)) for model in models}
+        assert told == {(served.services.settings.base, "model", int)}
+        for model in models:
+            assert client.models.retrieve(model.id).model_dump() == model.model_dump()
+        refused("There is no model 'nobody'", client.models.retrieve, "nobody", error=openai.NotFoundError)
     turns = {"system": "Answer as a pirate.", "user": "Hello", "assistant": "Ahoy"}
     messages = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns.items()]
     messages.append({"role": "user", "content": "And now?"})
@@ -233,8 +224,7 @@ def test_the_apps_own_page_works(served):
     own = {"origin": served.url.rstrip("/"), "sec-fetch-site": "same-origin"}
     link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
     with httpx.Client(base_url=served.url, timeout=20) as client:
-        assert client.get("", headers=link).status_code == 200
-        assert client.head("").status_code == 200
+        assert (client.get("", headers=link).status_code, client.head("").status_code) == (200, 200)
         for path in ("", "config", "status", "theme.css", "static/fonts/IBMPlexSans/IBMPlexSans-Bold.woff2"):
             assert client.get(path, headers=own).status_code == 200, path
         (sent,) = client.post("gradio_api/upload", files={"files": ("mine.jsonl", b"{}")}, headers=own).json()

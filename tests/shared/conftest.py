@@ -24,6 +24,9 @@ ANNA, BEN = owner_of("a" * 32, ""), owner_of("b" * 32, "")
 SECRET = "annas_secret"
 """Part of every name that Anna gives; nothing that Ben is told may hold it."""
 
+shared_settings = pytest.fixture(lambda tmp_path, prepared: shared_home(tmp_path / "home", prepared))
+hers = pytest.fixture(lambda services, lora: belongings(services, lora))
+
 
 @dataclass(frozen=True)
 class Belongings:
@@ -56,11 +59,6 @@ def shared_home(home, prepared):
     settings = Settings(home=home, shared=True)
     shutil.copytree(prepared, settings.bases_dir / DEFAULT_BASE, copy_function=os.link)
     return settings
-
-
-@pytest.fixture
-def shared_settings(tmp_path, prepared):
-    return shared_home(tmp_path / "home", prepared)
 
 
 @pytest.fixture
@@ -113,11 +111,6 @@ def belongings(services, lora):
     """Everything that Anna has."""
     upload = services.data.keep_uploads([incoming(services.settings, f"{SECRET}.jsonl")], ANNA)
     return Belongings(ANNA, upload, ended_run(services, ANNA), adapter_of(services, lora, ANNA))
-
-
-@pytest.fixture
-def hers(services, lora):
-    return belongings(services, lora)
 
 
 @pytest.fixture(scope="module")

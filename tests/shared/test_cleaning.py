@@ -14,11 +14,7 @@ from tests.services.conftest import Clock, Workers
 from tests.shared.conftest import ANNA, BEN, adapter_of, ended_run, incoming, refused
 
 HOUR = 3600.0
-
-
-@pytest.fixture
-def clock():
-    return Clock(time.time() + 10)
+clock = pytest.fixture(lambda: Clock(time.time() + 10))
 
 
 def storage_of(s, sessions, wait, training=None):
@@ -67,8 +63,7 @@ def test_a_restart_does_not_begin_the_day_anew(services, hers, clock, lora):
     assert (len(again.storage.items(ANNA)), len(again.storage.items(BEN))) == (4, 1)
     clock.now_s += 5 * HOUR
     clean.tick()
-    assert again.storage.items(ANNA) == []
-    assert [item.id for item in again.storage.items(BEN)] == [mine]
+    assert (again.storage.items(ANNA), [item.id for item in again.storage.items(BEN)]) == ([], [mine])
     clock.now_s += 19 * HOUR
     clean.tick()
     assert again.storage.items(BEN) == []
@@ -85,8 +80,7 @@ def test_a_run_that_has_not_ended_stays_until_it_has(services, clock):
     assert (services.settings.runs_dir / run / "checkpoints").is_dir()
     services.training.cancel(run, ANNA)
     clean.tick()
-    assert services.storage.items(ANNA) == []
-    assert sessions.visits() == {}
+    assert (services.storage.items(ANNA), sessions.visits()) == ([], {})
 
 
 def test_deleting_takes_what_ends_later_alone(services, hers, clock, lora):

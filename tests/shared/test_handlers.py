@@ -1,5 +1,4 @@
-"""The same through the page's handlers, which anybody can call with any value: what comes back never holds what is
-Anna's."""
+"""The same through the page's handlers, called with any value: what comes back never holds what is Anna's."""
 
 import json
 from collections import ChainMap

@@ -30,8 +30,7 @@ class Open:
         return httpx.Client(base_url=self.url, timeout=60, headers={"cookie": f"{COOKIE}={token}"} | headers)
 
     def call(self, client, name, tab, path=None, event=None):
-        """Call the first handler of this name through the queue; everything that came back, as text. path: of the file
-        that it is given where it takes one."""
+        """Call the first handler of this name through the queue; all that came back, as text. path: of a file."""
         handler = next(one for one in self.handlers if str(one["api_name"]).startswith(name))
         files = [{"path": str(path), "meta": {"_type": "gradio.FileData"}}]
         values = {"file": files, "uploadbutton": files, "number": 2048} if path else {}
@@ -130,15 +129,6 @@ def test_ids_from_the_page_are_looked_up_among_ones_own(app):
     assert app.services.adapters.get(app.hers.adapter, ANNA).owner == ANNA
 
 
-def test_the_status_tells_counts_only(app):
-    with app.browser() as client:
-        counts = {"device", "budget_bytes", "used_bytes", "residents", "leases", "queue"}
-        assert set(client.get("status").json()) == counts
-        assert client.get("internal/status").status_code == 403
-        assert client.post("internal/compare", json={}).status_code == 403
-        assert client.get("v1/models").status_code == 403
-
-
 def test_pages_from_elsewhere_and_uploads_onto_a_full_disk_are_refused_here_too(app, monkeypatch):
     before = set(app.services.settings.incoming_dir.rglob("*"))
     with app.browser() as client:
@@ -153,7 +143,12 @@ def test_pages_from_elsewhere_and_uploads_onto_a_full_disk_are_refused_here_too(
     assert set(app.services.settings.incoming_dir.rglob("*")) == before
 
 
-def test_what_was_exported_is_served_to_whoever_was_given_its_name(app):
+def test_the_status_tells_counts_only_and_exports_are_served_to_whoever_was_given_their_name(app):
+    with app.browser() as client:
+        counts = {"device", "budget_bytes", "used_bytes", "residents", "leases", "queue"}
+        assert (set(client.get("status").json()), client.get("internal/status").status_code) == (counts, 403)
+        assert client.post("internal/compare", json={}).status_code == 403
+        assert client.get("v1/models").status_code == 403
     packed = app.services.adapters.export_zip(app.hers.adapter, ANNA)
     with app.browser("a" * 32) as client:
         assert client.get(f"gradio_api/file={packed}").content == packed.read_bytes()

@@ -23,7 +23,7 @@ def mode(path):
     return path.stat().st_mode & 0o777
 
 
-def test_the_home_and_its_records_are_its_persons_alone(tmp_path):
+def test_the_home_is_its_persons_alone_and_a_place_that_others_may_enter_is_left_as_it_is(tmp_path, monkeypatch):
     settings = Settings(home=tmp_path / "home")
     settings.home.mkdir(mode=0o755)
     settings.home.chmod(0o777)
@@ -31,9 +31,6 @@ def test_the_home_and_its_records_are_its_persons_alone(tmp_path):
     build_services(settings).close()
     assert (mode(settings.home), mode(settings.database), mode(settings.home / "owner.json")) == (0o700, 0o600, 0o600)
     home.release()
-
-
-def test_a_place_that_others_may_enter_is_left_as_it_is(tmp_path, monkeypatch):
     common, house = tmp_path / "tmp", tmp_path / "house"
     common.mkdir()
     common.chmod(0o1777)
@@ -115,7 +112,7 @@ def test_what_was_deleted_before_it_was_overwritten_is_wiped_once_nobody_reads_i
         assert holding(tmp_path, SECRET) == []
 
 
-def test_an_id_does_not_tell_that_another_one_has_such_a_name(services, lora):
+def test_an_id_does_not_tell_that_another_one_has_such_a_name_nor_does_what_a_run_makes(services, lora):
     names = ("reports", "reports", "reports", "hospital_reports")
     ids = [adapter_of(services, lora, BEN, names[0])]
     services.adapters.remove(ids[0], BEN)
@@ -124,9 +121,6 @@ def test_an_id_does_not_tell_that_another_one_has_such_a_name(services, lora):
     assert all(re.fullmatch(rf"{name}-[0-9a-f]{{8}}", id) for id, name in zip(ids, names, strict=True)), ids
     assert len(set(ids)) == 4
     assert [adapter_of(services, lora, "local", "mine") for _ in range(2)] == ["mine", "mine-2"]
-
-
-def test_what_a_run_makes_has_such_an_id_too(services, lora):
     run = ended_run(services, BEN, "reports")
     folder = services.settings.runs_dir / run
     kept = folder / "checkpoints" / "checkpoint-5"
@@ -181,7 +175,7 @@ def asked(cookies, scheme="http", tab="tab", **headers):
     return SimpleNamespace(session_hash=tab, cookies=cookies, headers=named, url=SimpleNamespace(scheme=scheme))
 
 
-def test_over_https_only_the_cookie_of_this_very_host_counts(services):
+def test_the_cookie_of_this_very_host_is_who_one_is_and_local_is_nobodys(services):
     mine, planted = "a" * 32, "b" * 32
     assert HOST_COOKIE == "__Host-prompt_or_tune"
     both = asked({COOKIE: planted, HOST_COOKIE: mine}, "https")
@@ -191,9 +185,6 @@ def test_over_https_only_the_cookie_of_this_very_host_counts(services):
     assert visit_of(services, asked({COOKIE: mine}, "http")).owner == owner_of(mine, "")
     names = [cookie_name(*words) for words in (("https", ""), ("http", "https, http"), ("http", "http"))]
     assert names == [HOST_COOKIE, HOST_COOKIE, COOKIE]
-
-
-def test_the_cookie_is_who_one_is_and_local_is_nobodys(services):
     for tab in ("tab-1", "tab-2"):
         assert visit_of(services, asked({COOKIE: "a" * 32}, tab=tab)).owner == ANNA, "each tab of the same browser"
     for cookie, tab in (("", None), ("", "local"), ("local", None), ("x' OR 1=1", "local"), ("A" * 32, "t")):

@@ -232,18 +232,6 @@ def test_an_upload_past_the_disk_is_refused_with_what_there_is(services):
     refused("the limit is 1 MB", tight.adapters.import_uploads, [zipped], BEN)
 
 
-def test_runs_at_once(services):
-    request = TrainRequest(upload(services, ANNA), "r", steps=2, batch_size=2, owner=ANNA)
-    started = [services.training.start(request) for _ in range(3)]
-    words = r"3 runs of yours wait or train already, of 3 .* cancel one"
-    refused(words, services.training.start, request)
-    refused(words, services.training.resume, ended_run(services, ANNA), ANNA)
-    assert "3 runs" in services.training.plan(request).blocked
-    services.training.cancel(started[0], ANNA)
-    services.training.start(request)
-    services.training.start(replace(request, file=upload(services, BEN), owner=BEN))
-
-
 def test_adapters_count_with_those_that_runs_will_make(services, lora):
     tight = limited(services, session_adapters=2)
     adapter_of(tight, lora, ANNA)
@@ -258,7 +246,16 @@ def test_adapters_count_with_those_that_runs_will_make(services, lora):
         adapter_of(tight, lora, LOCAL, name)
 
 
-def test_a_full_disk_takes_no_upload(services, monkeypatch):
+def test_runs_at_once_are_limited_and_a_full_disk_takes_no_upload(services, monkeypatch):
+    request = TrainRequest(upload(services, ANNA), "r", steps=2, batch_size=2, owner=ANNA)
+    started = [services.training.start(request) for _ in range(3)]
+    words = r"3 runs of yours wait or train already, of 3 .* cancel one"
+    refused(words, services.training.start, request)
+    refused(words, services.training.resume, ended_run(services, ANNA), ANNA)
+    assert "3 runs" in services.training.plan(request).blocked
+    services.training.cancel(started[0], ANNA)
+    services.training.start(request)
+    services.training.start(replace(request, file=upload(services, BEN), owner=BEN))
     monkeypatch.setattr(visitors, "disk_free", lambda home: 1000)
     refused("nearly full", upload, services, ANNA)
 
