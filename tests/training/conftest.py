@@ -12,6 +12,7 @@ PLAIN = RunSpec(
     **{"run": "r1", "name": "Tiny run", "base": "tiny", "base_path": "p", "base_fingerprint": "f", "shipped_dir": "s"},
     **{"file": "f", "data": "d", "adapters_dir": "a", "method": "lora", "steps": 4, "lr": 1e-2, "rank": 4},
 )
+spec = pytest.fixture(lambda tmp_path, spec_in: spec_in(tmp_path))
 
 
 def moved(model):
@@ -37,11 +38,6 @@ def spec_in(tiny_base):
         return replace(PLAIN, **(places | folders | {"batch_size": 4, "save_steps": 2, "seed": 3} | changes))
 
     return made
-
-
-@pytest.fixture
-def spec(tmp_path, spec_in):
-    return spec_in(tmp_path)
 
 
 @pytest.fixture(scope="session")

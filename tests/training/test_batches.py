@@ -46,8 +46,7 @@ def test_the_line_holds_what_is_shared_and_then_each_row():
     )
     assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9, 11, 12, 13]]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 2, 3, 4]]
-    assert batch["spans"].tolist() == [2, 3, 3]
-    assert batch["learned"].tolist() == [3, 4, 5, 7]
+    assert (batch["spans"].tolist(), batch["learned"].tolist()) == ([2, 3, 3], [3, 4, 5, 7])
     assert batch["labels"].tolist() == [9, 10, 12, 14]
 
 
@@ -115,8 +114,7 @@ def same(model, some):
     assert fits(model)
     expected, gradients = learned(model, AnswerCollator(0)(some))
     loss, found = learned(model, PackedSequenceCollator()(some))
-    assert loss == pytest.approx(expected, rel=1e-6)
-    assert found.keys() == gradients.keys()
+    assert (loss, found.keys()) == (pytest.approx(expected, rel=1e-6), gradients.keys())
     for name, gradient in gradients.items():
         assert (found[name] - gradient).abs().max() <= 1e-5 * max(1.0, float(gradient.abs().max())), name
 

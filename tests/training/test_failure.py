@@ -46,7 +46,10 @@ def test_reasons(error, reason):
     assert reason_of(error) == reason
 
 
-def test_the_words_carry_figures(tmp_path):
+def test_what_libraries_say_of_a_full_disk_and_no_memory_and_the_words_carry_figures(tmp_path):
+    """A limit on the size of files is the same fault to a library as a full disk, and needs no disk of its own."""
+    with multiprocessing.get_context("fork").Pool(1) as fork:
+        assert fork.apply(said_by_libraries, (tmp_path / "file",)) == [DISK, DISK, DISK, MEMORY]
     _, words = explain(OSError(errno.ENOSPC, "full"), None, tmp_path)
     assert "The disk is full" in words
     assert "B free" in words
@@ -74,12 +77,6 @@ def said_by_libraries(file):
         partial(file.write_bytes, bytes(3 * 10**7)),
     )
     return [reason(act) for act in (*full, starved)]
-
-
-def test_what_libraries_say_of_a_file_that_may_not_grow_and_of_memory_that_is_not_there(tmp_path):
-    """A limit on the size of files is the same fault to a library as a full disk, and needs no disk of its own."""
-    with multiprocessing.get_context("fork").Pool(1) as fork:
-        assert fork.apply(said_by_libraries, (tmp_path / "file",)) == [DISK, DISK, DISK, MEMORY]
 
 
 SIZES = {"batch_size": 64, "max_tokens": 1024, "rows": 500, "tokens_p95": 800, "answer_max": 400}

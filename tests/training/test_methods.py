@@ -1,5 +1,4 @@
-"""Every method for real, on the tiny model: it trains, saves, loads in PEFT unchanged, goes on from a checkpoint; the
-base stays as it is."""
+"""Every method for real: it trains, saves, loads in PEFT unchanged, goes on from a checkpoint; the base stays."""
 
 import json
 
@@ -65,8 +64,7 @@ def logits(model, ids=IDS):
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_trained_model_is_what_was_planned_and_what_peft_loads(tiny_base, tmp_path, name):
-    """Weights and bytes are estimated to the last one; PiSSA's base is not rewritten; NF4 trains on another base than
-    it loads on."""
+    """Estimates hold to the last byte; PiSSA rewrites no base; NF4 trains on another base than it loads on."""
     method, rank, options = of(name)
     model = load(tiny_base, name)
     before = {key: p.detach().clone() for key, p in model.named_parameters() if not p.requires_grad}
@@ -102,8 +100,7 @@ def test_the_trained_model_is_what_was_planned_and_what_peft_loads(tiny_base, tm
 
 @pytest.mark.parametrize("name", ["lora", "qlora", "bottleneck", "prefix", "p-tuning-v2", "prompt", "p-tuning"])
 def test_a_row_in_a_batch_is_what_it_is_alone_in_peft(tiny_base, tmp_path, name):
-    """Padding on the left, virtual tokens before it: neither may reach a row's loss. PEFT itself reads one row without
-    padding."""
+    """Neither padding on the left nor virtual tokens may reach a row's loss."""
     quantised = of(name)[0].quantised
     model = moved(load(tiny_base, name)).eval()
     with torch.no_grad():
@@ -130,8 +127,7 @@ def test_replies_written_together_are_those_written_alone(tiny_base, name):
 
 @pytest.mark.parametrize("name", ["lora", "prefix"])
 def test_raw_text_beside_virtual_tokens_shares_no_row(tiny_base, name):
-    """Packed, only a row's first document would stand behind the virtual tokens. Each row's loss is that of its
-    document alone."""
+    """Packed, only a row's first document would stand behind the virtual tokens."""
     virtual, model = of(name)[0].virtual, load(tiny_base, name).eval()
     passages = [Passage(row=number, text=text) for number, text in enumerate(("a ward", "all is well here", "ab"))]
     tokenizer = load_tokenizer(tiny_base)

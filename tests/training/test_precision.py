@@ -1,5 +1,4 @@
-"""In what precision weights stand while they train, what a plan counts for them, and the private parts of libraries
-that training relies on."""
+"""In what precision weights train, what a plan counts for them, and the private parts that training relies on."""
 
 import inspect
 import os

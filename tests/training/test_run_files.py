@@ -50,8 +50,7 @@ def test_what_a_kill_left_is_removed_before_going_on(tmp_path):
     whole = saved(tmp_path, 10)
     (saved(tmp_path, 20) / WEIGHTS).write_text("torn")
     saved(tmp_path, 30, marked=False)
-    assert kept.drop_torn(tmp_path) == whole
-    assert list((tmp_path / "checkpoints").iterdir()) == [whole]
+    assert (kept.drop_torn(tmp_path), list((tmp_path / "checkpoints").iterdir())) == (whole, [whole])
 
 
 def test_a_line_is_read_once_and_whole_and_a_resumed_worker_closes_a_killed_one_s(tmp_path):
@@ -81,7 +80,5 @@ def test_losses_by_step_over_all_attempts_thinned_with_both_ends(tmp_path):
     events.write("step", step=50, loss=float("nan"))
     events.close()
     curve = curve_of(tmp_path)
-    assert curve["held_out"] == [[0, 3.0]]
-    assert len(curve["training"]) == POINTS
-    assert curve["training"][0] == [1, 3.0]
+    assert (curve["held_out"], len(curve["training"]), curve["training"][0]) == ([[0, 3.0]], POINTS, [1, 3.0])
     assert curve["training"][-1] == [100, 9.0], "a resumed worker's word counts"

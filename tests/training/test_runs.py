@@ -1,5 +1,4 @@
-"""Runs for real, on the tiny model with the real tokenizer: every objective and kind of method learns, tells of it, is
-saved, goes on as the uninterrupted run would, and is refused in words."""
+"""Runs for real on the tiny model: every objective and kind of method learns, goes on, and is refused in words."""
 
 import json
 from dataclasses import replace
@@ -46,6 +45,7 @@ JUDGED = [
     for n, text in enumerate(NUMBERS)
 ]
 ROWS = {"dpo": PAIRS, "orpo": PAIRS, "reward": PAIRS, "kto": JUDGED}
+spec_of = pytest.fixture(lambda spec_at, tmp_path: partial(spec_at, tmp_path))
 
 
 @pytest.fixture(scope="session")
@@ -58,11 +58,6 @@ def spec_at(spec_in):
         return spec_in(folder, rows or ROWS.get(objective, ANSWERS), **own)
 
     return made
-
-
-@pytest.fixture
-def spec_of(spec_at, tmp_path):
-    return partial(spec_at, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +97,7 @@ def test_a_run_learns_and_says_so_and_publishes_what_transformers_and_peft_load(
     objective, method = spec.objective, get_method(spec.method)
     done, steps, evals, samples = events[-1], of(events, "step"), of(events, "eval"), of(events, "sample")
     assert done["event"] == "done", done
-    assert [step["step"] for step in steps] == [1, 2, 3, 4]
-    assert [event["step"] for event in evals] == [0, 2, 4]
+    assert ([step["step"] for step in steps], [event["step"] for event in evals]) == ([1, 2, 3, 4], [0, 2, 4])
     assert [event["step"] for event in of(events, "saved")] == [2, 4]
     assert sorted({event["step"] for event in samples}) == [0, 2, 4]
     assert {event["prompt"] for event in samples} <= set(NUMBERS)
@@ -137,16 +131,14 @@ def test_a_run_learns_and_says_so_and_publishes_what_transformers_and_peft_load(
         return
     assert there == ours | {"adapter_config.json", "adapter_model.safetensors"}
     kind = AutoModelForSequenceClassification if objective == "reward" else AutoModelForCausalLM
-    PeftModel.from_pretrained(
-        kind.from_pretrained(spec.base_path, **({"num_labels": 1} if objective == "reward" else {})), folder
-    )
+    model = kind.from_pretrained(spec.base_path, **({"num_labels": 1} if objective == "reward" else {}))
+    PeftModel.from_pretrained(model, folder)
     check_folder(folder, BaseShapes.from_folder(Path(spec.base_path)))
 
 
 @pytest.mark.parametrize("name", ["pissa", "prefix", "dpo", "grpo"])
 def test_a_resumed_run_ends_as_the_uninterrupted_one_and_takes_no_step_twice(whole, run_worker, tmp_path, name):
-    """A prefix's file holds what its network makes; what goes on is the network. A checkpoint holds a plain adapter
-    beside it."""
+    """A prefix's file holds what its network makes; what goes on is the network."""
     _, spec, uninterrupted = whole(name)
     run_dir, asked = tmp_path / "broken", iter([False, False, True])
     spec = replace(spec, adapters_dir=str(tmp_path / "adapters"))
@@ -186,9 +178,8 @@ def test_trl_sees_our_tokens(spec_of, tmp_path):
         made = material(spec, split={"validation": [], "test": []})
         own = get_objective(objective)
         model = own.load(spec, get_method("lora"))
-        trainer = own.trainer(
-            Setup(model, tokenizer, made.train, (), spec, arguments_of(spec, len(made.train), tmp_path))
-        )
+        arguments = arguments_of(spec, len(made.train), tmp_path)
+        trainer = own.trainer(Setup(model, tokenizer, made.train, (), spec, arguments))
         seen = set()
         for batch in trainer.get_train_dataloader():
             if objective == "grpo":
@@ -309,16 +300,9 @@ def test_a_loss_that_is_no_number_fails_and_publishes_nothing(train, tmp_path, t
 
 
 def test_a_spec_is_checked_when_built():
-    for wrong in (
-        {"steps": 0},
-        {"lr": 0},
-        {"lr": 2},
-        {"batch_size": 0},
-        {"rank": 300},
-        {"objective": "grpo"},
-        {"accumulate": 3},
-    ):
-        refused("", replace, PLAIN, **wrong)
+    wrong = (("steps", 0), ("lr", 0), ("lr", 2), ("batch_size", 0), ("rank", 300), ("objective", "grpo"))
+    for name, value in (*wrong, ("accumulate", 3)):
+        refused("", replace, PLAIN, **{name: value})
 
 
 def test_raw_text_is_learned_in_packed_rows(train):

@@ -1,5 +1,4 @@
-"""A method is one file: a LoRA on the queries alone, dropped into the package, is offered, planned, trained, published,
-checked, asked and exported, and nothing else knows of it."""
+"""A method is one file: a LoRA on the queries alone, dropped into the package, goes from plan to export."""
 
 import importlib
 import sys
