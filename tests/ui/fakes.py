@@ -229,7 +229,12 @@ class FakeCompare:
 
 BASE = {"id": "smollm2-135m", "phase": "ready", "message": "ready", "fingerprint": "3f9a7c21"}
 STATUS = {"device": "CPU, 2 cores", "precision": "fp32", "budget_bytes": 100, "used_bytes": 40, "base": BASE}
-STATUS |= {"leases": [], "queue": [], "parts": [{"name": f"Base {EVIL}", "bytes": 40, "kind": "base"}]}
+STATUS |= {
+    "precision_measured": f"measured {EVIL}",
+    "leases": [],
+    "queue": [],
+    "parts": [{"name": f"Base {EVIL}", "bytes": 40, "kind": "base"}],
+}
 
 
 @dataclass
