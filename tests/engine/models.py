@@ -1,5 +1,4 @@
-"""Tiny random bases of every family and adapters of every kind made with PEFT, and what PEFT and generate say to a
-prompt."""
+"""Tiny random bases of every family, adapters of every kind by PEFT, and what PEFT and generate say to a prompt."""
 
 import json
 import shutil
@@ -85,8 +84,7 @@ def byte_tokenizer():
 
 
 def save_base(family, folder, **changed):
-    """A random two-layer model. Biases and norms are drawn too: as the library makes them they are zeros and ones, and
-    prove nothing."""
+    """A random two-layer model, biases and norms drawn too: the zeros and ones that the library makes prove nothing."""
     import transformers
 
     tokenizer = byte_tokenizer()
@@ -205,8 +203,7 @@ def with_adapter(model, folder):
 
 @dataclass(frozen=True)
 class Said:
-    """A greedy reply's tokens, without the end, and the natural-log probabilities at each place [places,
-    vocabulary]."""
+    """A greedy reply's tokens, without the end, and the log-probabilities at each place [places, vocabulary]."""
 
     tokens: list[int]
     shares: torch.Tensor

@@ -66,15 +66,12 @@ def test_past_the_ceiling_the_least_recently_used_leave_and_come_back_by_themsel
         attach(free, folders(seed), f"a{seed}")
         expected[f"a{seed}"] = say(free, f"a{seed}")
         attach(engine, folders(seed), f"a{seed}")
-    assert list(engine.attached()) == ["a1", "a2", "a3"]
-    assert say(engine, "a1") == expected["a1"]  # a2 is now the one that has rested longest
+    assert (list(engine.attached()), say(engine, "a1")) == (["a1", "a2", "a3"], expected["a1"])
     attach(engine, folders(4), "a4")
-    assert list(engine.attached()) == ["a3", "a1", "a4"]
-    assert list(engine.asleep()) == ["a2"]
+    assert (list(engine.attached()), list(engine.asleep())) == (["a3", "a1", "a4"], ["a2"])
     assert engine.decoder.held_bytes <= 3.5 * one_bytes
     assert say(engine, "a2") == expected["a2"], "asked for, it comes back"
-    assert list(engine.attached()) == ["a1", "a4", "a2"]
-    assert list(engine.asleep()) == ["a3"]
+    assert (list(engine.attached()), list(engine.asleep())) == (["a1", "a4", "a2"], ["a3"])
     assert not engine.has_no_effect("a3")
     assert engine.select_ms("a1") >= 0
     assert set(engine.attached()) | set(engine.asleep()) == {"a1", "a2", "a3", "a4"}
@@ -85,7 +82,7 @@ def test_past_the_ceiling_the_least_recently_used_leave_and_come_back_by_themsel
     assert engine.check_fingerprint()[1]
 
 
-def test_adapters_that_one_batch_needs_together_stay_together(make, folders, one_bytes):
+def test_adapters_of_one_batch_stay_together_and_a_file_that_is_gone_is_told(make, folders, one_bytes, tmp_path):
     free, engine = make(), make(adapters_limit_bytes=int(1.2 * one_bytes))
     names = [attach(engine, folders(seed), f"a{seed}") for seed in range(1, 5)]
     assert list(engine.attached()) == ["a4"]
@@ -94,9 +91,6 @@ def test_adapters_that_one_batch_needs_together_stay_together(make, folders, one
     for seed, text in zip(range(1, 5), together, strict=True):
         attach(free, folders(seed), f"a{seed}")
         assert text == say(free, f"a{seed}")
-
-
-def test_a_file_that_is_gone_when_its_adapter_is_to_come_back_is_told_in_words(make, folders, one_bytes, tmp_path):
     engine = make(adapters_limit_bytes=int(1.2 * one_bytes))
     attach(engine, edited(folders(1), tmp_path / "moved"), "moved")
     attach(engine, folders(2), "a2")
@@ -169,9 +163,7 @@ def turned_away(engine, folder, words):
     with pytest.raises(AdapterError, match=words) as error:
         attach(engine, folder, "wrong")
     assert str(error.value).rstrip().endswith("."), "a sentence that says what to do"
-    assert engine.attached() == there
-    assert engine.decoder.held_bytes == held
-    assert say(engine, None) == before
+    assert (engine.attached(), engine.decoder.held_bytes, say(engine, None)) == (there, held, before)
     refused("wrong is not attached", say, engine, "wrong", error=AdapterError)
 
 
@@ -246,24 +238,6 @@ def test_what_cannot_be_read_is_refused_in_words(make, folders, tmp_path):
     turned_away(engine, broken, "not a number")
 
 
-def test_a_head_is_carried_where_import_takes_it(make, base, tmp_path):
-    """By family, whatever path serves it here."""
-    head = save_adapter(base, tmp_path / "head", "lora", 3, target_modules=["q_proj", "lm_head"])
-    turned_away(make(), head, "adapts lm_head, which lies outside the decoder's layers")
-    with pytest.raises(AdapterError, match="adapts lm_head, which lies outside"):
-        AdapterLibrary(tmp_path / "own", tmp_path / "shipped").import_path(head, BaseShapes.from_folder(base))
-    other = models.save_base("gemma", tmp_path / "gemma")
-    head = save_adapter(other, tmp_path / "other", "lora", 3, target_modules=["q_proj", "lm_head"])
-    card = AdapterLibrary(tmp_path / "own", tmp_path / "shipped").import_path(head, BaseShapes.from_folder(other))
-    engine = Engine(other)
-    attach(engine, card.path, "head")
-    with torch.no_grad():
-        logits = models.with_adapter(models.load_base(other), head)(
-            input_ids=torch.tensor([models.ids_of(engine, PROMPT)])
-        ).logits[0, -1]
-    assert (logits_of(engine, PROMPT, "head") - logits).abs().max() < 1e-3
-
-
 def test_who_asks_does_not_wait_for_a_file_that_is_being_read(make, folders, tmp_path):
     engine, slow = make(), edited(folders(1), tmp_path / "slow")
     settings = (slow / "adapter_config.json").read_bytes()
@@ -281,32 +255,6 @@ def test_who_asks_does_not_wait_for_a_file_that_is_being_read(make, folders, tmp
     assert list(engine.attached()) == ["slow"]
 
 
-@pytest.mark.parametrize("pattern", [False, True])
-def test_what_unsloth_writes_says_what_peft_says(make, base, tmp_path, pattern):
-    ends = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    patterns = {"rank_pattern": {"up_proj": 6}, "alpha_pattern": {"up_proj": 30}}
-    folder = save_adapter(base, tmp_path / "unsloth", "lora", 5, target_modules=ends, **patterns)
-    config = json.loads((folder / "adapter_config.json").read_text())
-    mapping = {"base_model_class": "LlamaForCausalLM", "parent_library": "transformers.models.llama.modeling_llama"}
-    config |= {"auto_mapping": mapping | {"unsloth_fixed": True}, "task_type": None if pattern else "CAUSAL_LM"}
-    if pattern:
-        blocks, names = "self_attn|attention|attn|mlp|feed_forward|ffn|dense", "|".join(ends)
-        deep = rf"(?:\bmodel\.layers\.[\d]{{1,}}\.(?:{blocks})\.(?:(?:{names})))"
-        config["target_modules"] = rf"(?:.*?(?:language|text).*?(?:{blocks}).*?(?:{names}).*?)|{deep}"
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    for name in ("training_args.bin", "optimizer.pt", "train.py"):
-        (folder / name).write_text("no")
-    card = AdapterLibrary(tmp_path / "own", tmp_path / "shipped").import_path(folder, BaseShapes.from_folder(base))
-    engine = make()
-    attach(engine, card.path, "mine")
-    ids = models.ids_of(engine, PROMPT)
-    expected = models.said_by(models.with_adapter(models.load_base(base), folder), ids, 12).tokens
-    assert list(run(engine, [Row(PROMPT, "mine", Sampling(max_tokens=12))])[0].tokens) == expected
-    kept = models.said_by(models.with_adapter(models.load_base(base), card.path), ids, 12).tokens
-    assert kept == expected, "what is kept loads with PEFT alone"
-    assert models.said_by(models.load_base(base), ids, 12).tokens != expected
-
-
 def test_an_adapter_with_another_tokenizer_is_refused_here_and_by_the_library(make, base, folders, tmp_path):
     engine, library, tokenizer = make(), AdapterLibrary(tmp_path / "own", tmp_path / "shipped"), models.byte_tokenizer()
     same, moved, more, added = (edited(folders(1), tmp_path / name) for name in ("same", "turned", "more", "added"))
@@ -318,8 +266,7 @@ def test_an_adapter_with_another_tokenizer_is_refused_here_and_by_the_library(ma
     turned_away(engine, more, "knows 260 tokens, this base knows 259 .'<tool>'")
     with pytest.raises(AdapterError, match="knows 260 tokens, this base knows 259"):
         library.import_path(more, BaseShapes.from_folder(base))
-    assert library.list() == []
-    assert library.import_path(same, BaseShapes.from_folder(base)).method == "lora"
+    assert (library.list(), library.import_path(same, BaseShapes.from_folder(base)).method) == ([], "lora")
     padded, tokenizer = edited(folders(1), tmp_path / "padded"), models.byte_tokenizer()
     tokenizer.add_special_tokens({"pad_token": "<|PAD_TOKEN|>"})  # as trainers do where a base has none
     tokenizer.save_pretrained(padded)
@@ -394,8 +341,7 @@ def test_rounds_leave_nothing_behind(make, folders, times):
             traced.append(tracemalloc.get_traced_memory()[0])
     finally:
         tracemalloc.stop()
-    assert engine.attached() == {}
-    assert engine.decoder.held_bytes == 0
+    assert (engine.attached(), engine.decoder.held_bytes) == ({}, 0)
     assert traced[1] - traced[0] < 200_000 + 1000 * times, "what is kept for each version seen is a few bytes"
     assert tensor_bytes() - engine.cache_bytes <= settled + 4_000_000
     assert say(engine, None) == before_text

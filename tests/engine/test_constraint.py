@@ -82,21 +82,13 @@ def test_free_rows_beside_it_stay_as_they_are_and_a_form_that_allows_their_text_
     alone = last(engine, free)
     beside = last(engine, [*free, *(held(form, max_tokens=40) for form in ("json", FORM, "regex:[a-f]{8}"))])
     assert [one.tokens for one in beside[:3]] == [one.tokens for one in alone]
-    assert json.loads(beside[4].text).keys() == {"id", "state"}
-    assert len(beside[5].text) == 8
+    assert (json.loads(beside[4].text).keys(), len(beside[5].text)) == ({"id", "state"}, 8)
     allowed = [one for one in alone if "�" not in one.text and one.text]
     assert allowed
     for row, one in zip(free, alone, strict=True):
         if one in allowed:
             (same,) = last(engine, [Row(row.prompt, None, Sampling(max_tokens=12, format="regex:.*"))])
             assert same.text == one.text
-
-
-def test_a_limit_below_the_shortest_document_is_refused_and_the_shortest_fits(engine):
-    least = engine.grammars.least(FORM)
-    refused(rf"has {least} tokens.*have {least - 1}\.", last, engine, [held(FORM, max_tokens=least - 1)])
-    (state,) = last(engine, [held(FORM, max_tokens=least, min_tokens=least, ignore_eos=True)])
-    jsonschema.validate(json.loads(state.text), ORDER)
 
 
 def test_tokens_that_only_pad_the_vocabulary_are_never_drawn(path, tmp_path):
@@ -126,7 +118,11 @@ MAILS = [{"id": n, "state": "open" if n % 3 else "closed", "note": None if n % 2
 REPORTS = [f"Temp: {n} C\nPulse: {60 + n} a minute\nReviewed by Dr. Sharma" for n in range(12)]
 
 
-def test_references_share_a_schema_labels_or_a_pattern(engine):
+def test_references_share_a_schema_labels_or_a_pattern_and_a_limit_below_the_shortest_document_is_refused(engine):
+    least = engine.grammars.least(FORM)
+    refused(rf"has {least} tokens.*have {least - 1}\.", last, engine, [held(FORM, max_tokens=least - 1)])
+    (state,) = last(engine, [held(FORM, max_tokens=least, min_tokens=least, ignore_eos=True)])
+    jsonschema.validate(json.loads(state.text), ORDER)
     form = shared_form([json.dumps(one) for one in MAILS])
     found = json.loads(form.removeprefix("json-schema:"))
     assert found["required"] == ["id", "state", "note"]

@@ -1,5 +1,4 @@
-"""The captured step: on a CPU its shapes and buffers with a stand-in that runs the work again, on a GPU the real
-graph."""
+"""The captured step: on a CPU its shapes and buffers with a stand-in for the graph, on a GPU the real one."""
 
 from unittest.mock import MagicMock
 
@@ -11,8 +10,7 @@ from tests.engine.models import Again, engine_with, llama, save_adapters
 
 
 def same_as_plain(engine, names, capture):
-    """Steps of fewer and fewer rows, with adapters and without, captured and plain, must agree. Returns how many shapes
-    had been captured after each step."""
+    """Steps of ever fewer rows, captured and plain, must agree. Returns how many shapes were captured after each."""
     captured, found = 0, []
 
     def counted(work):
@@ -57,10 +55,6 @@ def engine(base, tmp_path_factory):
     return engine_with(base, save_adapters(base, tmp_path_factory.mktemp("made"), kinds), "llama")
 
 
-def test_fixed_shapes_give_the_same_logits_and_come_again(engine):
-    assert same_as_plain(engine, [None, "lora-1", "lora-2"], Again)[-1] == 4, "3 and 2 rows, with adapters and without"
-
-
 @pytest.mark.parametrize("kind", ["bottleneck", "dora", "ia3"])
 def test_captured_steps_stand_after_virtual_tokens_and_other_kinds_take_the_plain_step(engine, kind):
     found = same_as_plain(engine, [None, *SOFT, kind, kind], Again)
@@ -78,7 +72,8 @@ def test_padding_rows_leave_a_row_that_reads_its_prompt_alone(engine, writing):
     assert torch.equal(cache.save(writing, 3), reader)
 
 
-def test_a_longer_rotary_table_captures_again(engine):
+def test_fixed_shapes_give_the_same_logits_and_a_longer_rotary_table_captures_again(engine):
+    assert same_as_plain(engine, [None, "lora-1", "lora-2"], Again)[-1] == 4, "3 and 2 rows, with adapters and without"
     path = llama(engine)
     model, captured = path.model, []
     cache, adapters = model.new_cache(), model.new_adapter_slots()

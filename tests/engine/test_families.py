@@ -1,5 +1,4 @@
-"""Every family, on the path that it takes: rows of different length in one batch say what PEFT and generate say one by
-one; and half precision and 4 bits, near what PEFT says in the same precision and what fp32 says."""
+"""Every family, on its path: rows of a batch say what PEFT and generate say alone; half precision and 4 bits too."""
 
 import pytest
 import torch
@@ -48,7 +47,10 @@ def test_a_family_says_in_one_batch_what_peft_says_one_by_one(family, tmp_path):
     assert engine.check_fingerprint()[1]
 
 
-@pytest.mark.parametrize(("family", "targets"), [("phi", ["q_proj", "lm_head"]), ("gpt2", ["c_attn", "lm_head"])])
+@pytest.mark.parametrize(
+    ("family", "targets"),
+    [("phi", ["q_proj", "lm_head"]), ("gpt2", ["c_attn", "lm_head"]), ("gemma", ["q_proj", "lm_head"])],
+)
 def test_an_adapter_on_the_head_is_imported_with_peft_s_copies_of_it_and_says_what_peft_says(family, targets, tmp_path):
     """Where the path carries adapters on any linear layer; on the others it is refused (services/test_chat)."""
     base, folder = models.save_base(family, tmp_path / "base"), tmp_path / "made"
@@ -94,8 +96,7 @@ def precise(request, tmp_path_factory):
 @pytest.mark.parametrize("dtype", list(NEAR))
 def test_a_precision_is_near_peft_in_the_same_and_near_fp32(precise, dtype):
     engine = precise.engine(dtype=dtype)
-    assert engine.loaded.dtype == dtype
-    assert {p.dtype for p in engine.loaded.weights.values()} == {dtype}
+    assert (engine.loaded.dtype, {p.dtype for p in engine.loaded.weights.values()}) == (dtype, {dtype})
     for state in run(engine, ASKING):
         assert state.completion_tokens
         assert all(there.logprob <= 0 for there in state.logprobs), "finite numbers"

@@ -1,5 +1,4 @@
-"""Every kind of adapter as rows of one batch, on both paths, against PEFT one by one: replies, scores; and what those
-that put tokens before the text do to prefixes, limits and counts."""
+"""Every kind of adapter in one batch, on both paths, against PEFT one by one; and what virtual tokens change."""
 
 import pytest
 import torch
@@ -47,6 +46,8 @@ LONG = " ".join(f"word{number}" for number in range(60))
 """A token a letter: more than one chunk."""
 TOKENS = 12
 ROWS = {name: PROMPTS[number % 4] for number, name in enumerate(("", *KINDS, "qlora"))}
+engine = pytest.fixture(lambda path, world: world.engine(path), scope="module")
+fast = pytest.fixture(lambda world: world.engine("llama"))
 
 
 def train_qlora(base, folder):
@@ -70,11 +71,6 @@ def world(request, tmp_path_factory):
     return made
 
 
-@pytest.fixture(scope="module")
-def engine(path, world):
-    return world.engine(path)
-
-
 def as_peft_says(engine, world, rows):
     """Rows of one batch have the tokens that each has alone with PEFT; returns them."""
     states = run(engine, rows)
@@ -88,7 +84,7 @@ def row_of(name, tokens=TOKENS):
     return Row(ROWS[name], name or None, Sampling(max_tokens=tokens))
 
 
-def test_all_kinds_in_one_batch_say_what_peft_says(engine, world):
+def test_all_kinds_in_one_batch_say_what_peft_says_and_each_differs_from_every_other(engine, world):
     rows = [Row(prompt, name or None, Sampling(max_tokens=TOKENS), logprobs=0) for name, prompt in ROWS.items()]
     for row, state in zip(rows, run(engine, rows), strict=True):
         expected, logits = world.said(row.adapter, row.prompt, TOKENS), world.logits(row.adapter, row.prompt)
@@ -96,9 +92,6 @@ def test_all_kinds_in_one_batch_say_what_peft_says(engine, world):
         assert furthest(state, expected.shares) < 1e-3, row.adapter
         assert (logits_of(engine, row.prompt, row.adapter) - logits).abs().max() < 1e-3, row.adapter
     assert engine.check_fingerprint()[1]
-
-
-def test_each_differs_from_the_base_and_from_every_other(engine):
     said = {name: logits_of(engine, PROMPTS[1], name or None) for name in ROWS}
     names = list(said)
     for number, name in enumerate(names):
@@ -106,8 +99,8 @@ def test_each_differs_from_the_base_and_from_every_other(engine):
             assert (said[name] - said[other]).abs().max() > 0.05, (name, other)
 
 
-def test_alone_in_a_batch_or_beside_one_of_its_kind(engine, world):
-    """Batches of one kind take other branches than mixed ones."""
+def test_alone_beside_one_of_its_kind_joining_and_leaving_each_says_what_peft_says(engine, world):
+    """Batches of one kind take other branches than mixed ones; of fewer rows with every step each keeps its own."""
     alone = ("", "lora", "dora", "ia3-qkv-in", "patterns", "prefix", "deep", "prompt", "ptuning", "bottleneck-odd")
     for name in alone:
         as_peft_says(engine, world, [row_of(name)])
@@ -116,10 +109,6 @@ def test_alone_in_a_batch_or_beside_one_of_its_kind(engine, world):
     pairs += [("bottleneck", "bottleneck-gelu"), ("bottleneck", ""), ("bottleneck-odd", "dora")]
     for pair in pairs:
         as_peft_says(engine, world, [row_of(name) for name in pair])
-
-
-def test_rows_of_other_kinds_join_and_leave(engine, world):
-    """Fewer rows with every step: what is left keeps its own adapter."""
     names = ["ia3", "prefix", "dora", "bottleneck", "", "prompt", "lora", "bottleneck-gelu", "patterns", "ptuning"]
     names += ["qlora", "deep"]
     as_peft_says(engine, world, [row_of(name, 1 + number) for number, name in enumerate(names)])
@@ -143,12 +132,12 @@ def test_virtual_tokens_take_room_in_the_bases_context(engine):
         assert state.completion_tokens == 24 - lead, "the last place too"
 
 
-@pytest.fixture
-def fast(world):
-    return world.engine("llama")
-
-
-def test_the_same_prefix_is_read_once_behind_the_same_adapter_only(fast, world):
+def test_virtual_tokens_take_no_slot_and_the_same_prefix_is_read_once_behind_the_same_adapter_only(fast, world):
+    slots = llama(fast).scheduler.slots
+    run(fast, [Row("Hello", name, Sampling(max_tokens=3)) for name in (None, *VIRTUAL)])
+    assert slots.bytes == 0
+    run(fast, [Row("Hello", "bottleneck", Sampling(max_tokens=3))])
+    assert slots.bytes > 0
     scheduler, start = llama(fast).scheduler, LONG[:100]
     for name in (*VIRTUAL, "lora"):
         before = scheduler.cached_tokens
@@ -165,15 +154,6 @@ def test_the_same_prefix_is_read_once_behind_the_same_adapter_only(fast, world):
     for name in (*VIRTUAL, *VIRTUAL):  # shorter ones are filled, not copied
         as_peft_says(fast, world, [Row("x" * (PREFIX_MIN - 1), name, Sampling(max_tokens=5))])
     assert scheduler.cached_tokens == before
-
-
-def test_rows_with_virtual_tokens_are_the_bases_rows_otherwise(fast):
-    """No slot, no product: a batch of theirs costs what the base's does."""
-    slots = llama(fast).scheduler.slots
-    run(fast, [Row("Hello", name, Sampling(max_tokens=3)) for name in (None, *VIRTUAL)])
-    assert slots.bytes == 0
-    run(fast, [Row("Hello", "bottleneck", Sampling(max_tokens=3))])
-    assert slots.bytes > 0
 
 
 # -- scores ------------------------------------------------------------------------------------------------------------
@@ -216,25 +196,19 @@ def held_to_peft(engine, world, rows):
             assert score.base_loss is None
 
 
-def test_every_kind_with_every_text_in_one_call(engine, world):
+def test_every_kind_with_every_text_in_one_call_and_texts_longer_than_a_chunk_or_than_what_is_held(engine, world):
     rows = [ScoreRow(*text, kind or None, divergence=True) for text in TEXTS for kind in ("", *SCORED)]
     held_to_peft(engine, world, rows)
     assert engine.check_fingerprint()[1]
-
-
-def test_a_text_longer_than_a_chunk_and_than_what_is_held_at_once(engine, world):
     rows = [ScoreRow("Now: ", RAIN, "prefix", True), ScoreRow("", RAIN), ScoreRow(RAIN[:280], "so.", "dora", True)]
     held_to_peft(engine, world, rows)
 
 
-def test_alone_or_beside_others_it_is_the_same(engine):
+def test_scores_are_the_same_alone_or_beside_others_leave_replies_as_they_are_or_tell_why_there_are_none(engine):
     rows = [ScoreRow(*TEXTS[place % 4], kind, divergence=True) for place, kind in enumerate(SCORED)]
     for row, score in zip(rows, engine.score(rows), strict=True):
         alone = engine.score([row])[0]
         assert (alone.loss, alone.divergence) == pytest.approx((score.loss, score.divergence), abs=1e-5)
-
-
-def test_scoring_beside_replies_leaves_them_as_they_are(engine):
     row = Row("Hello there", "lora", Sampling(max_tokens=24, ignore_eos=True))
     alone = run(engine, [row])[0].tokens
     stream = engine.stream([row])
@@ -242,9 +216,6 @@ def test_scoring_beside_replies_leaves_them_as_they_are(engine):
     engine.score([ScoreRow(*TEXTS[0], "lora", True), ScoreRow(*TEXTS[2], "bottleneck", True)])
     states = list(stream)[-1]
     assert states[0].tokens == alone
-
-
-def test_what_cannot_be_scored_is_told(engine):
     for row, words in (
         (ScoreRow("", "a"), "nothing to score"),
         (ScoreRow("", "a" * 1025), "this base holds 1024"),
@@ -257,5 +228,4 @@ def test_what_cannot_be_scored_is_told(engine):
 def test_rows_are_read_together_within_the_room():
     assert list(parts([10] * (TOGETHER + 1))) == [list(range(TOGETHER)), [TOGETHER]]
     assert list(parts([10, ROOM + 1, 10])) == [[0], [1], [2]]
-    assert list(parts([ROOM // 2, 5, 5])) == [[0, 1], [2]]
-    assert list(parts([])) == []
+    assert (list(parts([ROOM // 2, 5, 5])), list(parts([]))) == ([[0, 1], [2]], [])

@@ -1,5 +1,4 @@
-"""Which call computes a product: chosen by whole decode steps, held to what it promised. The machine is a fake one: its
-clock goes on by what a call would take there, and its cache holds a few weights only, as a processor's does."""
+"""Which call computes a product: chosen by whole decode steps, on a fake machine with a clock and a small cache."""
 
 from collections import OrderedDict
 
@@ -61,14 +60,10 @@ class Machine:
         return self.step(rows)
 
 
-def test_a_call_that_is_fast_in_the_cache_only_is_not_chosen():
+def test_the_call_that_is_fastest_over_a_whole_step_is_chosen_and_not_one_that_is_so_in_the_cache_only():
     seconds = {"plain": (2.0, 2.0), "transposed": (3.0, 3.0), "halves": (4.0, 0.5)}
     machine = Machine(lambda name, rows, cached: seconds[name][cached])
-    assert machine.settled(4) == 2.0 * LAYERS
-    assert set(machine.matmul.chosen.values()) == {PLAIN}
-
-
-def test_the_call_that_is_fastest_over_a_whole_step_is_chosen_for_each_number_of_rows():
+    assert (machine.settled(4), set(machine.matmul.chosen.values())) == (2.0 * LAYERS, {PLAIN})
     best = {1: "halves", 2: "transposed", 4: "transposed", 8: "plain", 16: "halves"}
     machine = Machine(lambda name, rows, cached: rows * (1.0 if name == best.get(rows, best[4]) else 3.0))
     for rows in best:
@@ -81,8 +76,7 @@ def test_the_call_that_is_fastest_over_a_whole_step_is_chosen_for_each_number_of
 @pytest.mark.parametrize(("one", "shape"), [(0.5, 1), (1.01, 2), (2.0, 2)])
 def test_one_row_goes_through_the_shape_of_two_where_its_own_is_slower(one, shape):
     machine = Machine(lambda name, rows, cached: {1: one, 2: 1.0}[rows])
-    assert machine.settled(1) == pytest.approx(min(one, 1.0) * LAYERS)
-    assert machine.ran[-1][1] == shape
+    assert (machine.settled(1), machine.ran[-1][1]) == (pytest.approx(min(one, 1.0) * LAYERS), shape)
     assert {way[1] for (_, (rows, _)), way in machine.matmul.chosen.items() if rows == 1} == {shape}
 
 
@@ -97,12 +91,11 @@ def test_steps_that_take_far_longer_than_promised_have_the_choice_made_again_onc
     assert machine.steps == [4], "a promise that is kept is not looked at again"
     slow["transposed"] = 0.004
     taken = [machine.step(4) for _ in range(4 * STEPS)]
-    assert machine.steps == [4, 4]
-    assert taken[0] == pytest.approx(0.005 * LAYERS)
+    assert (machine.steps, taken[0]) == ([4, 4], pytest.approx(0.005 * LAYERS))
     assert taken[-1] == pytest.approx(0.002 * LAYERS)
 
 
-def test_a_machine_that_is_busy_is_asked_again_ever_less_often():
+def test_a_busy_machine_is_asked_ever_less_often_a_choice_made_on_it_held_to_a_quiet_one_a_hiccup_ignored():
     busy = [1.0]
     cost = {"plain": 0.002, "transposed": 0.001, "halves": 0.003}
     machine = Machine(lambda name, rows, cached: busy[0] * cost[name])
@@ -114,9 +107,6 @@ def test_a_machine_that_is_busy_is_asked_again_ever_less_often():
         machine.now += 1.0
     assert 2 <= len(machine.steps) - 1 <= 3, "after 60 s, 120 s and 240 s"
     assert {way for (_, (rows, _)), way in machine.matmul.chosen.items() if rows == 4} == {("transposed", 1)}
-
-
-def test_a_choice_made_on_a_busy_machine_is_held_to_what_a_quiet_one_shows():
     busy, slow = [5.0], [0.0]
     machine = Machine(lambda name, rows, cached: busy[0] * (1.0 + slow[0] if name == "transposed" else 2.0))
     machine.settled(4)
@@ -127,9 +117,6 @@ def test_a_choice_made_on_a_busy_machine_is_held_to_what_a_quiet_one_shows():
     for _ in range(2 * STEPS):
         machine.step(4)
     assert machine.settled(4) == 2.0 * LAYERS
-
-
-def test_a_hiccup_has_nothing_made_again():
     slow = [1.0]
     machine = Machine(lambda name, rows, cached: slow[0])
     machine.settled(4)

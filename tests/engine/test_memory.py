@@ -1,6 +1,4 @@
-"""What the engine holds between questions, what it gives back, and what happens when there is no memory for more;
-the worker thread: what comes in while it ends or is closed is neither lost nor left waiting; and sequences of many
-callers that join and leave, against the Hugging Face backend."""
+"""What the engine holds and gives back, what happens without room; the worker thread; and many callers at once."""
 
 import gc
 import threading
@@ -23,6 +21,8 @@ from tests.refused import refused
 BOUND_S = 30.0
 PROMPT = "A beginning that is long enough to be kept for the next question, since it has more than sixteen tokens."
 ROW = Row(PROMPT, None, Sampling(max_tokens=4))
+either = pytest.fixture(lambda path, tiny_base: Engine(tiny_base, hf=path == "hf"))
+engine = pytest.fixture(lambda tiny_base: Engine(tiny_base))
 
 
 def outcome(work):
@@ -37,16 +37,6 @@ def outcome(work):
 
     threading.Thread(target=run, daemon=True).start()
     return done.exception(BOUND_S) or done.result()
-
-
-@pytest.fixture
-def either(path, tiny_base):
-    return Engine(tiny_base, hf=path == "hf")
-
-
-@pytest.fixture
-def engine(tiny_base):
-    return Engine(tiny_base)
 
 
 def no_room(*_):
@@ -104,8 +94,7 @@ def test_room_for_many_rows_is_given_back_with_the_last_of_them(engine):
     way.keep_bytes = way.kv_cache.bytes
     for _ in engine.stream([Row(f"{PROMPT} {n}", None, Sampling(max_tokens=3 + n)) for n in range(4)]):
         assert engine.cache_bytes <= way.prefix_cache.bytes + way.keep_bytes, "the rest is paid for by who asked"
-    assert settled(engine).kv_cache.bytes == 0
-    assert engine.cache_bytes == way.prefix_cache.bytes
+    assert (settled(engine).kv_cache.bytes, engine.cache_bytes) == (0, way.prefix_cache.bytes)
 
 
 @pytest.mark.parametrize("captured", [True, False])
@@ -155,8 +144,7 @@ def test_a_closed_engine_holds_no_weight_whoever_holds_the_engine(either, make_l
         held += [weakref.ref(llama(engine).model.head), weakref.ref(llama(engine).model.layers[0].qkv)]
     engine.close()
     gc.collect()
-    assert [there() for there in held if there() is not None] == []
-    assert engine.cache_bytes == 0
+    assert ([there() for there in held if there() is not None], engine.cache_bytes) == ([], 0)
     assert thread is not None
     thread.join(BOUND_S)
     assert not thread.is_alive()
@@ -181,8 +169,7 @@ def test_rows_in_flight_hear_that_the_base_has_left(either):
     assert isinstance(outcome(lambda: list(stream)), BaseUnavailableError)
 
 
-def test_a_job_may_come_while_the_thread_is_about_to_end():
-    """The scheduler's ``idle`` takes a lock that others hold while they post."""
+def test_closing_does_what_waits_jobs_may_come_while_the_thread_ends_and_each_takes_its_share_of_cores():
     done, posted = threading.Event(), []
 
     def idle():
@@ -193,9 +180,6 @@ def test_a_job_may_come_while_the_thread_is_about_to_end():
     compute.run(lambda: None)
     assert done.wait(BOUND_S)
     assert posted == [None]
-
-
-def test_closing_does_what_waits_and_then_the_thread_ends():
     compute, gate, done = WorkerThread(), threading.Event(), []
     compute.post(gate.wait)
     compute.post(lambda: done.append("waiting"))
@@ -213,9 +197,6 @@ def test_closing_does_what_waits_and_then_the_thread_ends():
     failing = WorkerThread()
     refused("", failing.close, no_room, error=MemoryError)
     assert failing.closed, "an error of the last job is told, and the thread ends all the same"
-
-
-def test_the_share_of_cores_is_taken_on_the_computing_thread_before_every_job():
     said = []
     compute = WorkerThread(before=lambda: said.append(("before", threading.current_thread().name)))
     for job in ("first", "second"):
@@ -237,16 +218,7 @@ def pair(tiny_base, make_lora):
     return engine_with(tiny_base, folders, "llama"), engine_with(tiny_base, folders, "hf")
 
 
-def test_many_callers_share_the_batch_and_each_gets_its_own_reply(pair):
-    engine, reference = pair
-    rows = [Row(f"Question {n}: {LONG[: 40 * n]}", WITH[n % 3], Sampling(max_tokens=5 + 3 * n)) for n in range(9)]
-    expected = [text(reference, row) for row in rows]
-    with ThreadPoolExecutor(9) as callers:
-        assert list(callers.map(lambda row: text(engine, row), rows, timeout=60)) == expected
-    assert not settled(engine).busy
-
-
-def test_more_rows_than_places_are_written_as_places_come_free(pair):
+def test_more_rows_than_places_are_written_as_places_come_free_and_a_question_does_not_wait_for_them_all(pair):
     lengths = [Sampling(max_tokens=4 + n, ignore_eos=True) for n in range(5)]
     rows = [Row(f"Question {n}", WITH[n % 3], lengths[n % 5]) for n in range(2 * ROWS_MAX + 5)]
     expected = [text(pair[1], row) for row in rows]
@@ -255,10 +227,7 @@ def test_more_rows_than_places_are_written_as_places_come_free(pair):
         assert [state.text for state in rounds[-1]] == expected
         writing = [sum(state.completion_tokens > 0 and not state.finish for state in states) for states in rounds]
         assert 1 < max(writing) <= ROWS_MAX
-
-
-def test_a_question_does_not_wait_for_all_that_were_asked_before_it(pair):
-    engine, _ = pair
+    engine = pair[0]
     rows = [Row(f"Of many {n}", None, Sampling(max_tokens=40, ignore_eos=True)) for n in range(3 * ROWS_MAX)]
     many = engine.stream(rows)
     next(many)
@@ -267,7 +236,13 @@ def test_a_question_does_not_wait_for_all_that_were_asked_before_it(pair):
     many.close()
 
 
-def test_stopping_one_leaves_the_others(pair):
+def test_many_callers_share_the_batch_each_gets_its_own_reply_and_stopping_one_leaves_the_others(pair):
+    engine, reference = pair
+    rows = [Row(f"Question {n}: {LONG[: 40 * n]}", WITH[n % 3], Sampling(max_tokens=5 + 3 * n)) for n in range(9)]
+    expected = [text(reference, row) for row in rows]
+    with ThreadPoolExecutor(9) as callers:
+        assert list(callers.map(lambda row: text(engine, row), rows, timeout=60)) == expected
+    assert not settled(engine).busy
     engine, reference = pair
     row = Row("Kept", "a1", Sampling(max_tokens=12))
     endless, kept = (engine.stream([one]) for one in (Row("Endless", None, Sampling(max_tokens=900)), row))
@@ -277,19 +252,16 @@ def test_stopping_one_leaves_the_others(pair):
     assert list(kept)[-1][0].text == text(reference, row)
 
 
-def test_a_prefix_is_taken_over_after_the_cache_has_grown(engine):
+def test_another_salt_copies_nothing_and_a_prefix_is_taken_over_after_the_cache_has_grown(engine):
     """The cache grew inside a forward pass, and what came after could no longer write to it."""
-    row = Row("Grow past the first room. " + LONG[:100], None, Sampling(max_tokens=300))
-    grown, before = text(engine, row), settled(engine).cached_tokens
-    assert text(engine, row) == grown
-    assert settled(engine).cached_tokens > before
-
-
-def test_rows_with_another_salt_neither_wait_for_nor_copy_what_was_read(engine):
     run(engine, [Row(PROMPT, sampling=Sampling(max_tokens=3), cache_salt=name) for name in ("ann", "bob")])
     assert settled(engine).cached_tokens == 0
     run(engine, [Row(PROMPT, sampling=Sampling(max_tokens=3), cache_salt="ann")] * 2)
     assert settled(engine).cached_tokens > 0
+    row = Row("Grow past the first room. " + LONG[:100], None, Sampling(max_tokens=300))
+    grown, before = text(engine, row), settled(engine).cached_tokens
+    assert text(engine, row) == grown
+    assert settled(engine).cached_tokens > before
 
 
 def test_past_its_limit_the_prefix_that_was_used_longest_ago_goes_and_its_bytes_are_no_longer_counted():

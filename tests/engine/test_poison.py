@@ -1,5 +1,4 @@
-"""An adapter whose numbers overflow: it is refused, and where its activations overflow all the same, only its own rows
-end."""
+"""An adapter whose numbers overflow: refused, and where its activations do all the same, only its own rows end."""
 
 import itertools
 
@@ -30,6 +29,7 @@ ROWS = {
     "good": Row("One", "good", Sampling(max_tokens=16, ignore_eos=True)),
     "bad": Row(LONG, "bad", Sampling(max_tokens=6, ignore_eos=True)),
 }
+engine = pytest.fixture(lambda path, base: Engine(base, hf=path == "hf"))
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +38,6 @@ def made(base, tmp_path_factory):
     kinds = {f"{kind}-{name}": options for kind, options in KINDS.items() for name in ("good", "bad")}
     folders = save_adapters(base, tmp_path_factory.mktemp("made"), kinds)
     return {(kind, name): folders[f"{kind}-{name}"] for kind in KINDS for name in ("good", "bad")}
-
-
-@pytest.fixture
-def engine(path, base):
-    return Engine(base, hf=path == "hf")
 
 
 def said(engine, *names):
@@ -93,8 +88,7 @@ BESIDE += [(kind, NAN) for kind in ("ia3", "prefix", "prompt", "ptuning")]
 
 @pytest.mark.parametrize(("kind", "value"), BESIDE)
 def test_the_others_write_what_they_write_alone_beside_it_and_after_it(base, engine, made, kind, value):
-    """Both of the same kind, so that they share slots, necks and the cache. What is not finite in a slot of low-rank
-    pairs cannot be there (it is refused above), so those are only huge."""
+    """Both of one kind, to share slots, necks and the cache. Low-rank pairs that are not finite are refused above."""
     attach(engine, made[kind, "good"], "good")
     alone = alone_in(engine)
     attach(engine, made[kind, "bad"], "bad")

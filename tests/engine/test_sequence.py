@@ -1,5 +1,4 @@
-"""From logits to a token, with the same probabilities as transformers' own processors give; what a row writes: stop
-strings, ends, text that grows, probabilities; and whatever goes wrong in a row, the others write what they do alone."""
+"""From logits to a token, as transformers' processors have it; what a row writes; what fails in it fails alone."""
 
 import math
 import random
@@ -35,6 +34,7 @@ SETTINGS = {
     "no end yet": {"temperature": 1.0, "min_tokens": 4},
     "all": {"temperature": 0.8, "top_k": 60, "top_p": 0.8, "repetition_penalty": 1.2, "min_tokens": 2},
 }
+engine = pytest.fixture(lambda path, tiny_base: Engine(tiny_base, hf=path == "hf"), scope="module")
 
 
 def by_transformers(sampling, seen, drawn, logits):
@@ -166,8 +166,7 @@ def test_growing_text_is_always_a_beginning_of_what_it_ends_as_and_a_stop_string
     text, stops, expected = STOPS[name]
     tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
     states = written(tokenizer, tokens, Sampling(max_tokens=len(tokens), stop=stops))
-    assert states[-1].text == expected
-    assert states[-1].finish == ("length" if expected == text else "stop")
+    assert (states[-1].text, states[-1].finish) == (expected, ("length" if expected == text else "stop"))
     for before, state in pairwise([RowState(), *states]):
         assert expected.startswith(state.text), "what may turn out to be a stop string is held back"
         assert state.text.startswith(before.text), "what has been shown stays"
@@ -192,11 +191,6 @@ def test_a_reply_ends_with_the_model_and_says_all_that_was_held_back(tokenizer):
     assert last([end]) == ("", "stop", 0), "a reply may be empty"
     assert len(half) > 1
     assert last(half[:-1])[0] == tokenizer.decode(half[:-1]), "half a character, as the tokenizer tells it"
-
-
-@pytest.fixture(scope="module")
-def engine(path, tiny_base):
-    return Engine(tiny_base, hf=path == "hf")
 
 
 def test_logprobs_are_the_models_own_whatever_the_sampling(engine, tiny_base):
@@ -357,13 +351,10 @@ def test_what_fails_while_a_row_is_decoded_ends_that_row_alone(tiny_base):
     assert "KeyError" in states[1].fault
 
 
-def test_memory_that_runs_out_is_the_batchs_affair():
+def test_memory_that_runs_out_is_the_batchs_affair_and_whoever_sees_a_replys_end_sees_all_of_its_text(engine):
     for error in (MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError(ALLOCATOR)):
         writer = Generation(PLAIN, [1], Failing(None, lambda tokens, error=error: error), ())
         refused("", writer.sample, torch.tensor([0.0, 1.0]), 0.0, error=type(error))
-
-
-def test_whoever_sees_a_replys_end_from_another_thread_sees_all_of_its_text(engine):
     ends = []
     real = engine.loaded.tokenizer
     writer = Generation(Row("", None, Sampling(max_tokens=1)), [1], Failing(real, lambda _: ends.append(seen())), ())
