@@ -41,8 +41,7 @@ def test_a_detached_worker_counts_and_a_command_that_works_in_the_home_is_not_wa
         state, _, code = status(home, None)
     finally:
         owner.release()
-    assert (code, state["used_bytes"]) == (0, 7_000_000)
-    assert RunStore(home.database).get("r1").state == "RUNNING"
+    assert (code, state["used_bytes"], RunStore(home.database).get("r1").state) == (0, 7_000_000, "RUNNING")
 
 
 LOOK = """
