@@ -4,7 +4,6 @@ import csv
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -82,9 +81,8 @@ def held_out(tmp_path_factory):
     return file
 
 
-def fill(page: Any, file: Path, tokens: int, *, again: bool = False) -> None:
-    """Drop the file, keep two sides, and measure no more than the replies. again: there is a verdict, so the form is
-    folded."""
+def fill(page, file, tokens, *, again=False):
+    """Drop the file, keep two sides, measure the replies alone. again: there is a verdict, so the form is folded."""
     tab(page, "Verdict")
     if again:
         page.locator(".v-headline").wait_for()

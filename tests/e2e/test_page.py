@@ -1,12 +1,10 @@
-"""Every tab on the tiny base, one app for all: files with faults, settings taken away, races, blends, a phone, another
-site's page."""
+"""Every tab on the tiny base, one app for all: faulty files, settings, races, blends, a phone, another site's page."""
 
 import csv
 import json
 import shutil
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -28,8 +26,7 @@ def app(tiny_base, tmp_path_factory):
 
 @pytest.fixture
 def ward_csv(tmp_path):
-    """The answer stands before the prompt, under names that say nothing; 62 rows, of them six with a gap, and a torn
-    one."""
+    """The answer stands before the prompt, under names that say nothing; of 63 rows six have a gap, one is torn."""
     file = tmp_path / "night shift.csv"
     with file.open("w", newline="", encoding="utf-8-sig") as out:
         writer = csv.writer(out)
@@ -155,7 +152,7 @@ def test_settings_are_taken_away_and_brought_back(page, rows, tmp_path):
     assert page.get_by_role("radio", name="IA³").first.is_checked()
 
 
-def beside(page: Any, button: str) -> Any:
+def beside(page, button):
     """The file input of an upload button."""
     return page.locator("button", has_text=button).locator("xpath=..").locator("input[type=file]")
 
@@ -252,12 +249,12 @@ def test_a_verdict_by_stated_terms_is_read_filtered_and_looked_at_again(page, ro
     sees(page, "among those with a wrong fact")  # what was chosen to see stays
 
 
-def state(box: Any, value: str | int) -> None:
+def state(box, value):
     box.fill(str(value))
     box.blur()
 
 
-def choose(page: Any, box: Any, option: str) -> None:
+def choose(page, box, option):
     box.click()
     page.get_by_role("option", name=option, exact=True).click()
 

@@ -1,5 +1,4 @@
-"""Every text that may come from somebody else says that it is a script; in a real browser it stays a text, and nothing
-is fetched."""
+"""Every text of somebody else's says that it is a script; in a real browser it stays a text, and nothing is fetched."""
 
 import csv
 import json

@@ -2,6 +2,8 @@ from dataclasses import dataclass
 
 import pytest
 
+clock = pytest.fixture(lambda: Clock())
+
 
 @dataclass
 class Clock:
@@ -18,8 +20,3 @@ class FixedDevice:
     total_bytes: int = 16 * 10**9
     free_bytes: int = 16 * 10**9
     name: str = "fixed"
-
-
-@pytest.fixture
-def clock():
-    return Clock()

@@ -1,5 +1,4 @@
-"""The device and its cores: NVIDIA's driver is asked through its own libraries (here stand-ins), and cores are shared
-out between chat and a run: who computes is seen by every process of a home, and forgotten when it ends."""
+"""The device, asked through stand-ins of NVIDIA's libraries, and cores shared out between chat and a run."""
 
 import ctypes
 import importlib.util
@@ -96,9 +95,7 @@ def test_where_the_driver_cannot_be_asked_torch_is(installed, cuda, management, 
         ("", "linux", "cpu", "CPU"),
     ],
 )
-def test_engine_worker_and_session_manager_have_one_answer_for_every_maker_s_card(
-    installed, monkeypatch, tmp_path, built, system, kind, name
-):
+def test_every_maker_s_card_has_one_answer_everywhere(installed, monkeypatch, tmp_path, built, system, kind, name):
     """torch's own answers stand in for cards that are not here."""
     installed(None, None)
     (tmp_path / "version.py").write_text(f"cuda: str | None = None\n{built}\n")
@@ -230,8 +227,7 @@ def test_a_process_that_was_killed_holds_nothing(tmp_path, clock):
     worker = Lanes(tmp_path, 2, clock)
     command = [sys.executable, "-c", HOLDER, str(tmp_path)]
     with subprocess.Popen(command, cwd=PROJECT_ROOT, stdin=PIPE, stdout=PIPE, text=True) as holder:
-        assert holder.stdout.readline() == "in\n"
-        assert worker.threads("train") == 1
+        assert (holder.stdout.readline(), worker.threads("train")) == ("in\n", 1)
         holder.kill()
     clock.now_s += LINGER_S
     assert worker.threads("train") == 2

@@ -1,5 +1,4 @@
-"""The owner of the device: by cases, and the policy under random events through the manager that carries it out. Clock
-and unloading are the test's own."""
+"""The owner of the device, by cases and under random events; clock and unloading are the test's own."""
 
 import contextlib
 import queue
@@ -18,11 +17,7 @@ from tests.refused import refused
 from .conftest import Clock, FixedDevice
 
 GB = 10**9
-
-
-@pytest.fixture
-def manager(clock):
-    return DeviceManager(FixedDevice(), 10 * GB, clock)
+manager = pytest.fixture(lambda clock: DeviceManager(FixedDevice(), 10 * GB, clock))
 
 
 def granted(manager, lane="chat", session="a", needs=1):
@@ -86,8 +81,7 @@ def test_unloading_what_idles_returns_when_it_has_gone_or_time_is_up(clock):
         unload = unloads.get(timeout=30)
         assert not asking.done(), "it waits for the unload"
         unload()
-        assert asking.result(30) == ["idle"]
-        assert [one.name for one in manager.residents()] == ["used"]
+        assert (asking.result(30), [one.name for one in manager.residents()]) == (["idle"], ["used"])
     stuck = DeviceManager(FixedDevice(), 10 * GB, clock, lambda work: None)
     stuck.set_resident("stuck", GB, lambda: None)
     assert stuck.unload_idle(wait_s=0) == ["stuck"], "it is not waited for without end"
@@ -138,8 +132,7 @@ SIZES = {"base": 30, "full-1": 40, "full-2": 55, "large": 70}
 
 
 class World:
-    """The manager with its own clock and a list of unloads that end when the machine says so. Never is it over budget,
-    or a model in use gone; nobody starves, and nothing is held at the end."""
+    """Never over budget, no model in use gone, nobody starves, nothing is held at the end."""
 
     def __init__(self):
         self.clock, self.unloading = Clock(), deque[Callable[[], None]]()
@@ -155,8 +148,7 @@ class World:
         self.settle()
 
     def settle(self):
-        """Leases that were granted load their model; those still waiting count who passed them while only short work
-        ran."""
+        """Who was granted a lease loads a model; who waits counts who passed while only short work ran."""
         for request in self.open:
             for name in request.lease.residents if request.lease is not None else ():
                 self.manager.set_resident(name, SIZES[name], lambda name=name: self.unload(name))

@@ -98,9 +98,7 @@ CASES = {
         ([BOTH], [], [*BASE, idle("old", 3 * K)], 6 * K, ("old",)),
         ([BOTH, on(2, "base")], [], [idle("base", 2 * K), Resident("fixed", 3 * K)], 6 * K, ()),
     ],
-    "batches of long jobs take no place from a chat": [
-        ([ANNA, BEN, chat(6)], [Held("measure", 1), *BUSY], [], K, (6,))
-    ],
+    "long jobs take no place from a chat": [([ANNA, BEN, chat(6)], [Held("measure", 1), *BUSY], [], K, (6,))],
 }
 
 

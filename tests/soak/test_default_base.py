@@ -1,5 +1,4 @@
-"""On the real default base: every objective for a few steps, from the plan to the adapter in the library. By hand,
-about ten minutes."""
+"""On the real default base: every objective for a few steps, from plan to adapter. By hand, some ten minutes."""
 
 import json
 
@@ -17,11 +16,7 @@ pytestmark = [pytest.mark.soak, pytest.mark.real]
 STEPS, COUNT = 3, 48
 RESULTS = PROJECT_ROOT / "benchmarks" / "results" / "objectives.json"
 ROWS = PROJECT_ROOT / "examples" / "hospital_reports.jsonl"
-
-
-@pytest.fixture
-def settings(real_base, tmp_path):
-    return Settings(home=tmp_path / "home", base=str(real_base.path))
+settings = pytest.fixture(lambda real_base, tmp_path: Settings(home=tmp_path / "home", base=str(real_base.path)))
 
 
 def row_of(kind, prompt, answer, place):
@@ -56,8 +51,7 @@ def test_a_few_steps(services, tmp_path, objective, kind, method):
     assert view.state == "DONE", view.error
     events = EventReader(services.settings.runs_dir / run).read()
     evals, summary = [event["loss"] for event in events if event["event"] == "eval"], view.summary
-    assert len(view.loss) == STEPS
-    assert len(view.replies) == 3
+    assert (len(view.loss), len(view.replies)) == (STEPS, 3)
     assert objective == "grpo" or evals[-1] < evals[0], evals
     measured = {key: summary[key] for key in ("seconds", "tokens_per_s", "memory_ratio", "peak_memory_bytes")}
     measured |= {"figures": summary.get("figures"), "estimated_seconds": round(plan.seconds, 1)}

@@ -29,12 +29,12 @@ from tests.soak.torture import SAVE_STEPS, STEPS, clock, request, wait_for, wait
 
 __all__ = ["make_lora", "services"]
 pytestmark = pytest.mark.soak
+file = pytest.fixture(lambda tmp_path: put_rows(tmp_path / "rows.jsonl"))
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How often each fault is made. prefix: of the keys of its results. words, limit_bytes: the range that a run
-    without memory is drawn from."""
+    """How often each fault is made. prefix: of its results' keys. words, limit_bytes: of a run without memory."""
 
     prefix: str
     kills: int
@@ -48,8 +48,7 @@ class Scale:
     chance: random.Random = field(default_factory=random.Random)
 
     def rounds(self, key, count, one):
-        """``one`` so many times. What it measured is recorded after each: seconds are spread, other numbers at their
-        worst, words counted."""
+        """``one`` so many times; what is measured is recorded after each: spread, at its worst, counted."""
         made = {}
         for number in range(count):
             for name, value in one(number).items():
@@ -80,11 +79,6 @@ def scale(request, monkeypatch):
 @pytest.fixture
 def settings(scale, tiny_base, real_base, tmp_path):
     return Settings(home=tmp_path / "home", base=str(real_base.path if scale.prefix else tiny_base))
-
-
-@pytest.fixture
-def file(tmp_path):
-    return put_rows(tmp_path / "rows.jsonl")
 
 
 def at_step(services, run, step):
@@ -161,9 +155,7 @@ def test_kill_the_worker(scale, services, file):
 
 
 def test_kill_the_app(scale, settings, file, tmp_path):
-    """Two runs under an app, which is killed -9, and perhaps a worker with it; another app takes over. marked: the run
-    is RUNNING in the record and no pid is written yet. true_state_s: from the start of the new app's process until
-    every run's state was true."""
+    """Two runs under an app that is killed -9, perhaps with a worker, and taken over. marked: no pid is written yet."""
 
     def kill(number):
         moment, worker_too = ("marked", "loading", "running", "saving", "any")[number % 5], number % 4 == 3
@@ -252,8 +244,7 @@ def test_cancel(scale, services, file):
 
 
 def test_out_of_memory(scale, services, tmp_path):
-    """A run that takes more than it may: retried once by itself, failed with a setting that would fit, and that one
-    works."""
+    """A run that takes more than it may: retried once, failed with a setting that would fit, and that one works."""
 
     def starve(number):
         words, limit_bytes = scale.chance.randint(*scale.words), int(scale.chance.uniform(*scale.limit_bytes))
@@ -324,8 +315,7 @@ def fill(folder):
 
 @tiny_alone
 def test_disk_full(scale, settings, file, tmp_path):
-    """The disk of the home fills at some moment of a run: it fails and says why, its newest checkpoint still loads, and
-    with room again it goes on."""
+    """The disk fills during a run: it fails and says why, its newest checkpoint loads, and with room it goes on."""
     with small_disk(tmp_path / "small") as folder, supervised(replace(settings, home=folder)) as built:
 
         def fill_disk(_):

@@ -1,5 +1,4 @@
-"""Runs as real processes, on the tiny model: asked for, waited for, killed; and clients that leave, adapters that
-change hands. The tests of every day make a few rounds, the soak makes many."""
+"""Runs as real processes, asked for, waited for, killed; clients that leave; adapters that change hands."""
 
 import contextlib
 import json
@@ -81,8 +80,7 @@ def is_saving(services, run):
 
 
 def workers(home):
-    """pid -> run of every living worker of this home. A child of one that is about to run some other program is
-    none."""
+    """pid -> run of every living worker of this home; of its children those alone that are workers."""
     found, parents = {}, {}
     for process in psutil.process_iter(["cmdline", "status", "ppid"]):
         words = process.info["cmdline"] or []
@@ -128,8 +126,7 @@ def gone_away(services, times):
 
 
 def swap_storm(services, make_lora, turns):
-    """Eight threads, each attaching and asking one adapter after another. Returns the bytes by which the process grew
-    meanwhile."""
+    """Eight threads attach and ask one adapter after another. Returns the bytes by which the process grew."""
     engine = services.bases.engine()
     files = {f"a{seed}": AdapterFile(f"a{seed}", make_lora(seed), f"sha{seed}") for seed in range(3)}
     row = {name: Row("A prompt to tell them apart by", name, Sampling(max_tokens=6)) for name in files}
