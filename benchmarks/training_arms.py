@@ -86,7 +86,7 @@ def lora() -> Any:
     return LoraConfig(r=RANK, lora_alpha=2 * RANK, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
-def ours(method: str, base: str, file: str, steps: int, folder: str) -> dict[str, Any]:
+def ours(method: str, precision: str, base: str, file: str, steps: int, folder: str) -> dict[str, Any]:
     """The worker, as the app starts it."""
     from playground.training import worker
 
@@ -111,6 +111,7 @@ def ours(method: str, base: str, file: str, steps: int, folder: str) -> dict[str
         seed=SEED,
         save_steps=steps,
         split={"validation": [], "test": []},
+        precision=precision,
     ).write(run_dir)
     ended: list[float] = []
 
@@ -126,14 +127,14 @@ def ours(method: str, base: str, file: str, steps: int, folder: str) -> dict[str
     return {"losses": [event["loss"] for event in made], "ended": ended}
 
 
-def plain(base: str, file: str, steps: int, folder: str) -> dict[str, Any]:
+def plain(dtype: torch.dtype, base: str, file: str, steps: int, folder: str) -> dict[str, Any]:
     """transformers' Trainer with its own collator: rows padded on the right, labels too, logits of every place."""
     from peft import get_peft_model
     from transformers import DataCollatorForSeq2Seq
 
     tokenizer, rows = rows_of(base, file)
     set_seed(SEED)
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), lora())
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=dtype), lora())
     data = []
     for row in rows:
         ids = row.prompt_ids + row.completion_ids
@@ -164,7 +165,7 @@ def plain(base: str, file: str, steps: int, folder: str) -> dict[str, Any]:
     return {"losses": clock.losses, "ended": clock.ended, "tokens": tokens[:steps], "learned": learned[:steps]}
 
 
-def trl(base: str, file: str, steps: int, folder: str, **settings: Any) -> dict[str, Any]:
+def trl(dtype: torch.dtype, base: str, file: str, steps: int, folder: str, **settings: Any) -> dict[str, Any]:
     """TRL's SFTTrainer on prompts and completions: the loss is on the completions by its own default."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
@@ -174,7 +175,7 @@ def trl(base: str, file: str, steps: int, folder: str, **settings: Any) -> dict[
     data = Dataset.from_list([{"prompt": row.prompt_text, "completion": row.completion_text} for row in rows])
     clock = Clock()
     trainer = SFTTrainer(
-        model=AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32),
+        model=AutoModelForCausalLM.from_pretrained(base, dtype=dtype),
         args=SFTConfig(**common(folder, steps), **settings),
         train_dataset=data,
         processing_class=tokenizer,
@@ -189,14 +190,16 @@ def main() -> None:
     arm, base, file, steps, folder = sys.argv[1:6]
     before = product_flops()
     given = (base, file, int(steps), folder)
-    if arm == "plain_trainer":
-        found = plain(*given)
-    elif arm == "trl_sft":
-        found = trl(*given)
-    elif arm == "trl_sft_no_checkpointing":
-        found = trl(*given, gradient_checkpointing=False)
+    kind, half = arm.removesuffix("_bf16"), arm.endswith("_bf16")
+    dtype = torch.bfloat16 if half else torch.float32
+    if kind == "plain_trainer":
+        found = plain(dtype, *given)
+    elif kind == "trl_sft":
+        found = trl(dtype, *given)
+    elif kind == "trl_sft_no_checkpointing":
+        found = trl(dtype, *given, gradient_checkpointing=False)
     else:
-        found = ours({"ours": "lora", "ours_qlora": "qlora"}[arm], *given)
+        found = ours({"ours": "lora", "ours_qlora": "qlora"}[kind], "bf16" if half else "", *given)
     peak = own_bytes("VmHWM")
     print(json.dumps(found | {"flops": max(before, product_flops()), "peak_bytes": peak}), flush=True)
 

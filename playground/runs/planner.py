@@ -44,6 +44,7 @@ from playground.training.spec import (
     needs,
     reply_tokens,
     settings_of,
+    trains_in_half,
 )
 from playground.workspace.examples import DataService
 from playground.workspace.visitors import Quota
@@ -223,6 +224,7 @@ class Planner:
         """The whole run in one value. file: the copy of the examples that belongs to it. Raises InputError."""
         base, request = self._bases.resolve(), resolved.request
         longest, answers = self._longest(resolved)
+        packed = can_pack_sequences(self._bases.shapes().config)
         kept = {name: getattr(request, name) for name in settings_of(RunSettings)}
         decided = {"objective": resolved.objective, "max_tokens": resolved.max_tokens}
         planned = {name: getattr(plan, name) for name in ("steps", "lr", "rank", "rows")}
@@ -254,6 +256,7 @@ class Planner:
             reward_files={name: file for name, file in resolved.rewards.items() if file},
             start_path=str(resolved.start.path) if resolved.start else "",
             think=self._think(resolved),
+            precision="bf16" * (trains_in_half(resolved.objective, resolved.method, packed) and self._half()),
         )
 
     def _think(self, resolved: Resolved) -> str:
@@ -267,6 +270,7 @@ class Planner:
         base = BaseShapes.from_folder(Path(spec.base_path))
         shapes = own_weights(base)
         place = {"packed": can_pack_sequences(base.config), "cuda": isinstance(self._manager.device, CudaDevice)}
+        place["half"] = spec.precision == "bf16"
         there = spec.limit_memory_bytes or min(self._manager.budget_bytes, self._manager.device.free_bytes)
         if (setting := oom_advice(spec, shapes, there, **place)) is not None:
             return setting.words(spec), {"smaller": asdict(setting)}
@@ -366,7 +370,11 @@ class Planner:
             reward_models=sum(name.startswith(REWARD_MODEL) for name in resolved.rewards),
             packed=can_pack_sequences(self._bases.shapes().config),
             cuda=isinstance(self._manager.device, CudaDevice),
+            half=self._half(),
         )
+
+    def _half(self) -> bool:
+        return self._bases.precision.of(self._bases.resolve().path, "train") == "bf16"
 
     def _speed(self, method: str, objective: str) -> float | None:
         """Tokens a second of the newest finished run of this kind, else as the workers say; None = unknown."""

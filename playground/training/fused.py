@@ -5,7 +5,8 @@ A batch is one line of tokens: the prefix that all rows share, then the rest of 
 sees the tokens and gets the gradient that it would in its row alone. B rows of n tokens that share p cost p + B (n - p)
 tokens instead of B n. LoRA layers that read the same input are one product; all other layers are called as they are.
 Operations give what they take, fp32 or the half precision of a base that stays; attention takes q, k and v side by side
-in one tensor [tokens, (heads + 2 kv) * d].
+in one tensor [tokens, (heads + 2 kv) * d]. On a processor without autocast a base in bf16 is that in its products
+alone: what goes into them is rounded; all else, the adapter and its gradients too, stays in fp32.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ SHORT = 256  # tokens of a row up to which its attention weights are kept for th
 
 @dataclass(frozen=True)
 class Pair:
-    """A frozen weight [out, in], fetched when it is needed, its bias [out] or None, and the LoRA pair's scale."""
+    """A frozen weight [out, in], fetched when it is needed, its bias [out] or None, and the LoRA pair's scale. Those of
+    one product have one dtype."""
 
     weight: Callable[[], torch.Tensor]
     bias: torch.Tensor | None
     scale: float
     outputs: int
+    dtype: torch.dtype
 
 
 class LoraProducts(torch.autograd.Function):
@@ -45,10 +48,15 @@ class LoraProducts(torch.autograd.Function):
         downs, ups = factors[::2], factors[1::2]
         inner = x @ (downs[0] if len(downs) == 1 else torch.cat(downs)).t()
         out = x.new_empty(x.shape[0], sum(pair.outputs for pair in pairs))
+        rounded = x if pairs[0].dtype == x.dtype else x.to(pairs[0].dtype)
         at = of = 0
         for pair, down, up in zip(pairs, downs, ups, strict=True):
             part = out[:, at : at + pair.outputs]
-            if pair.bias is None:
+            if pair.dtype != x.dtype:
+                part.copy_(torch.mm(rounded, pair.weight().t()))
+                if pair.bias is not None:
+                    part.add_(pair.bias)
+            elif pair.bias is None:
                 torch.mm(x, pair.weight().t(), out=part)
             else:
                 torch.addmm(pair.bias, x, pair.weight().t(), out=part)
@@ -71,7 +79,10 @@ class LoraProducts(torch.autograd.Function):
             torch.mm(part, up * pair.scale, out=deep[:, rank])
             found.append(torch.mm(part.t(), inner[:, rank]).mul_(pair.scale))
             if back is not None:
-                if place:
+                if pair.dtype != x.dtype:
+                    share = torch.mm(part.to(pair.dtype), pair.weight())
+                    back = back.add_(share) if place else back.copy_(share)
+                elif place:
                     back.addmm_(part, pair.weight())
                 else:
                     torch.mm(part, pair.weight(), out=back)
@@ -356,6 +367,8 @@ def packed_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     base = _base(model)
     body = base.model
     h = body.embed_tokens(batch["input_ids"])[0]
+    if h.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+        h = h.float()
     cos, sin = (side[0, :, None, : side.shape[-1] // 2] for side in body.rotary_emb(h[None], batch["position_ids"]))
     rows = Rows(batch["spans"].tolist(), h)
     recompute = getattr(model, "recompute", False) and torch.is_grad_enabled()
@@ -368,10 +381,10 @@ def packed_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
             h, more = _layer(layer, h, more, cos, sin, rows, kept)
     _, states = _add_norm(h, more, body.norm)
     head = base.lm_head
-    if type(head) is torch.nn.Linear and head.bias is None and states.dtype == head.weight.dtype:
+    if type(head) is torch.nn.Linear and head.bias is None:
         total: torch.Tensor = AnswerLoss.apply(states, head.weight, batch["labels"])
         return total
-    return functional.cross_entropy(head(states).float(), batch["labels"], reduction="sum")
+    return functional.cross_entropy(_called(head, states).float(), batch["labels"], reduction="sum")
 
 
 def _layer(
@@ -387,7 +400,7 @@ def _layer(
     qkv = _product(modules, states)
     if qkv is None or hasattr(attention, "q_norm"):
         q, k, v = (
-            [module(states) for module in modules]
+            [_called(module, states) for module in modules]
             if qkv is None
             else qkv.split([heads.heads * d, heads.kv * d, heads.kv * d], dim=1)
         )
@@ -401,13 +414,24 @@ def _layer(
         h, mixed = h.index_select(0, kept), mixed.index_select(0, kept)
     h, states = _add_norm(h, _one(attention.o_proj, mixed), layer.post_attention_layernorm)
     both = _product((mlp.gate_proj, mlp.up_proj), states)
-    inner = mlp.act_fn(mlp.gate_proj(states)) * mlp.up_proj(states) if both is None else Gated.apply(both)
+    if both is None:
+        inner = mlp.act_fn(_called(mlp.gate_proj, states)) * _called(mlp.up_proj, states)
+    else:
+        inner = Gated.apply(both)
     return h, _one(mlp.down_proj, inner)
 
 
+def _called(module: Any, x: torch.Tensor) -> torch.Tensor:
+    """A linear layer, adapted or not, whose base may be in another precision."""
+    weight = module.weight
+    kind = weight.dtype if weight.is_floating_point() else x.dtype
+    out: torch.Tensor = module(x) if kind == x.dtype else module(x.to(kind)).to(x.dtype)
+    return out
+
+
 def _add_norm(h: torch.Tensor, more: torch.Tensor | None, norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    if h.dtype == norm.weight.dtype == torch.float32:
-        total, out = AddNorm.apply(h, more, norm.weight, norm.variance_epsilon)
+    if h.dtype == torch.float32:
+        total, out = AddNorm.apply(h, more, norm.weight.float(), norm.variance_epsilon)
         return total, out
     total = h if more is None else h + more
     return total, norm(total)
@@ -415,7 +439,7 @@ def _add_norm(h: torch.Tensor, more: torch.Tensor | None, norm: Any) -> tuple[to
 
 def _one(module: Any, x: torch.Tensor) -> torch.Tensor:
     out = _product((module,), x)
-    return module(x) if out is None else out
+    return _called(module, x) if out is None else out
 
 
 def _product(modules: tuple[Any, ...], x: torch.Tensor) -> torch.Tensor | None:
@@ -446,9 +470,10 @@ def _pair(module: Any, dtype: torch.dtype) -> tuple[Pair, tuple[torch.Tensor, to
     base, a, b = module.get_base_layer(), module.lora_A[name].weight, module.lora_B[name].weight
     if base.weight.requires_grad or a.dtype != torch.float32:
         return None
-    if type(base) is torch.nn.Linear and base.weight.dtype == dtype:
+    rounds = dtype == torch.float32 and base.weight.dtype == torch.bfloat16 and base.weight.device.type == "cpu"
+    if type(base) is torch.nn.Linear and (rounds or base.weight.dtype == dtype):
         weight = base.weight
-        return Pair(lambda: weight, base.bias, module.scaling[name], base.out_features), (a, b)
+        return Pair(lambda: weight, base.bias, module.scaling[name], base.out_features, weight.dtype), (a, b)
     if type(base).__name__ == "Linear4bit" and getattr(base.weight, "quant_state", None) is not None:
         from bitsandbytes.functional import dequantize_4bit
 
@@ -460,6 +485,7 @@ def _pair(module: Any, dtype: torch.dtype) -> tuple[Pair, tuple[torch.Tensor, to
             base.bias,
             module.scaling[name],
             base.out_features,
+            dtype,
         ), (a, b)
     return None
 

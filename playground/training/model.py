@@ -213,8 +213,9 @@ class Precision:
 
 
 def precision() -> Precision:
-    """bf16 where a GPU computes in it, fp16 on a CUDA device that does not; fp32 on a CPU, where bf16 can be a hundred
-    times slower; or what ``PLAYGROUND_PRECISION`` says, but for fp16 on a CPU, which has no GradScaler here."""
+    """bf16 where a GPU computes in it, fp16 on a CUDA device that does not; fp32 on a processor, where a run's own
+    ``precision`` tells what a base that stays is in, for its products alone; or what ``PLAYGROUND_PRECISION`` says, but
+    for fp16 on a CPU, which has no GradScaler here."""
     kind, chosen = accelerator(), os.environ.get(PRECISION, "auto")
     half = torch.bfloat16 if kind == "xpu" or (kind == "cuda" and computes_bf16()) else torch.float16
     suited = half if kind in ("cuda", "xpu") else torch.float32
@@ -236,16 +237,19 @@ def load_for_training(
     *,
     scorer: bool = False,
     start: Path | None = None,
+    rounded: bool = False,
 ) -> Any:
     """The base, in NF4 where the method asks for it, with the method's trainable part on top. Seeded.
     scorer: a reward model, which gives one score a row. start: the adapter (or whole model) whose weights it begins
-    with. Raises InputError for an option that this base has no place for."""
+    with. rounded: a processor multiplies by the base in bf16, as ``fused.py`` does. Raises InputError for an option
+    that this base has no place for."""
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, set_seed
 
     method.check(options)
     set_seed(seed)
     used = precision()
-    settings = LOCAL | {"dtype": used.weights(move=method.whole)}
+    half = rounded and used.device == "cpu" and not (method.whole or method.quantised)
+    settings = LOCAL | {"dtype": torch.bfloat16 if half else used.weights(move=method.whole)}
     if method.quantised:
         settings["quantization_config"] = nf4(used.compute, ["score"] if scorer else None)
         settings["device_map"] = {"": used.device}

@@ -170,6 +170,7 @@ class RunSpec(RunSettings):
     trained on. rewards: what ``grpo`` is rewarded by: checks, and ``model=ID`` for a reward model. reward_files: the
     paths these name, by reward. start, start_path: the adapter whose weights the run begins with, "" = a new one.
     docs: name of the documents whose passages stand in every question, "" = none; docs_path: the run's copy of them.
+    precision: ``bf16`` where a processor multiplies by a base that stays in it, "" = what suits the device.
     think: ``off`` where no answer holds a thought and the base is one that thinks: so the adapter is asked later."""
 
     run: str
@@ -205,6 +206,7 @@ class RunSpec(RunSettings):
     docs: str = ""
     docs_path: str = ""
     think: str = ""
+    precision: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 
@@ -325,11 +327,12 @@ def needs(
     reward_models: int = 0,
     packed: bool = False,
     cuda: bool = False,
+    half: bool = False,
 ) -> Estimate:
     """Estimate a run. tokens_p95, tokens_mean: prompt and answer of a row; answer_max: the longest answer.
     tokens_per_s: as a run of this objective measured it. reward_models: how many it is rewarded by. packed: whether
     ``can_pack_sequences`` the base. cuda: it is the memory of a CUDA device that counts, where a base that stays is in
-    bf16 and the process itself takes nothing.
+    bf16 and the process itself takes nothing. half: whether this processor trains in bf16 where it can.
     Raises InputError for options that the method or the base has no place for."""
     cost = COSTS[objective]
     packed = packed and objective == "sft" and not method.virtual
@@ -341,7 +344,7 @@ def needs(
     trained, saved = method.trains(shapes, rank, options), method.saves(shapes, rank, options)
     outputs = sum(one.outputs for one in layers)
     vocabulary = max((shape[0] for shape in shapes.values() if len(shape) == 2), default=0)
-    each = 2 if cuda else 4  # bytes a weight of a base that stays
+    each = 2 if cuda or (half and trains_in_half(objective, method, packed)) else 4  # bytes a weight that stays
     weights = total * (4 if method.whole else each)
     if method.quantised:
         weights = int(body * NF4_BYTES + (total - body) * 4)
@@ -363,6 +366,11 @@ def needs(
         total_params=total,
         batch_bytes=batch,
     )
+
+
+def trains_in_half(objective: str, method: Method, packed: bool) -> bool:
+    """Whether a processor may keep the base in bf16: the forward pass of ``fused.py`` rounds nothing else."""
+    return packed and objective == "sft" and not (method.virtual or method.whole or method.quantised)
 
 
 def rows_a_step(objective: str, batch_size: int) -> int:

@@ -106,3 +106,29 @@ def test_the_private_parts_that_are_overridden_are_there():
     assert callable(DPOTrainer.create_model_card)
     assert {"batch_samples", "device"} <= set(inspect.signature(Trainer._get_num_items_in_batch).parameters)
     refused("TrainableLM is no int", trainable, 1, error=TypeError)
+
+
+def test_on_a_processor_a_base_in_bf16_rounds_its_products_alone_and_a_run_keeps_it(spec, run_worker, tmp_path):
+    """Losses within a share of those of fp32, a checkpoint that is gone on from in bf16 whatever is measured then."""
+    found = {}
+    for said in ("", "bf16"):
+        run = replace(spec, method="lora", rank=4, lr=3e-3, precision=said, adapters_dir=str(tmp_path / f"to {said}"))
+        events = run_worker(run, tmp_path / f"run {said}")
+        assert events[-1]["event"] == "done", events[-1]
+        longer = run_worker(replace(run, steps=6), tmp_path / f"run {said}")
+        found[said] = [event["loss"] for event in longer if event["event"] == "step"]
+        weights = load_file(next((tmp_path / f"to {said}").glob("*/*.safetensors")))
+        assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    whole, half = found[""], found["bf16"]
+    assert whole != half
+    assert half == pytest.approx(whole, rel=0.02)
+    assert half[-1] < half[0]
+
+
+def test_what_a_processor_rounds_counts_half_and_only_where_the_forward_pass_is_written_for_it():
+    sizes = {"rank": 4, "steps": 10, "batch_size": 2, "tokens_p95": 64, "tokens_mean": 50, "answer_max": 20}
+    for method, objective, less in (("lora", "sft", 2), ("full", "sft", 0), ("prompt", "sft", 0), ("lora", "dpo", 0)):
+        whole, half = (
+            needs(objective, SHAPES, get_method(method), **sizes, packed=True, half=half) for half in (False, True)
+        )
+        assert whole.memory_bytes - half.memory_bytes == less * weights_in(SHAPES)

@@ -99,7 +99,8 @@ class Objective:
     def load(self, spec: RunSpec, method: Method) -> Any:
         """The model to train: the base with the method's part on top."""
         start = Path(spec.start_path) if spec.start_path else None
-        model = load_for_training(Path(spec.base_path), method, spec.rank, spec.seed, spec.method_options, start=start)
+        given = Path(spec.base_path), method, spec.rank, spec.seed, spec.method_options
+        model = load_for_training(*given, start=start, rounded=spec.precision == "bf16")
         if start is not None and hasattr(model, "peft_config"):
             # PEFT would ask a hub for a base of that name at every checkpoint
             model.peft_config["default"].base_model_name_or_path = spec.base_path
