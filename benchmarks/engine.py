@@ -4,6 +4,7 @@ included, greedy, on the default base.
 
     python benchmarks/engine.py [--rounds 3] [--before CHECKOUT] [--apps-only] [--llama-cpp PYTHON GGUF] [--add] [--out
     FILE]
+    python benchmarks/engine.py --precisions ...    # peers in bf16 and the app in fp32 too; ours in what it measured
     python benchmarks/engine.py --only switching|attaching|many --out ...     # the engine alone; put into what is there
 
 Ours is the real app in a process and a home of its own, asked over /v1 with 1, 2, 4 and 8 requests at once, the base
@@ -134,13 +135,18 @@ def measure(options: argparse.Namespace, base: Path, folder: Path, first: int) -
     if options.before:
         apps["before"] = Served(options.before, base, [folder / name for name in NAMES])
     names = ["peft_one_by_one", "peft_mixed_batch", "generate_base_batch", "generate_one_row"]
+    if options.precisions:
+        folders = [folder / name for name in NAMES]
+        apps["ours_fp32"] = Served(HERE.parent, base, folders, PLAYGROUND_PRECISION="fp32")
+        names += [f"{name}_bf16" for name in names if name != "generate_base_batch"]
     arms = [
         Arm(name, [sys.executable, str(ARMS), name, str(base), str(folder)]) for name in names if not options.apps_only
     ]
     if options.llama_cpp:
         python, gguf = options.llama_cpp
         arms.append(Arm("llama_cpp", [python, str(LLAMA), gguf]))
-    asks = {f"{name}_rows_{rows}": asking(app, rows) for name, app in apps.items() for rows in ROWS}
+    many = (1, 2, 4) if options.precisions else ROWS
+    asks = {f"{name}_rows_{rows}": asking(app, rows) for name, app in apps.items() for rows in many}
     asks |= {f"{name}_base_batch": asking(app, 4, base_only=True) for name, app in apps.items()}
 
     for ask in asks.values():
@@ -151,7 +157,7 @@ def measure(options: argparse.Namespace, base: Path, folder: Path, first: int) -
         ours, peft = asks["ours_rows_4"](first, TOKENS)["texts"], told["peft_one_by_one"]
         same = [a == b for a, b in zip(ours, peft, strict=True)]
         differences = [first_difference(a, b) for a, b in zip(ours, peft, strict=True)]
-        assert sum(same) >= 3, differences
+        assert options.precisions or sum(same) >= 3, differences
         assert len(set(ours)) == 4
         found = {"same_text_as_peft": same, "first_difference_at_character": differences}
 
@@ -170,8 +176,7 @@ def measure(options: argparse.Namespace, base: Path, folder: Path, first: int) -
 
 def ratios(seconds: dict[str, list[float]]) -> dict[str, Any]:
     replies = {
-        name: int(name.rpartition("_")[2]) if "_rows_" in name else 1 if name.endswith("one_row") else 4
-        for name in seconds
+        name: int(name.rpartition("_")[2]) if "_rows_" in name else 1 if "one_row" in name else 4 for name in seconds
     }
     speed = {name: replies[name] * TOKENS / statistics.median(taken) for name, taken in seconds.items()}
 
@@ -190,6 +195,16 @@ def ratios(seconds: dict[str, list[float]]) -> dict[str, Any]:
         "one_row_against_generate": ratio("ours_rows_1", "generate_one_row"),
         "seconds_of_one_row_against_two": round(statistics.median(one_after_other), 3),
     }
+    if "ours_fp32_rows_4" in speed:
+        peers = {"peft_one_by_one": "rows_4", "peft_mixed_batch": "rows_4", "generate_one_row": "rows_1"}
+        found["each_in_its_best_precision"] = {
+            peer: round(
+                max(speed[f"ours_{rows}"], speed[f"ours_fp32_{rows}"]) / max(speed[peer], speed[f"{peer}_bf16"]), 3
+            )
+            for peer, rows in peers.items()
+        }
+        found["both_in_fp32"] = {peer: ratio(f"ours_fp32_{rows}", peer) for peer, rows in peers.items()}
+        found["both_in_bf16"] = {peer: ratio(f"ours_{rows}", f"{peer}_bf16") for peer, rows in peers.items()}
     if "before_rows_1" in speed:
         found["against_before"] = {
             name: ratio(name, name.replace("ours", "before")) for name in speed if name.startswith("ours")
@@ -207,6 +222,7 @@ def main() -> None:
     parser.add_argument("--llama-cpp", nargs=2, metavar=("PYTHON", "GGUF"))
     parser.add_argument("--only", choices=REST, help="measure this, and put it into --out")
     parser.add_argument("--apps-only", action="store_true", help="ours and --before, without the others")
+    parser.add_argument("--precisions", action="store_true")
     parser.add_argument("--add", action="store_true")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()

@@ -31,12 +31,12 @@ Work = Callable[[list[str]], dict[str, Any]]
 class Peft:
     """PEFT's ways: one adapter after another, and a mixed batch."""
 
-    def __init__(self, base: Path, folder: Path) -> None:
+    def __init__(self, base: Path, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         from peft import PeftModel
 
         self.tokenizer = AutoTokenizer.from_pretrained(base)
         self.model: Any = PeftModel.from_pretrained(
-            AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), folder / "one", adapter_name="one"
+            AutoModelForCausalLM.from_pretrained(base, dtype=dtype), folder / "one", adapter_name="one"
         )
         self.attach_ms = []
         for name in NAMES[1:]:
@@ -111,13 +111,15 @@ class Ours:
 
 
 def build(arm: str, base: Path, folder: Path) -> Work:
-    """What one line on stdin runs."""
+    """What one line on stdin runs. ``_bf16`` at an arm's end: the base in bf16, as its library has it then."""
+    dtype = torch.bfloat16 if arm.endswith("_bf16") else torch.float32
+    arm = arm.removesuffix("_bf16")
     if arm.startswith("peft"):
-        peft = Peft(base, folder)
+        peft = Peft(base, folder, dtype)
         return timed(peft.one_by_one if arm == "peft_one_by_one" else peft.mixed)
     if arm.startswith("generate"):
         tokenizer = AutoTokenizer.from_pretrained(base)
-        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
 
         def generate(prompts: list[str]) -> list[str]:
             ids, seen = padded(encoded(tokenizer, prompts[:1] if arm == "generate_one_row" else prompts))

@@ -24,9 +24,9 @@ Ask = tuple[str, list[dict[str, str]]]
 
 class Served:
     """``python app.py`` in a home of its own, which holds the prepared base and the adapters. models: what they are
-    called there."""
+    called there. settings: ``PLAYGROUND_*`` variables."""
 
-    def __init__(self, checkout: Path, base: Path, adapters: Sequence[Path]) -> None:
+    def __init__(self, checkout: Path, base: Path, adapters: Sequence[Path], **settings: str) -> None:
         self._home = Path(tempfile.mkdtemp(prefix="served-"))
         (self._home / "bases").mkdir()
         (self._home / "bases" / base.name).symlink_to(base)
@@ -36,6 +36,7 @@ class Served:
         self._url = f"http://127.0.0.1:{port}"
         env = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "PLAYGROUND_"))}
         env |= {"PLAYGROUND_HOME": str(self._home), "GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1"}
+        env |= settings
         self.models = []
         for folder in adapters:
             command = [sys.executable, "-m", "playground", "adapters", "import", str(folder), "--json"]

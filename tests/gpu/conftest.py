@@ -20,3 +20,4 @@ class FixedDevice:
     total_bytes: int = 16 * 10**9
     free_bytes: int = 16 * 10**9
     name: str = "fixed"
+    kind: str = "fixed"
