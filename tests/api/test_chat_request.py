@@ -14,21 +14,6 @@ USER = {"role": "user", "content": "Hello"}
 HELLO = {"model": "base", "messages": [USER]}
 
 
-def test_what_is_not_named_is_as_openai_has_it():
-    asked = read_chat(HELLO)
-    assert asked.chat.messages == (Message("user", "Hello"),)
-    sampling = asked.chat.sampling
-    assert (sampling.temperature, sampling.top_p, sampling.max_tokens, sampling.top_k) == (1.0, 1.0, MAX_TOKENS, 0)
-    assert (asked.chat.replies, asked.chat.logprobs, asked.chat.fit) == (1, None, True)
-    assert (asked.stream, asked.usage) == (False, False)
-    assert 0 <= sampling.seed <= SEED_MAX
-    for none in ({}, {"seed": None}, {"seed": -1}):  # -1: as vLLM reads it
-        drawn = {read_chat(HELLO | none).chat.sampling.seed for _ in range(8)}
-        assert len(drawn) > 1, "a seed is drawn for each"
-        assert min(drawn) >= 0
-    assert read_chat(HELLO | dict.fromkeys(("seed", "stop", "max_tokens", "n", "tools", "logprobs", "stream_options")))
-
-
 def test_every_field_reaches_the_service_and_so_do_smaller_ways_of_saying_it():
     body = HELLO | {"temperature": 0, "top_p": 0.5, "max_tokens": 9, "max_completion_tokens": 8, "seed": 3, "n": 2}
     body |= {"stop": ["a", "b"], "logprobs": True, "top_logprobs": 4, "top_k": 5, "repetition_penalty": 1.2}
@@ -51,7 +36,19 @@ def test_every_field_reaches_the_service_and_so_do_smaller_ways_of_saying_it():
     assert (chat.sampling.stop, chat.sampling.top_k, chat.logprobs, chat.sampling.max_tokens) == (("x",), 0, 0, 600)
 
 
-def test_tools_and_calls_with_their_results_stand_in_the_chat():
+def test_what_is_not_named_is_as_openai_has_it_and_tools_and_calls_stand_in_the_chat():
+    asked = read_chat(HELLO)
+    assert asked.chat.messages == (Message("user", "Hello"),)
+    sampling = asked.chat.sampling
+    assert (sampling.temperature, sampling.top_p, sampling.max_tokens, sampling.top_k) == (1.0, 1.0, MAX_TOKENS, 0)
+    assert (asked.chat.replies, asked.chat.logprobs, asked.chat.fit) == (1, None, True)
+    assert (asked.stream, asked.usage) == (False, False)
+    assert 0 <= sampling.seed <= SEED_MAX
+    for none in ({}, {"seed": None}, {"seed": -1}):  # -1: as vLLM reads it
+        drawn = {read_chat(HELLO | none).chat.sampling.seed for _ in range(8)}
+        assert len(drawn) > 1, "a seed is drawn for each"
+        assert min(drawn) >= 0
+    assert read_chat(HELLO | dict.fromkeys(("seed", "stop", "max_tokens", "n", "tools", "logprobs", "stream_options")))
     look = {"type": "function", "function": {"name": "look", "parameters": {}}}
     call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": '{"word":"pi"}'}}
     called = {"role": "assistant", "content": None, "tool_calls": [call]}

@@ -130,9 +130,7 @@ def test_what_is_not_plain_data_is_refused(name, content, says, tmp_path):
     refused(says, written, f"{tmp_path / 'set'}@train", tmp_path)
 
 
-def test_the_command_line_reads_a_folder_and_says_that_the_hub_is_away(
-    folder, tmp_path, monkeypatch, capsys, tiny_base
-):
+def test_the_command_line_reads_a_folder_or_says_that_the_hub_is_away(folder, tmp_path, monkeypatch, capsys, tiny_base):
     monkeypatch.setenv("PLAYGROUND_HOME", str(tmp_path / "home"))
     assert main(["check", "owner/set@test", "--base", str(tiny_base), "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -354,7 +354,7 @@ def test_quick_lengths_are_those_of_the_renderer(tokenizer, turns):
         assert counted[row.row] == (rendered.cut + len(rendered.prompt_ids), len(rendered.completion_ids)), row
 
 
-def test_other_objectives_are_counted_like_the_renderer(tokenizer):
+def test_other_objectives_are_counted_like_the_renderer_and_a_row_that_teaches_nothing_is_bad(tokenizer):
     two = (("A long and thorough answer.", "No."), ("Yes.", "Much longer than that one."))
     pairs = usable(*(Preference(ASKED, *answers, at) for at, answers in enumerate(two, 1)))
     report = token_report(pairs, tokenizer, 60)
@@ -366,9 +366,6 @@ def test_other_objectives_are_counted_like_the_renderer(tokenizer):
     passages = token_report(usable(*(Passage(text, at) for at, text in enumerate(texts, 1))), tokenizer, 60)
     assert list(passages.answer_lengths) == [len(render.encode(tokenizer, text)) for text in texts]
     assert (passages.truncated, passages.cut) == (0, [])
-
-
-def test_a_row_that_teaches_nothing_or_that_the_template_refuses_is_bad_and_spoils_no_other(tokenizer):
     answers = enumerate(("<e>", "a", " <e>\n<e> "), 1)
     report = token_report(usable(*(chat("p", answer, row=row) for row, answer in answers)), Words(), 50)
     assert [row.row for row in report.bad] == [1, 3]

@@ -160,7 +160,7 @@ def test_every_mark_of_every_reply(judged):
         assert {name: bool(row["metrics"][name]) for name in marks} == marks, (row["side"], row["example"])
 
 
-def test_every_share_with_wilsons_interval(judged):
+def test_every_share_with_wilsons_interval_and_labels_by_scikit_learn(judged):
     record, rows = judged
     shares = [name for name, about in record["about"].items() if about["kind"] == "yes-no"]
     assert {"pass", "format"} <= set(shares)
@@ -172,9 +172,6 @@ def test_every_share_with_wilsons_interval(judged):
             one = side["metrics"][name]
             assert (one["value"], one["n"]) == (pytest.approx(found.statistic), len(values))
             assert (one["low"], one["high"]) == pytest.approx((interval.low, interval.high), abs=1e-9)
-
-
-def test_labels_by_scikit_learn(judged):
     record, rows = judged
     for side in record["sides"]:
         said = [row["reply"] for row in rows[side["side"]] if "reply" in row] if record["labels"] else []

@@ -217,9 +217,8 @@ def test_import_without_a_record_takes_the_name_of_the_folder_or_zip(library, tm
 def test_only_known_keys_and_plain_values_of_a_record_are_kept(library, tmp_path):
     changes = {"owner": "bob", "sha256": "0" * 64, "secret": {"token": "x"}, "method": "bottleneck", "rank": 64}
     changes |= {"created_s": 9e18, "steps": [1], "data": "a\nb", "loss": {"first": 1.0, "evil": "x"}}
-    run = a_run(
-        **changes, row_hashes=["ab" * 8, 3, "../x"], prompt_hashes="x", sketches=["cd" * 32, "<b>"], rows_known=False
-    )
+    changes |= {"row_hashes": ["ab" * 8, 3, "../x"], "prompt_hashes": "x", "sketches": ["cd" * 32, "<b>"]}
+    run = a_run(**changes, rows_known=False)
     card = library.import_path(adapter(tmp_path / "a", run=run), None, owner="ann")
     kept = record_of(card)
     assert not {"secret", "steps"} & set(kept)

@@ -21,12 +21,9 @@ METHODS = {"LORA": "lora", "IA3": "ia3", "PREFIX_TUNING": "p-tuning-v2", "PROMPT
 METHODS |= {"P_TUNING": "p-tuning", "BOTTLENECK": "bottleneck", None: "unknown"}
 
 
-def test_methods_have_the_names_of_the_command_line():
+def test_methods_have_the_names_of_the_command_line_and_a_full_fine_tune_is_read_in_one_file_or_several(tmp_path):
     assert {peft_type: method_of({"peft_type": peft_type}) for peft_type in METHODS} == METHODS
     assert method_of({"peft_type": "PREFIX_TUNING", "prefix_projection": True}) == "prefix"
-
-
-def test_a_full_fine_tune_in_one_file_or_several(tmp_path):
     for name in ("config.json", "run.json"):
         (tmp_path / name).write_text(json.dumps(a_run(method="full", rank=None)))
     sharded_base(tmp_path)

@@ -66,7 +66,7 @@ def ended(services, id, owner="local"):
     return services.bench.show(id, owner)
 
 
-def test_every_version_and_count_on_validation_rows_and_a_verdict_says_how_its_prompt_was_found(
+def test_every_version_and_count_is_scored_and_a_verdict_says_how_its_prompt_was_found(
     services, rows_file, kept, asked
 ):
     id = services.bench.score(rows_file, kept, (0, 2), (CHECK,), max_tokens=4)
@@ -121,9 +121,7 @@ def test_stopped_while_it_runs_it_keeps_what_was_measured(services, rows_file, k
     assert f"on {view.record['examples']} validation rows" in services.bench.best(id).sentence
 
 
-def test_a_wrong_call_runs_nothing_and_the_held_out_rows_of_a_shipped_set_stand_for_the_set(
-    services, rows_file, kept, tmp_path
-):
+def test_a_wrong_call_runs_nothing_and_held_out_rows_of_a_set_stand_for_it(services, rows_file, kept, tmp_path):
     few, score = put_rows(tmp_path / "few.jsonl", 9), services.bench.score
     refused("no validation part", score, few, kept, (0,), ())
     refused("no version to score.*No number of shots", score, rows_file, [], (), ())

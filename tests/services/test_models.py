@@ -445,7 +445,7 @@ class Card(CudaDevice):
     total_bytes = free_bytes = 10**12
 
 
-def test_a_base_counts_by_what_it_takes_and_packed_weights_by_their_files(
+def test_a_base_counts_by_what_it_takes_packed_weights_by_their_files(
     settings, manager, tmp_path, tiny_base, real_base
 ):
     import torch

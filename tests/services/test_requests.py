@@ -54,7 +54,7 @@ def test_settings_come_back_as_they_went_and_other_files_by_their_names():
     assert (sly.docs, sly.rewards) == (Path("passwd"), ("json-schema:passwd",)), "a file of settings opens nothing"
 
 
-def test_what_is_left_out_moves_no_row_of_the_verdict_and_readings_reach_the_plan(
+def test_what_is_left_out_moves_no_row_of_the_verdict_and_a_reading_reaches_plans(
     services, rows_file, tmp_path, settings
 ):
     lines = rows_file.read_text("utf-8").splitlines()

@@ -306,9 +306,7 @@ def test_what_cannot_be_measured_or_read_is_refused_before_anything_runs(service
     assert services.verdicts.views() == []
 
 
-def test_a_verdict_is_extended_by_rows_that_were_not_measured_of_its_part_with_the_same_shots(
-    services, asked, tmp_path
-):
+def test_a_verdict_is_extended_by_rows_not_yet_measured_of_its_part_with_the_same_shots(services, asked, tmp_path):
     first = last(services.verdicts.run(replace(asked, limit=4, maximum=10)))
     assert (first.record["look"], first.record["examples"], first.record["maximum"]) == (1, 4, 10)
     assert first.record["facts"]["used_before"] == 0

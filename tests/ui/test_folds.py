@@ -57,15 +57,12 @@ def benched(services):
     return services
 
 
-def test_the_box_holds_the_sets_prompt_until_somebody_writes_another(benched, call, prompts):
+def test_the_box_holds_the_sets_prompt_and_versions_are_kept_listed_with_scores_and_removed(benched, call, prompts):
     prompt = "End with Reviewed by Dr. Sharma."
     for written, source, text in (("", SET, prompt), ("mine", SET, None), (prompt, FILE, "")):
         drawn = call(bench.opened, prompts, text=written, where=where(source))
         assert drawn.get(prompts.text) == text
         assert ("Every row of this file" in str(drawn.get(prompts.error))) == (source == FILE)
-
-
-def test_versions_are_kept_listed_with_their_scores_and_removed(benched, call, prompts):
     file = benched.data.sets()[0].file
     call(bench.keep, prompts, text="Be glad", where=where())
     benched.bench.keep.assert_called_once_with("Be glad", file, "local")
@@ -331,17 +328,6 @@ SOURCE = Source(Path("rows.jsonl"), "rows", "rows", leave_out=("duplicate",), go
 FORM = {"source": SOURCE, "check": " json ", "form": {"batch_size": 4, "max_tokens": 512, "seed": 9}}
 
 
-def test_a_race_is_started_with_the_forms_settings(raced, call, fold):
-    started = call(race.start, fold, methods=["lora", "ia3"], kind="minutes", amount=2.5, **FORM)
-    assert started == {fold.race: "race1"}
-    ((request,), _) = raced.race.start.call_args
-    assert (request.methods, request.minutes, request.steps) == (("lora", "ia3"), 2.5, None)
-    assert (request.batch_size, request.max_tokens, request.seed, request.leave_out) == (4, 512, 9, ("duplicate",))
-    with pytest.raises(InputError, match=words.TRAIN_EMPTY):
-        call(race.start, fold, methods=["lora"], kind="steps", amount=20, **FORM | {"source": Source()})
-    raced.race.start.assert_called_once()
-
-
 def test_what_was_sent_is_left_alone_and_a_refresh_takes_up_a_race_that_lives(raced, call, fold):
     shown = call(race.show, fold, race="race1", sent={}, which="score")
     assert set(shown) | {fold.fold} == set(fold.shown)
@@ -364,7 +350,15 @@ def test_what_was_sent_is_left_alone_and_a_refresh_takes_up_a_race_that_lives(ra
     assert none[fold.timer]["active"] is False
 
 
-def test_a_row_becomes_a_side_only_if_it_is_this_races_and_there(raced, call, fold):
+def test_a_race_is_started_with_the_forms_settings_and_a_row_of_it_becomes_a_side(raced, call, fold):
+    started = call(race.start, fold, methods=["lora", "ia3"], kind="minutes", amount=2.5, **FORM)
+    assert started == {fold.race: "race1"}
+    ((request,), _) = raced.race.start.call_args
+    assert (request.methods, request.minutes, request.steps) == (("lora", "ia3"), 2.5, None)
+    assert (request.batch_size, request.max_tokens, request.seed, request.leave_out) == (4, 512, 9, ("duplicate",))
+    with pytest.raises(InputError, match=words.TRAIN_EMPTY):
+        call(race.start, fold, methods=["lora"], kind="steps", amount=20, **FORM | {"source": Source()})
+    raced.race.start.assert_called_once()
     assert call(race.side_of, fold, picked="mine", race="race1") == {fold.chosen: "mine"}
     for wrong in ("somebody_elses", "", "../x"):
         chosen = call(race.side_of, fold, picked=wrong, race="race1")

@@ -39,17 +39,7 @@ def stored(services):
     return made
 
 
-def test_the_list_says_what_there_is_and_escapes_names(stored, call, view):
-    drawn = call(sidebar.show_storage, view)
-    assert drawn[view.fold]["label"] == "Storage: 547 MB"
-    buttons = ('data-id="run:r1"', 'data-id="checkpoints:"')
-    says(drawn[view.listing], "71.0 GB of the disk are free.", "&lt;img", "in use", *buttons)
-    assert 'data-id="base:b"' not in drawn[view.listing], "what is in use has no button"
-    stored.items.return_value = []
-    assert call(sidebar.show_storage, view)[view.fold]["label"] == "Storage: empty"
-
-
-def test_first_the_question_then_the_deed(stored, call, view):
+def test_first_the_question_then_the_deed_of_one_thing_or_a_kind_at_once(stored, call, view):
     asked = call(sidebar.ask, view, picked="upload:local/u")
     assert (asked[view.asked], asked[view.question]["visible"]) == ("upload:local/u", True)
     assert asked[view.yes] == "Yes, remove"
@@ -62,9 +52,6 @@ def test_first_the_question_then_the_deed(stored, call, view):
     says(done[view.message], "Removed: 1 upload, 700 B.")
     stored.remove.side_effect = BusyError("smollm2-135m stays: it is in use.")
     says(call(sidebar.remove, view, asked="base:b")[view.message], "stays: it is in use")
-
-
-def test_a_kind_at_once_and_what_stays(stored, call, view):
     asked = call(sidebar.ask, view, picked="checkpoints:")
     says(asked[view.words], "Free checkpoints of ended runs (1 checkpoint folder, 5.0 MB)?")
     removed = call(sidebar.remove, view, asked="checkpoints:")[view.message]
@@ -89,6 +76,13 @@ def test_known_bases_are_listed_looked_at_and_a_download_is_stopped(services, ca
     assert services.bases.stopped == 1
 
 
-def test_what_the_page_sends_is_not_trusted(stored, call, view):
+def test_the_list_says_what_there_is_and_what_the_page_sends_is_not_trusted(stored, call, view):
+    drawn = call(sidebar.show_storage, view)
+    assert drawn[view.fold]["label"] == "Storage: 547 MB"
+    buttons = ('data-id="run:r1"', 'data-id="checkpoints:"')
+    says(drawn[view.listing], "71.0 GB of the disk are free.", "&lt;img", "in use", *buttons)
+    assert 'data-id="base:b"' not in drawn[view.listing], "what is in use has no button"
+    stored.items.return_value = []
+    assert call(sidebar.show_storage, view)[view.fold]["label"] == "Storage: empty"
     for wanted in ("", "nonsense", "upload:../../etc", "base:x", ":", "run:r1:x"):
         refused("There is no", call, sidebar.ask, view, picked=wanted, error=NotFoundError)

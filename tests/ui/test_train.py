@@ -198,9 +198,7 @@ def test_an_edited_cell_becomes_a_copy_of_the_file(services, call, tab):
     assert tab.source not in nothing
 
 
-def test_the_preview_colours_what_is_learned_and_before_the_base_is_ready_nothing_waits_for_it(
-    services, call, tab, read
-):
+def test_the_preview_colours_what_is_learned_and_nothing_waits_for_the_base_to_be_ready(services, call, tab, read):
     shown = call(rows.preview, tab, source=ROWS, max_tokens=2048, by=1)
     assert shown[tab.source].index == 1
     coloured = "Coloured: the 2 tokens it learns to write. The rest, 1 token, is only read."

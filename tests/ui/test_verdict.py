@@ -191,7 +191,17 @@ def test_what_is_right_is_stated_first_with_rows_as_it_marks_them(services, call
     refused("cannot be tested", start, "base", source=UPLOAD, uploaded=uploaded, terms={"bar": 4})
 
 
-def test_examples_are_filtered_and_a_verdict_with_room_is_extended(judged, call, tab):
+def test_a_reply_is_replayed_examples_are_filtered_and_a_verdict_with_room_is_extended(judged, call, tab):
+    def replay(picked):
+        return str(call(verdict_shown.replay, tab, picked=picked, followed=ID)[tab.replayed]["value"])
+
+    assert "the same text again" in replay("39|3")
+    ((saved, owner, session),) = judged.replay.asked
+    assert (saved.stamp["adapter"], owner, session) == ("ward", "local", "tab-1")
+    judged.replay.same = False
+    says(replay("39|0"), "another text from 4 letters on")
+    for wrong in ("39|9", "x|0", "", "39", "4000|0", "39|-1"):
+        refused("", replay, wrong)
     whole = call(verdict_shown.shown, tab, followed=ID, fault="")
     assert [whole[one]["visible"] for one in (tab.extend, tab.rejoin)] == [False, False]
     assert whole[tab.fault].visible
@@ -405,7 +415,15 @@ def test_a_link_opens_only_ones_own_and_ids_of_another_do_nothing(judged, call, 
     assert judged.replay.asked == []
 
 
-def test_exports_are_made_when_asked_for_and_deleting_asks(judged, call, tab):
+def test_other_answers_judge_anew_without_asking_exports_are_made_when_asked_for_and_deleting_asks(judged, call, tab):
+    said = {"volume": 2_000_000, "changes": "weekly", "latency": 3, "budget": 10, "forgets": 9.5}
+    said |= {"prices": '{"currency": "EUR"}'}
+    drawn = call(verdict_shown.again, tab, followed=ID, situation=said, fault="")
+    says(drawn[tab.body], "Fine-tune.")
+    says(drawn[tab.judged], "nothing was asked again")
+    ((questions, prices),) = judged.verdicts.judged
+    assert (questions.volume, questions.changes, prices.currency) == (2_000_000, "weekly", "EUR")
+    refused("daily", call, verdict_shown.again, tab, followed=ID, situation={**SITUATION, "changes": "daily"}, fault="")
     made = call(verdict_shown.export, tab, how="csv", followed=ID)
     assert made[tab.file]["value"].endswith(f"verdict-{ID}.csv")
     judged.verdicts.record = None
@@ -417,30 +435,6 @@ def test_exports_are_made_when_asked_for_and_deleting_asks(judged, call, tab):
     left = call(verdict_shown.remove, tab, followed=ID, fault="")
     assert judged.verdicts.removed == [ID]
     says(left[tab.head], words.VERDICT_EMPTY)
-
-
-def test_other_answers_judge_anew_without_asking(judged, call, tab):
-    said = {"volume": 2_000_000, "changes": "weekly", "latency": 3, "budget": 10, "forgets": 9.5}
-    said |= {"prices": '{"currency": "EUR"}'}
-    drawn = call(verdict_shown.again, tab, followed=ID, situation=said, fault="")
-    says(drawn[tab.body], "Fine-tune.")
-    says(drawn[tab.judged], "nothing was asked again")
-    ((questions, prices),) = judged.verdicts.judged
-    assert (questions.volume, questions.changes, prices.currency) == (2_000_000, "weekly", "EUR")
-    refused("daily", call, verdict_shown.again, tab, followed=ID, situation={**SITUATION, "changes": "daily"}, fault="")
-
-
-def test_a_reply_is_replayed_from_its_stamp(judged, call, tab):
-    def replay(picked):
-        return str(call(verdict_shown.replay, tab, picked=picked, followed=ID)[tab.replayed]["value"])
-
-    assert "the same text again" in replay("39|3")
-    ((saved, owner, session),) = judged.replay.asked
-    assert (saved.stamp["adapter"], owner, session) == ("ward", "local", "tab-1")
-    judged.replay.same = False
-    says(replay("39|0"), "another text from 4 letters on")
-    for wrong in ("39|9", "x|0", "", "39", "4000|0", "39|-1"):
-        refused("", replay, wrong)
 
 
 def test_files_that_cannot_be_used_are_said_and_an_empty_number_field_is_no_limit(services, call, tab):
