@@ -36,13 +36,7 @@ from playground.data.example import (
 )
 from playground.data.files import MEBI, READING, Part, Paths, no_usable_rows, opened, plain_split, read_parts
 from playground.data.layouts import first_won, options_text, source_text
-from playground.data.records import (
-    AS_FOUND,
-    OnProgress,
-    Progress,
-    Reading,
-    reading_of,
-)
+from playground.data.records import AS_FOUND, OnProgress, Progress, Reading, reading_of
 from playground.data.split import Repeats
 from playground.data.tools import OPEN
 from playground.data.turns import (
@@ -185,11 +179,7 @@ def validate(parts: Sequence[Part], progress: Progress, reading: Reading = AS_FO
     )
 
 
-def _as_they_are(turns: Turns) -> Turns:
-    return turns
-
-
-def _row(record: Record, shape: Shape, number: int, mend: Mend = _as_they_are) -> Row:
+def _row(record: Record, shape: Shape, number: int, mend: Mend = lambda turns: turns) -> Row:
     """Raises Unusable."""
     for column in shape.pictures:
         if isinstance(record.get(column), list | dict | bytes) and record[column]:

@@ -18,16 +18,7 @@ from typing import Any
 
 from playground.data.example import Example, Row, Unused, style_of, texts_of, without_end
 from playground.data.tools import DESCRIBED, pieces
-from playground.data.turns import (
-    MASKS,
-    STRUCTURE,
-    Unusable,
-    is_turn,
-    is_turns,
-    read_transcript,
-    read_turns,
-    turn_text,
-)
+from playground.data.turns import MASKS, STRUCTURE, Unusable, is_turn, is_turns, read_transcript, read_turns, turn_text
 
 
 @lru_cache(maxsize=4096, typed=True)
@@ -230,26 +221,17 @@ _PLAIN = STRUCTURE | MASKS | {"content", "value"}
 _TRUSTED = ("messages", "prompt", "completion", "chosen", "rejected", "text", "tools")
 """Roles whose text reaches the example, be it taken apart on its way (``Human: … Assistant: …``)."""
 _BELONGS = {
-    "histories": "earlier turns of the conversation",
-    "systems": "a system prompt",
-    "contexts": "what the answer is taken from",
-    "media": "pictures, sound or other files, which are not trained on here",
-    "options": "options to choose from",
-    "reasonings": "what is thought before the answer",
-    "tools": "tools that may be called, or calls of them",
-    "inputs": "part of the question",
-    "asks_for_input": "part of the question",
+    "histories": ("earlier turns of the conversation", "history"),
+    "systems": ("a system prompt", "system"),
+    "contexts": ("what the answer is taken from", "input"),
+    "media": ("pictures, sound or other files, which are not trained on here", ""),
+    "options": ("options to choose from", "options"),
+    "reasonings": ("what is thought before the answer", "thought"),
+    "tools": ("tools that may be called, or calls of them", ""),
+    "inputs": ("part of the question", "input"),
+    "asks_for_input": ("part of the question", "input"),
 }
-"""Role in the table of names -> what a column of such a name is."""
-_ROLES = {
-    "histories": "history",
-    "reasonings": "thought",
-    "systems": "system",
-    "contexts": "input",
-    "options": "options",
-    "inputs": "input",
-    "asks_for_input": "input",
-}
+"""Role in the table of names -> what a column of such a name is, and the role of a file that could take it in."""
 _NAMED, _LOOKS = "Its name says that it is", "What it holds looks like"
 _WORD = re.compile(r"[^\W\d_]+")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
@@ -296,7 +278,8 @@ class Usage:
             elif seen.lost and len(path) == 1:
                 self._known.add(path[0])
             if not (trusted or seen.lost):
-                whole = whole or "\n".join((*texts_of(row), *_thoughts(row), *mended))
+                thoughts = [turn.thought for turn in row.messages if turn.thought] if isinstance(row, Example) else []
+                whole = whole or "\n".join((*texts_of(row), *thoughts, *mended))
                 seen.lost = not self._stands(path, value, whole)
 
     def _leaves(self, record: Mapping[str, Any]) -> Iterator[tuple[_Place, Any, bool]]:
@@ -351,8 +334,9 @@ class Usage:
             kind, why = "histories", _LOOKS
         if kind is None:
             return Unused(name)
-        role = self._role(_ROLES.get(kind, ""), name, values) if name in self._columns else ""
-        return Unused(name, f"{why} {_BELONGS[kind]}; no example holds it.", role if role in self._free else "")
+        what, role = _BELONGS[kind]
+        role = self._role(role, name, values) if name in self._columns else ""
+        return Unused(name, f"{why} {what}; no example holds it.", role if role in self._free else "")
 
     def _role(self, role: str, name: str, values: list[Any]) -> str:
         """The role that can take a column in as it is, "" for none. values: some of what stands in it."""
@@ -372,30 +356,19 @@ class Usage:
         return "" if role == "thought" and whole else role
 
 
-def _thoughts(row: Row) -> list[str]:
-    return [turn.thought for turn in row.messages if turn.thought] if isinstance(row, Example) else []
-
-
 def _is_plain(value: Any) -> bool:
     """Whether these are turns of text alone."""
-    if not isinstance(value, list):
-        return False
-    for turn in value:
-        if not isinstance(turn, dict) or not _PLAIN.issuperset(turn):
-            return False
-        if not isinstance(turn.get("content", turn.get("value")), str):
-            return False
-    return True
+    return isinstance(value, list) and all(
+        isinstance(turn, dict) and _PLAIN.issuperset(turn) and isinstance(turn.get("content", turn.get("value")), str)
+        for turn in value
+    )
 
 
 def _inside(path: _Place, value: Any, depth: int) -> Iterator[tuple[_Place, Any]]:
     if isinstance(value, dict):
         flat = len(path) == 1 and depth <= 4 and is_nested(value)
         for key, inner in value.items():
-            if not flat:
-                yield from _inside((*path, f".{key}"), inner, depth + 1)
-            else:
-                yield from _inside((f"{path[0]}.{clean_name(key)}",), inner, depth + 1)
+            yield from _inside((f"{path[0]}.{clean_name(key)}",) if flat else (*path, f".{key}"), inner, depth + 1)
     elif isinstance(value, list):
         for inner in value:
             yield from _inside((*path, "[]") if isinstance(inner, dict) else path, inner, depth + 1)

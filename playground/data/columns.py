@@ -93,11 +93,8 @@ def _verdict(columns: list[Column]) -> str | None:
 def _options(columns: list[Column], *taken: str) -> str | None:
     """The options of a question: a list, or the first of the columns that hold one each."""
     each = option_columns(column.name for column in columns)
-    return (
-        each[0]
-        if each and each[0] not in taken and each[1] not in taken
-        else named(columns, "lists_of_options", "texts")
-    )
+    own = each and each[0] not in taken and each[1] not in taken
+    return each[0] if own else named(columns, "lists_of_options", "texts")
 
 
 def _preference(columns: list[Column], given: Mapping[str, str]) -> Guess | None:
@@ -317,12 +314,8 @@ def detect(records: Records, mapping: Mapping[str, str] | None = None) -> Shape:
     guess = guess_roles(columns, given)
     if given:
         guess = Guess({**guess.mapping, **given}, guess.confidence, f"partly as you said, the rest {guess.why}")
-    marked = [
-        f"{column.name} ({column.markup})"
-        for column in every
-        if column.markup and column.name in guess.mapping.values()
-    ]
-    if marked:
+    used = (column for column in every if column.name in guess.mapping.values())
+    if marked := [f"{column.name} ({column.markup})" for column in used if column.markup]:
         guess = guess._replace(why=f"{guess.why}; a template's marks are read as turns: {listed(marked)}")
     if shape := _prompts_only(every, given, guess, records):
         return shape

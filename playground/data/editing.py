@@ -118,11 +118,8 @@ def as_record(row: Row) -> dict[str, Any]:
 
 def _turns(turns: Sequence[Message]) -> list[dict[str, Any]]:
     told = [turn for turn in turns if turn.role != TOOLS]
-    plain = (
-        laid_out(turns, TEXT).turns
-        if uses_tools(turns)
-        else [{"role": one.role, "content": one.content} for one in told]
-    )
+    named = [{"role": one.role, "content": one.content} for one in told]
+    plain = laid_out(turns, TEXT).turns if uses_tools(turns) else named
     return [
         made | ({} if one.learned else {"weight": 0}) | ({"reasoning_content": one.thought} if one.thought else {})
         for made, one in zip(plain, told, strict=True)

@@ -300,11 +300,11 @@ _DAMAGED_ZIP = (
     zipfile.BadZipFile,
     zlib.error,
     lzma.LZMAError,
+    struct.error,
     EOFError,
     RuntimeError,
     ValueError,
     OSError,
-    struct.error,
 )
 
 

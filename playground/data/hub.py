@@ -268,12 +268,8 @@ def _check_builder(builder: Any, dataset: DatasetId, name: str) -> None:
         what = f"{kind[-1]} files; {', '.join(sorted(_FORMATS))} are read"
         raise InputError(f"{name} holds {what}. Name another data set.")
     for file in (str(file) for files in (builder.config.data_files or {}).values() for file in files):
-        own = (
-            Path(file).resolve().is_relative_to(dataset.name)
-            if dataset.is_local
-            else file.startswith(f"hf://datasets/{dataset.name}@")
-        )
-        if not own:
+        own = file.startswith(f"hf://datasets/{dataset.name}@")
+        if not (Path(file).resolve().is_relative_to(dataset.name) if dataset.is_local else own):
             raise InputError(f"{name} names a file outside itself: {file[:200]}. It is not read.")
 
 

@@ -142,7 +142,8 @@ def answer_text(name: str, value: Any, beside: Mapping[str, Any]) -> Any:
     if all(isinstance(item, dict) for item in value) and not is_turns(value):
         if all("text" in item and "answer_start" in item for item in value):
             return [item["text"] for item in value]  # 3
-        return value if kind == "scored" and len(value) > 1 and _is_scored(value[0]) else _json_of(value)
+        scored = kind == "scored" and len(value) > 1 and not _SCORED.isdisjoint(value[0])
+        return value if scored or any(not _WRAPPERS.isdisjoint(item) for item in value) else written(value)
     return value
 
 
@@ -153,14 +154,6 @@ def _is_annotated(record: Mapping[str, Any]) -> bool:
 
 
 _TEXT_AND_LABELS = frozenset({"id", "text", "label", "labels", "cats", "entities", "intents", "slots"})
-
-
-def _json_of(value: list[Any]) -> Any:
-    return value if any(not _WRAPPERS.isdisjoint(item) for item in value) else written(value)
-
-
-def _is_scored(item: Mapping[str, Any]) -> bool:
-    return any(key in item for key in ("overall_score", "score", "rating", "fine-grained_score", "rank"))
 
 
 def _wraps(value: Mapping[str, Any]) -> bool:
@@ -250,6 +243,7 @@ _MAX_DEPTH = 3  # of objects in objects
 
 
 _SCORES = ("overall_score", "score", "rating", "fine-grained_score")
+_SCORED = {*_SCORES, "rank"}
 
 
 _ANSWERS = ("response", "answer", "completion", "output", "text", "content")

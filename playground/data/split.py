@@ -219,8 +219,7 @@ def row_hash(row: Row) -> str:
 
 def prompt_hash(row: Row) -> str:
     """The same of a row's prompt alone, "" for raw text."""
-    asked = _asked(row)
-    return _hash(asked) if asked else ""
+    return _hash(asked) if (asked := _asked(row)) else ""
 
 
 def sketch(row: Row) -> str:

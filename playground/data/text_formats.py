@@ -91,15 +91,12 @@ def _in_split(row: Any, split: str) -> Any:
 
 def _is_row(value: dict[str, Any]) -> bool:
     """Whether an object with lists in it is itself a row: it holds a chat, or an answer beside its prompt."""
-    if any(
-        isinstance(items, list) and _is_chat(items) and spelling(key) in NAMES["chats"] for key, items in value.items()
-    ):
+    lists = {key: items for key, items in value.items() if isinstance(items, list)}
+    if any(_is_chat(items) and spelling(key) in NAMES["chats"] for key, items in lists.items()):
         return True
-    rows = [item for items in value.values() if isinstance(items, list) for item in items[:1] if isinstance(item, dict)]
-    if any(
-        all(any(spelling(key) in NAMES[role] for key in row) for role in ("prompts", "completions")) for row in rows
-    ):
-        return False
+    for row in (item for items in lists.values() for item in items[:1] if isinstance(item, dict)):
+        if all(any(spelling(key) in NAMES[role] for key in row) for role in ("prompts", "completions")):
+            return False
     told = [key for key, one in value.items() if isinstance(one, str) and spelling(key) in NAMES["prompts"]]
     return bool(told) and any(spelling(key) in NAMES["completions"] for key in value if key not in told)
 

@@ -251,10 +251,8 @@ def fitted(calls: Sequence[Call], tools: Sequence[Mapping[str, Any]]) -> list[Ca
         properties, required = ((schema or {}).get(key) for key in ("properties", "required"))
         takes = properties if isinstance(properties, Mapping) and properties else call.arguments
         given = {name: value for name, value in call.arguments.items() if value is not None or name in takes}
-        missing = (
-            [one for one in required if isinstance(one, str) and one not in given] if isinstance(required, list) else []
-        )
-        if missing:
+        needed = required if isinstance(required, list) else ()
+        if missing := [one for one in needed if isinstance(one, str) and one not in given]:
             raise ValueError(f"calls {call.name[:40]} without {', '.join(missing)[:80]}, which it must have")
         made.append(Call(call.name, given))
     return made
@@ -324,17 +322,13 @@ class ToolSupport:
         offers = any(turn.role == TOOLS and turn.content != "[]" for turn in messages)
         most = max((turn.content.count(OPEN) for turn in messages if turn.role == "assistant"), default=0)
         results = any(turn.role == TOOL for turn in messages)
-        missing = [
-            *(["tools"] if offers and not self.variable else []),
-            *(
-                ["calls"]
-                if most and not self.form
-                else ["more than one call at once"]
-                if most > 1 > self.several
-                else []
-            ),
-            *(["their results"] if results and not self.answered else []),
-        ]
+        found = {
+            "tools": offers and not self.variable,
+            "calls": most and not self.form,
+            "more than one call at once": self.form and most > 1 > self.several,
+            "their results": results and not self.answered,
+        }
+        missing = [what for what, lacks in found.items() if lacks]
         return " and ".join(filter(None, (", ".join(missing[:-1]), *missing[-1:])))
 
     def silences(self, messages: Sequence[Turn]) -> bool:

@@ -293,10 +293,8 @@ def _both(item: Any) -> list[Any]:
     """The two turns of a round; anything else is one."""
     if isinstance(item, list) and len(item) == 2:
         return [{"role": role, "content": said} for role, said in zip(("user", "assistant"), item, strict=True) if said]
-    keys = _round(item) if isinstance(item, dict) else None
-    return [
-        {"role": role, "content": item[key]} for role, key in zip(("user", "assistant"), keys or (), strict=False)
-    ] or [item]
+    keys = (_round(item) if isinstance(item, dict) else None) or ()
+    return [{"role": role, "content": item[key]} for role, key in zip(_IN_TURN, keys, strict=False)] or [item]
 
 
 def _said_by(item: Mapping[str, Any]) -> str | None:
@@ -379,9 +377,8 @@ def result_text(content: object) -> str:
     """What a call gave back: text, Anthropic's or OpenAI's list of text parts, or JSON."""
     if isinstance(content, list) and all(isinstance(one, dict) and isinstance(one.get("text"), str) for one in content):
         return "\n".join(one["text"] for one in content)
-    return (
-        json.dumps(content, ensure_ascii=False) if isinstance(content, dict | list) else plain_text(content, "a result")
-    )
+    is_json = isinstance(content, dict | list)
+    return json.dumps(content, ensure_ascii=False) if is_json else plain_text(content, "a result")
 
 
 def turn_text(content: object, place: int) -> str:

@@ -44,11 +44,10 @@ def parse_xlsx(path: Path, limits: Limits, wanted: str = "") -> Records:
             for sheet in _chosen(book, wanted):
                 if rows := _trim(list(_rows(sheet, limits))):
                     records = _filled(build_table(lambda: rows, limits, _NAMES), path)
-                    held = [
-                        one.title
-                        for one in book.worksheets
-                        if one is sheet or _trim([*islice(_rows(one, limits), _LOOKED_AT)])
-                    ]
+                    some = (
+                        one for one in book.worksheets if one is sheet or _trim([*islice(_rows(one, limits), _SEEN)])
+                    )
+                    held = [one.title for one in some]
                     others = [title for title in held if title != sheet.title]
                     said = f"read from the sheet {sheet.title}; not read: {listed(others)}" if others else ""
                     note = "; ".join(filter(None, (records.note, said)))
@@ -71,7 +70,8 @@ def _chosen(book: Any, wanted: str) -> list[Any]:
     return [one for one in book.worksheets if not wanted or one.title.strip().casefold() == wanted.strip().casefold()]
 
 
-_SHEETS, _LOOKED_AT = 500, 50
+_UNFILLED = re.compile(rb"</f>\s*(<v></v>|<v ?/>|</c>)")
+_SHEETS, _SEEN = 500, 50
 """Sheets of a workbook, at most; first rows of another sheet, which tell whether it holds anything."""
 _NAMES = "Give every column that holds something a name in the first row."
 
@@ -82,13 +82,9 @@ def _filled(records: Records, path: Path) -> Records:
     if empty and records.sample:
         with zipfile.ZipFile(path) as archive:
             for entry in archive.namelist():
-                if entry.startswith("xl/worksheets/") and re.search(
-                    rb"</f>\s*(<v></v>|<v ?/>|</c>)", archive.read(entry)
-                ):
+                if entry.startswith("xl/worksheets/") and _UNFILLED.search(archive.read(entry)):
                     what = f"{path.name} holds formulas without their values ({listed(empty)})"
-                    raise InputError(
-                        f"{what}. Open it in a spreadsheet program and save it there, or paste the values."
-                    )
+                    raise InputError(f"{what}. Open it in a spreadsheet program, save it there, or paste the values.")
     return records
 
 

@@ -352,10 +352,7 @@ def forgetting(record: Record) -> Context | None:
             continue
         one, moved = ones[0], [known["divergence"] for known in ones if known.get("divergence") is not None]
         after, right = [known["loss_after"] for known in ones], [known["right_after"] for known in ones]
-        ends = (
-            _ends(one.get("harder"), "+.2f"),
-            _ends([-lost for lost in one.get("lost") or ()], "+.0f", " points"),
-        )
+        ends = (_ends(one.get("harder"), "+.2f"), _ends([-lost for lost in one.get("lost") or ()], "+.0f", " points"))
         if len(ones) > 1:
             ends = _ends(after, ".2f", " by seed"), _ends(right, ".0f", " by seed")
         cells = (

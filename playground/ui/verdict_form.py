@@ -170,8 +170,7 @@ def examples(visit: Visit, where: ExampleValues) -> Judged:
             raise InputError(f"{few}, and the part is drawn from 20 on. Drop a file to judge by.")
         held = set(rows)
         learned = tuple(one.completion for one in judged_at(checked.examples) if one.row not in held)
-        about = f"{plural(len(rows), 'row')} of {uploaded.name} that training does not read"
-        about += f", drawn by seed {int(where['seed'])}."
+        about = f"{plural(len(rows), 'row')} of {uploaded.name} that training does not read, drawn by seed {seed}."
         answers = _answers(checked.examples, held)
         return Judged(uploaded, rows, len(rows), uploaded, mapping, about, learned, *answers, by)
     if source == FILE and dropped is not None:
@@ -179,8 +178,8 @@ def examples(visit: Visit, where: ExampleValues) -> Judged:
         found = visit.services.data.check(dropped, asked, visit.owner).examples
         if not found:
             raise InputError(f"{dropped.name} holds no row with a request and an answer. A verdict needs both.")
-        about = f"{plural(len(found), 'row')} of {dropped.name}."
-        about += " Rows that the adapter was trained on are counted and said."
+        count = f"{plural(len(found), 'row')} of {dropped.name}"
+        about = f"{count}. Rows that the adapter was trained on are counted and said."
         answers = _answers(found)
         return Judged(dropped, None, len(found), dropped, asked, about, answers[0], *answers)
     raise InputError(words.VERDICT_EXAMPLES)
@@ -215,11 +214,6 @@ def _key_of(one: Side) -> str:
     return "form" if one.format else "prompt" if one.system_prompt else "base"
 
 
-def _file_of(services: Services, source: str | None, uploaded: Path | None, kept: Kept) -> Path | None:
-    shipped = shipped_set(services, source)
-    return shipped.heldout if shipped is not None else {UPLOAD: uploaded, FILE: kept.dropped}.get(source or "")
-
-
 def _share_form(visit: Visit, where: ExampleValues) -> bool:
     """Whether the answers of these examples have a form that a side can be held to."""
     with contextlib.suppress(PlaygroundError):  # shown where the examples are chosen
@@ -235,7 +229,8 @@ def line_up(visit: Visit, line: LineUpValues, where: ExampleValues, shots: Path 
     shipped = shipped_set(visit.services, source)
     docs = kept.docs or (shipped.documents if shipped is not None else None)
     adapter = line["adapter"] if line["adapter"] in known else ""
-    file = _file_of(visit.services, source, where["uploaded"], kept)
+    own = {UPLOAD: where["uploaded"], FILE: kept.dropped}.get(source or "")
+    file = shipped.heldout if shipped is not None else own
     form = _share_form(visit, where)
     made = visit.services.verdicts.line_up(shots, adapter, line["prompt"] or "", docs, visit.owner, form)
     today = side.recorded_side(kept.replies, file, line["recorded"])

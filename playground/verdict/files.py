@@ -306,9 +306,10 @@ Line = TypeVar("Line", Cast, Label)
 class LineFiles(Generic[Line]):
     """One file of a verdict's folder, an entry a line: reads, appends, and takes back."""
 
-    def __init__(self, files: VerdictFiles, kind: type[Line], name: str) -> None:
-        self._files, self._name, self._lock = files, name, threading.RLock()
+    def __init__(self, files: VerdictFiles, kind: type[Line]) -> None:
+        self._files, self._lock = files, threading.RLock()
         self._kind: type[Line] = kind
+        self._name = "vote" if kind is Cast else "label"
 
     def read(self, id: str) -> list[Line]:
         """A line that cannot be read, such as the last one after a full disk, is left out."""
@@ -362,14 +363,6 @@ class LineFiles(Generic[Line]):
         except (ValueError, TypeError):
             return None
         return found if found.holds else None
-
-
-def vote_files(files: VerdictFiles) -> LineFiles[Cast]:
-    return LineFiles(files, Cast, "vote")
-
-
-def label_files(files: VerdictFiles) -> LineFiles[Label]:
-    return LineFiles(files, Label, "label")
 
 
 def _as_lines(entries: Sequence[Cast] | Sequence[Label]) -> str:

@@ -26,7 +26,7 @@ from playground.models.adapters import AdapterService
 from playground.models.bases import BaseService
 from playground.models.endpoints import Endpoint
 from playground.verdict.answers import Progress
-from playground.verdict.files import VerdictFiles, label_files
+from playground.verdict.files import Label, LineFiles, VerdictFiles
 from playground.verdict.losses import texts
 from playground.workspace.visitors import LOCAL
 
@@ -143,7 +143,7 @@ class Judges:
     def trust(self, files: VerdictFiles, judge: str, owner: str = LOCAL, file: str = "") -> Trust:
         """How far this judge's marks go with the labels that this person gave in their verdicts: in those on this file
         where there are any, else in all. Raises NotFoundError, InputError."""
-        one, labels = self.get(judge, owner), label_files(files)
+        one, labels = self.get(judge, owner), LineFiles(files, Label)
         found: dict[str, list[tuple[float, bool, bool | None]]] = {}
         for state in files.all():
             if state.owner != owner or not (there := labels.read(state.id)):

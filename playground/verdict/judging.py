@@ -29,7 +29,7 @@ from playground.evaluation.votes import (
     rubric,
 )
 from playground.jobs import Job, Jobs
-from playground.verdict.files import JUDGE, LABELS, Cast, Label, Place, Said, as_votes, label_files, vote_files
+from playground.verdict.files import JUDGE, LABELS, Cast, Label, LineFiles, Place, Said, as_votes
 from playground.verdict.judges import Judge, Judges, Trust, in_batches
 from playground.verdict.service import VerdictService
 from playground.workspace.visitors import LOCAL, Quota
@@ -57,7 +57,7 @@ class Labelling:
     """Every call names the verdict and its owner; nothing is remembered between calls but the labels."""
 
     def __init__(self, verdicts: VerdictService) -> None:
-        self._verdicts, self.files = verdicts, label_files(verdicts.files)
+        self._verdicts, self.files = verdicts, LineFiles(verdicts.files, Label)
 
     def next(self, id: str, owner: str = LOCAL) -> Sheet | None:
         """What to label now; None when everything was. Raises NotFoundError, InputError with nothing to label."""
@@ -166,7 +166,7 @@ class Voting:
     """Every call names the verdict and its owner; nothing is remembered between calls but the votes."""
 
     def __init__(self, verdicts: VerdictService) -> None:
-        self._verdicts, self.files = verdicts, vote_files(verdicts.files)
+        self._verdicts, self.files = verdicts, LineFiles(verdicts.files, Cast)
 
     def next(self, id: str, owner: str = LOCAL) -> Ballot | None:
         """What to ask now; None when everything was. Raises NotFoundError, InputError with nothing to vote on."""
@@ -336,13 +336,11 @@ class JudgingService:
         def keep(at: int, said: Sequence[str]) -> bool:
             winner = combined(*map(parse_answer, said))
             made = Cast(*places[at], winner or "skip", JUDGE, time.time(), one.name, one.key)
-            self._voting.files.change(
-                id,
-                lambda cast: [
-                    *(had for had in cast if had.owner != JUDGE or (had.key == one.key and had.place != made.place)),
-                    made,
-                ],
-            )
+
+            def left(had: Cast) -> bool:
+                return had.owner != JUDGE or (had.key == one.key and had.place != made.place)
+
+            self._voting.files.change(id, lambda cast: [*filter(left, cast), made])
             return winner is not None
 
         self._begin(VOTES, id, owner, one, [_orders(poll, place) for place in places], keep)
@@ -354,10 +352,10 @@ class JudgingService:
         marked = {had.place for had in self._labelling.files.read(id) if had.judge == one.key}
         rows = [row for place, row in labelled.items() if place not in marked]
         if not rows:
-            why = (
-                f"{one.name} has marked all {len(labelled)} that you labelled" if labelled else "There is no label yet"
+            marked_all = f"{one.name} has marked all {len(labelled)} that you labelled"
+            raise InputError(
+                f"{marked_all if labelled else 'There is no label yet'}. Label replies first: right or wrong."
             )
-            raise InputError(f"{why}. Label replies first: right or wrong.")
 
         def keep(at: int, said: Sequence[str]) -> bool:
             row, yes = rows[at], parse_yes(*said)

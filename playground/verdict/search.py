@@ -214,12 +214,7 @@ class Searching:
         place = {name: at for at, name in enumerate(last)}
         said.sort(key=lambda one: (place.get(one["side"], len(place)), -one["n"], -one["passed"], one["tokens"]))
         spent = sum(one.prompt_tokens + one.completion_tokens for one in answers.values())
-        about = {
-            "seconds": seconds,
-            "tokens": spent,
-            "budget_s": request.budget_s,
-            "candidates": said,
-        }
+        about = {"seconds": seconds, "tokens": spent, "budget_s": request.budget_s, "candidates": said}
         sides = tuple(side for side in request.sides if side.label in last)
         return replace(request, sides=sides or request.sides), about
 
