@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from playground.engine.load import AdapterWeights, ModuleWeights, Neck
 from playground.engine.request import ROWS_MAX
+from playground.gpu.precision import can_pack, packed, times_packed
 
 
 @dataclass(frozen=True)
@@ -205,8 +206,6 @@ MARGIN = 1.1
 """What another layout or variant must be faster by: timings are short, and the machine has other work."""
 STEPS, LATE = 9, 1.5
 """When the median of so many steps takes so many times what was expected, the choice is made again."""
-PACKED_ROWS = 4
-"""Rows that a packed weight is laid out for; others are as fast."""
 RETRY_S = 60.0
 """But not sooner than this after the last time, and twice as long each time that it comes out the same."""
 
@@ -378,16 +377,14 @@ class HalfProducts:
     def __init__(self, weights: Sequence[Tensor]) -> None:
         """weights: views [in, out] of memory that lies by rows, which stays where it is."""
         self._packed: dict[int, Tensor] = {}
-        with suppress(AttributeError, NotImplementedError, RuntimeError, TypeError):
-            if weights[0].dtype == torch.bfloat16 and _packed_is_right():
-                for weight in weights:
-                    self._packed[weight.data_ptr()] = _packed(weight.t())
+        if weights[0].dtype == torch.bfloat16 and can_pack():
+            self._packed = {weight.data_ptr(): packed(weight.t()) for weight in weights}
         self.packed_bytes = sum(weight.nbytes for weight in weights) if self._packed else 0
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
         """``residual + x @ weight + bias``: x [rows, in], weight [in, out] -> [rows, out], contiguous and new."""
-        packed = self._packed.get(weight.data_ptr())
-        y = product(x, weight) if packed is None else _times_packed(x.to(weight.dtype), packed).to(x.dtype)
+        there = self._packed.get(weight.data_ptr())
+        y = product(x, weight) if there is None else times_packed(x.to(weight.dtype), there).to(x.dtype)
         if bias is not None:
             y.add_(bias)
         return y if residual is None else y.add_(residual)
@@ -399,21 +396,6 @@ class HalfProducts:
 def product(x: Tensor, weight: Tensor) -> Tensor:
     """x [rows, in] times any [in, out], in the weight's precision; in x's own -> [rows, out]."""
     return torch.mm(x.to(weight.dtype), weight).to(x.dtype)
-
-
-def _packed(weight: Tensor) -> Tensor:
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_ROWS)
-    return packed
-
-
-def _times_packed(x: Tensor, packed: Tensor) -> Tensor:
-    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
-    return y
-
-
-def _packed_is_right() -> bool:
-    eye = torch.eye(32, dtype=torch.bfloat16)
-    return bool((_times_packed(eye, _packed(eye)) == eye).all())
 
 
 def kind_of(weight: Tensor) -> Kind:
