@@ -126,10 +126,9 @@ class Constraint:
         self.done = False
         self._compute()
 
-    def masked(self, logits: Tensor) -> Tensor:
-        """logits [vocabulary] with minus infinity for every token that would break the form."""
-        broken = self._mask.result()[: logits.shape[0]].to(logits.device)
-        return logits.masked_fill(broken, float("-inf"))
+    def broken(self) -> Tensor | None:
+        """Of every token whether it would break the form, and perhaps of more; None where none would."""
+        return self._mask.result()
 
     def take(self, token: int, left: int) -> int:
         """The token to write where ``token`` was drawn: itself, where the document can end within ``left`` more tokens,
@@ -172,8 +171,8 @@ class AfterThought(Constraint):
         self._thought, self._next = thought, list(thought.begin)  # tokens that come next, whatever is drawn
         self._is_free, self._is_ending = True, False
 
-    def masked(self, logits: Tensor) -> Tensor:
-        return logits if self._is_free else super().masked(logits)
+    def broken(self) -> Tensor | None:
+        return None if self._is_free else super().broken()
 
     def take(self, token: int, left: int) -> int:
         if not self._is_free:

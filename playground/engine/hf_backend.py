@@ -23,8 +23,9 @@ from playground.engine.constraint import Grammars
 from playground.engine.hf_rows import NO_SOFT_PROMPT, ActiveRows, Padded, SlottedLinear, SoftPrompt, new_cache, padded
 from playground.engine.load import AdapterWeights, Loaded, out_in
 from playground.engine.request import PLACES, ROWS_MAX, Row, RowState, Score, Text, parts
-from playground.engine.sequence import Generation, LossSum
+from playground.engine.sequence import Generation, LossSum, rows_of, sample
 from playground.errors import AdapterError, BaseUnavailableError
+from playground.gpu.device import send
 from playground.methods.method import VirtualTokens
 
 if TYPE_CHECKING:
@@ -283,7 +284,7 @@ class HfBackend:
     @torch.inference_mode()
     def _columns(self, given: Padded, slots: Sequence[int], keep: int | Tensor) -> Tensor:
         """Logits [rows, columns, vocabulary] of the last ``keep`` columns, or of those named (else of all)."""
-        self._active.slots = torch.tensor(slots, device=self.loaded.device) if any(slots) else None
+        self._active.slots = send(torch.tensor(slots), self.loaded.device) if any(slots) else None
         self._active.numbers, self._active.tokens = tuple(slots), given.ids.numel()
         read: dict[str, Any] = {"input_ids": given.ids} if given.embedded is None else {"inputs_embeds": given.embedded}
         read |= {"attention_mask": given.mask, "past_key_values": given.cache, "use_cache": True}
@@ -319,25 +320,27 @@ class _Batch:
     def step(self) -> None:
         """One forward pass, one token for every live sequence; those that are done leave."""
         backend, given = self._backend, self._given
-        if given is None or int(given.positions[0, -1]) == backend.turning_point:  # there all is prefilled again
+        turning = backend.turning_point  # there all is prefilled again
+        if given is None or (turning is not None and int(given.positions[0, -1]) == turning):
             texts = [[*row.prompt, *row.reply.tokens] for row in self._rows]
             given = backend.padded(texts, [row.soft for row in self._rows])
         logits = backend.forward(given, [row.slot for row in self._rows])
+        writing = [number for number, row in enumerate(self._rows) if not row.reply.state.finish]
+        drawn = sample([self._rows[number].reply for number in writing], rows_of(logits, writing))
         now = time.perf_counter() - self._started
-        for row, found in zip(self._rows, logits, strict=True):
-            if not row.reply.state.finish:
-                row.reply.sample(found, now)
+        for number, one in zip(writing, drawn, strict=True):
+            self._rows[number].reply.add(one, now)
         stay = [number for number, row in enumerate(self._rows) if not row.reply.state.finish]
         mask, positions = given.mask, given.positions
         selectable = all(hasattr(layer, "batch_select_indices") for layer in given.cache.layers)
         if 0 < len(stay) < len(self._rows) and selectable:
-            keep = torch.tensor(stay, dtype=torch.long, device=mask.device)
+            keep = send(torch.tensor(stay), mask.device)
             mask, positions = mask[keep], positions[keep]
             given.cache.batch_select_indices(keep)
             self._rows = [self._rows[number] for number in stay]
         if stay:  # where the cache cannot drop a row, one that is done goes along on its last token
             last = [(row.reply.tokens or [backend.pad_id])[-1] for row in self._rows]
-            ids = torch.tensor(last, device=mask.device)[:, None]
+            ids = send(torch.tensor(last), mask.device)[:, None]
             mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
             self._given = Padded(ids, None, mask, positions[:, -1:] + 1, given.cache)
 

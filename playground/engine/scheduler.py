@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from playground.data.render import encode
 from playground.engine.constraint import Constraint
@@ -23,7 +24,7 @@ from playground.engine.llama_layout import BASE, PackedAdapter
 from playground.engine.llama_memory import PREFIX_MIN, PrefixCache, common_prefix
 from playground.engine.llama_model import CapturedDecode, LlamaModel, Segment
 from playground.engine.request import GONE, ROWS_MAX, Row, RowState
-from playground.engine.sequence import Generation, Handle
+from playground.engine.sequence import Generation, Handle, rows_of, sample
 from playground.errors import AdapterError, BaseUnavailableError
 
 if TYPE_CHECKING:
@@ -252,11 +253,19 @@ class Scheduler:
         if not segments:
             return
         logits = self.model.prefill(segments, self.kv_cache, self.slots)
-        for segment, row in zip(segments, logits, strict=True):
-            sequence = self._running[segment.row]
-            sequence.read += len(segment.ids)
-            if sequence.prefilled:
-                sequence.reply.sample(row, time.perf_counter() - sequence.handle.started)
+        for segment in segments:
+            self._running[segment.row].read += len(segment.ids)
+        ready = [number for number, segment in enumerate(segments) if self._running[segment.row].prefilled]
+        self._sample([self._running[segments[number].row] for number in ready], logits, ready)
+
+    def _sample(self, sequences: Sequence[_Sequence], logits: Tensor, places: Sequence[int]) -> None:
+        """One token for each of them, from its place in logits [rows, vocabulary]."""
+        if not sequences:
+            return
+        drawn = sample([sequence.reply for sequence in sequences], rows_of(logits, places))
+        now = time.perf_counter()  # the device has computed it only now
+        for sequence, one in zip(sequences, drawn, strict=True):
+            sequence.reply.add(one, now - sequence.handle.started)
 
     def _defer_for_shared_prefix(self, place: int, segments: Sequence[Segment]) -> bool:
         """Whether a sequence in prefill now shares this one's prefix: then its KV cache is copied a round later."""
@@ -298,11 +307,9 @@ class Scheduler:
         tokens = [row.reply.tokens[-1] if row.prefilled and row.reply.tokens else 0 for row in rows]
         self.slots.select([row.slot for row in rows])
         logits = (self.captured or self.model).decode(tokens, [row.length for row in rows], self.kv_cache, self.slots)
-        now = time.perf_counter()
         for place in decoding:
-            sequence = self._running[place]
-            sequence.read += 1
-            sequence.reply.sample(logits[place], now - sequence.handle.started)
+            self._running[place].read += 1
+        self._sample([self._running[place] for place in decoding], logits, decoding)
 
     def _remove(self, leaves: Callable[[_Sequence], bool]) -> None:
         """Take sequences out, the last one into the row of each; those that ended well go to the prefix cache."""

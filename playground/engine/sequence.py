@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from playground.data.render import thinking
 from playground.engine.constraint import Constraint
 from playground.engine.request import Row, RowState, Sampling, Score, TokenLogprob
 from playground.errors import is_out_of_memory
+from playground.gpu.device import send
 
 LIKELY = 256
 """Tokens that top-p looks at first: nearly always enough, and sorting a whole vocabulary takes 4 ms."""
@@ -37,69 +37,175 @@ class Sampler:
         ends: Collection[int] = (),
         constraint: Constraint | None = None,
     ) -> None:
-        self._sampling, self._constraint = sampling, constraint
+        self.sampling, self._constraint = sampling, constraint
         self._ends = sorted(ends)
-        self._seen = set(prompt) if sampling.repetition_penalty != 1 else set()
+        self.seen = set(prompt) if sampling.repetition_penalty != 1 else set()
         self._drawn = 0
         self._generator: torch.Generator | None = None
 
-    def pick(self, logits: Tensor) -> int:
-        """The next token id. logits: [vocabulary], left as they are. Raises FloatingPointError where they are not
-        finite, or no token has a share of the probability."""
-        sampling = self._sampling
-        if sampling.temperature == 0:
-            changed = self._changed(logits)
-            token = int(changed.argmax())  # of a NaN, where there is one
-            _refuse_unless_finite(changed[token])
-        else:
-            if self._generator is None:
-                self._generator = torch.Generator().manual_seed(sampling.seed)
-            # one number and a search: torch.multinomial draws one for every token of the vocabulary, which takes longer
-            reached = self.shares(logits).cumsum(0, dtype=torch.float64)
-            _refuse_unless_finite(reached[-1])
-            drawn = torch.rand(1, generator=self._generator, dtype=torch.float64) * reached[-1]
-            token = int(torch.searchsorted(reached, drawn, right=True))
-            token = min(token, int(torch.searchsorted(reached, reached[-1])))
+    @property
+    def kind(self) -> tuple[float, ...]:
+        """Rows of one kind are computed together."""
+        sampling = self.sampling
+        return sampling.temperature, sampling.top_k, sampling.top_p, sampling.repetition_penalty
+
+    @property
+    def suppressed(self) -> list[int]:
+        """The ends, while the reply is too short."""
+        return self._ends if self._drawn < self.sampling.min_tokens else []
+
+    def broken(self) -> Tensor | None:
+        """Of every token whether it would break the form; None where none would."""
+        return None if self._constraint is None else self._constraint.broken()
+
+    def number(self) -> float:
+        """The next of this row's random numbers, 0 to 1; made on the CPU, so that devices draw alike."""
+        if self._generator is None:
+            self._generator = torch.Generator().manual_seed(self.sampling.seed)
+        return float(torch.rand(1, generator=self._generator, dtype=torch.float64))
+
+    def take(self, token: int) -> int:
+        """The token to write where ``token`` was drawn."""
         self._drawn += 1
         if self._constraint is not None:
-            token = self._constraint.take(token, sampling.max_tokens - self._drawn)
-        if sampling.repetition_penalty != 1:
-            self._seen.add(token)
+            token = self._constraint.take(token, self.sampling.max_tokens - self._drawn)
+        if self.sampling.repetition_penalty != 1:
+            self.seen.add(token)
         return token
 
-    def _changed(self, logits: Tensor) -> Tensor:
-        """logits after the repetition penalty, the suppression of the reply's end, and the form."""
-        penalty, short = self._sampling.repetition_penalty, self._drawn < self._sampling.min_tokens
-        if penalty == 1 and not (short and self._ends):
-            return logits if self._constraint is None else self._constraint.masked(logits)
-        logits = logits.float().clone()
-        if penalty != 1 and self._seen:
-            seen = torch.tensor(sorted(self._seen), device=logits.device)
-            found = logits[seen]
-            logits[seen] = torch.where(found < 0, found * penalty, found / penalty)
-        if short and self._ends:
-            logits[self._ends] = float("-inf")
-        return logits if self._constraint is None else self._constraint.masked(logits)
 
-    def shares(self, logits: Tensor) -> Tensor:
-        """Each token's probability [vocabulary] as the next draw would have it. Not for a temperature of 0."""
-        sampling = self._sampling
-        scaled = self._changed(logits).float().cpu() / sampling.temperature
-        if 0 < sampling.top_k < scaled.shape[0]:
-            scaled = scaled.masked_fill(scaled < scaled.topk(sampling.top_k).values[-1], float("-inf"))
-        shares = scaled.softmax(-1)
-        if sampling.top_p < 1:
-            values, indices = shares.topk(min(LIKELY, shares.shape[0]))
-            if float(values.sum()) < sampling.top_p:
-                values, indices = shares.sort(descending=True)
-            kept = values.masked_fill(values.cumsum(0) - values >= sampling.top_p, 0)
-            shares = torch.zeros_like(shares).scatter_(0, indices, kept / kept.sum())
-        return shares
+def draw(samplers: Sequence[Sampler], logits: Tensor, *, blind: bool | None = None) -> list[int | Exception]:
+    """Each row's next token id from logits [rows, vocabulary], which are left as they are, or why it has none:
+    FloatingPointError where they are not finite, or no token has a share of the probability. Rows of one kind are
+    computed together where the logits are, and the host waits for the device once. Raises when memory runs out.
+
+    blind: look at nothing before the tokens, at the cost of a sort where a look would have saved it; None = on CUDA."""
+    if logits.device.type not in ("cpu", "cuda"):
+        logits = logits.cpu()  # Apple's GPU has no double precision
+    blind = logits.is_cuda if blind is None else blind
+    found: list[int | Exception] = [FloatingPointError("logits that are not finite") for _ in samplers]
+    kinds: dict[tuple[float, ...], list[int]] = {}
+    for place, sampler in enumerate(samplers):
+        try:
+            sampler.broken()  # its parser may have failed
+            kinds.setdefault(sampler.kind, []).append(place)
+        except Exception as error:  # one reply's form must not end the others
+            found[place] = error
+    picked = [
+        _picked([samplers[place] for place in places], rows_of(logits, places), blind) for places in kinds.values()
+    ]
+    tokens, finite = torch.cat(picked, dim=1).tolist() if picked else ((), ())
+    order = [place for places in kinds.values() for place in places]
+    for place, token, is_finite in zip(order, tokens, finite, strict=True):
+        if is_finite:
+            try:
+                found[place] = samplers[place].take(token)
+            except Exception as error:
+                found[place] = error
+    for one in found:
+        if isinstance(one, Exception) and is_out_of_memory(one):
+            raise one
+    return found
 
 
-def _refuse_unless_finite(value: Tensor) -> None:
-    if not math.isfinite(float(value)):
-        raise FloatingPointError("logits that are not finite")
+def rows_of(logits: Tensor, places: Sequence[int]) -> Tensor:
+    """Some rows [places, ...] of a tensor; a list as an index would make the host wait for the device."""
+    return logits if len(places) == len(logits) else torch.stack([logits[place] for place in places])
+
+
+def _picked(samplers: Sequence[Sampler], logits: Tensor, blind: bool) -> Tensor:
+    """(token, whether it is sound) of rows of one kind, [2, rows]."""
+    if samplers[0].sampling.temperature == 0:
+        changed = _changed(samplers, logits)
+        tokens = changed.argmax(-1)  # of a NaN, where there is one
+        return torch.stack([tokens, changed.gather(1, tokens[:, None])[:, 0].isfinite().long()])
+    # one number and a search: torch.multinomial draws one for every token of the vocabulary, which takes longer
+    reached = shares(samplers, logits, blind).cumsum(-1, dtype=torch.float64)
+    last = reached[:, -1:].contiguous()
+    numbers = torch.tensor([[sampler.number()] for sampler in samplers], dtype=torch.float64)
+    tokens = torch.searchsorted(reached, send(numbers, logits.device) * last, right=True)
+    tokens = torch.minimum(tokens, torch.searchsorted(reached, last))
+    return torch.cat([tokens, last.isfinite().long()], dim=1).t()
+
+
+def _changed(samplers: Sequence[Sampler], logits: Tensor) -> Tensor:
+    """logits [rows, vocabulary] after the repetition penalty, the suppression of the reply's end, and the form."""
+    width, penalty = logits.shape[1], samplers[0].sampling.repetition_penalty
+    masks, ends = [sampler.broken() for sampler in samplers], [sampler.suppressed for sampler in samplers]
+    if penalty == 1 and not any(ends) and all(mask is None for mask in masks):
+        return logits
+
+    def flat(ids: Sequence[Collection[int]]) -> Tensor:
+        """Places in all rows' logits side by side."""
+        known = [torch.tensor(list(own), dtype=torch.long) for own in ids]
+        return send(torch.cat([own[own < width] + row * width for row, own in enumerate(known)]), logits.device)
+
+    logits = logits.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    if penalty != 1:
+        seen = flat([sampler.seen for sampler in samplers])
+        values = logits.view(-1)[seen]
+        logits.view(-1)[seen] = torch.where(values < 0, values * penalty, values / penalty)
+    if any(ends):
+        logits.view(-1).index_fill_(0, flat(ends), float("-inf"))
+    if any(mask is not None for mask in masks):
+        free = torch.zeros(width, dtype=torch.bool)
+        broken = torch.stack([free if mask is None else mask[:width] for mask in masks])
+        logits.masked_fill_(send(broken, logits.device), float("-inf"))
+    return logits
+
+
+def shares(samplers: Sequence[Sampler], logits: Tensor, blind: bool = False) -> Tensor:
+    """Each token's probability [rows, vocabulary] as the next draw of rows of one kind would have it. Not for a
+    temperature of 0."""
+    sampling = samplers[0].sampling
+    scaled = _changed(samplers, logits).float() / sampling.temperature
+    if 0 < sampling.top_k < scaled.shape[1]:
+        scaled = scaled.masked_fill(scaled < scaled.topk(sampling.top_k).values[:, -1:], float("-inf"))
+    found = scaled.softmax(-1)
+    if sampling.top_p == 1:
+        return found
+    if blind:
+        return _nucleus(found, sampling.top_p, *found.sort(descending=True))
+    return torch.cat([_likeliest(row[None], sampling.top_p) for row in found])
+
+
+def _likeliest(found: Tensor, top_p: float) -> Tensor:
+    """One row's nucleus, [1, vocabulary]."""
+    values, indices = found.topk(min(LIKELY, found.shape[1]))
+    if float(values.sum()) < top_p:
+        values, indices = found.sort(descending=True)
+    return _nucleus(found, top_p, values, indices)
+
+
+def _nucleus(found: Tensor, top_p: float, values: Tensor, indices: Tensor) -> Tensor:
+    """values, indices [rows, any]: the likeliest tokens, likeliest first."""
+    kept = values.masked_fill(values.cumsum(-1) - values >= top_p, 0)
+    return torch.zeros_like(found).scatter_(1, indices, kept / kept.sum(-1, keepdim=True))
+
+
+class Drawn(NamedTuple):
+    """A row's next token, or why it has none. logprobs: where they were asked for, its own, then those of the likeliest
+    tokens and these tokens' ids."""
+
+    token: int | Exception
+    logprobs: Sequence[float] = ()
+
+
+def sample(replies: Sequence[Generation], logits: Tensor) -> list[Drawn]:
+    """Draw every reply's next token from logits [rows, vocabulary]. The host waits for the device once, and where
+    logprobs are asked for once more. Raises when memory runs out, which is the whole batch's affair."""
+    found = [Drawn(token) for token in draw([reply.sampler for reply in replies], logits)]
+    asking = [place for place, reply in enumerate(replies) if reply.logprobs is not None]
+    tokens = {place: token for place in asking if isinstance(token := found[place].token, int)}
+    if tokens:
+        logprobs = rows_of(logits, list(tokens)).float().log_softmax(-1)
+        own = logprobs.gather(1, send(torch.tensor(list(tokens.values())), logprobs.device)[:, None])
+        most = max(replies[place].logprobs or 0 for place in tokens)
+        top = logprobs.topk(min(most, logprobs.shape[1]))
+        together = torch.cat([own, top.values, top.indices.float()], dim=1)  # ids below 2**24 stay exact
+        for (place, token), row in zip(tokens.items(), together.tolist(), strict=True):
+            found[place] = Drawn(token, row)
+    return found
 
 
 class Generation:
@@ -119,24 +225,25 @@ class Generation:
         self._row, self._ends = row, frozenset(ends)
         self._tokenizer = tokenizer
         self._constraint = constraint
-        self._sampler = Sampler(row.sampling, prompt, ends, constraint)
+        self.sampler, self.logprobs = Sampler(row.sampling, prompt, ends, constraint), row.logprobs
         self._text = IncrementalDetokenizer(tokenizer)
 
-    def sample(self, logits: Tensor, now_s: float) -> None:
-        """Draw the next token from logits [vocabulary] and update the state. now_s: since the batch's start.
+    def add(self, drawn: Drawn, now_s: float) -> None:
+        """Update the state with what ``sample`` found. now_s: since the batch's start.
 
         An error ends this reply and no other (``RowState.fault``); only memory that runs out is the whole batch's."""
         try:
-            self._sample(logits, now_s)
+            if isinstance(drawn.token, Exception):
+                raise drawn.token
+            self._add(drawn.token, drawn.logprobs, now_s)
         except Exception as error:  # one reply's settings or numbers must not end the others
             if is_out_of_memory(error):
                 raise
             self.state.fault = self._message(error)  # first: whoever sees the end sees why
             self.state.finish = "error"
 
-    def _sample(self, logits: Tensor, now_s: float) -> None:
+    def _add(self, token: int, logprobs: Sequence[float], now_s: float) -> None:
         state, sampling, constraint = self.state, self._row.sampling, self._constraint
-        token = self._sampler.pick(logits)
         state.seconds = now_s
         if state.first_token_s is None:
             state.first_token_s = now_s
@@ -148,8 +255,8 @@ class Generation:
             state.tokens = tuple(self.tokens)
             state.completion_tokens = len(self.tokens)
             self._text.add(token)
-            if self._row.logprobs is not None:
-                state.logprobs = (*state.logprobs, self._logprob(logits, token, self._row.logprobs))
+            if self.logprobs is not None:
+                state.logprobs = (*state.logprobs, self._logprob(token, logprobs, self.logprobs))
             if state.completion_tokens >= sampling.max_tokens:
                 finish = "length" if constraint is None else "stop"  # which keeps room for the document's end
             elif constraint is not None and constraint.done:
@@ -168,13 +275,11 @@ class Generation:
         mend = "Remove it, or train it again at a lower learning rate" if self._row.adapter else "Load it in fp32"
         return f"{self._row.adapter or 'The base'} makes numbers overflow: this reply has no next token. {mend}."
 
-    def _logprob(self, logits: Tensor, token: int, count: int) -> TokenLogprob:
-        logprobs = logits.float().log_softmax(-1)
-        top = logprobs.topk(min(count, logprobs.shape[0])) if count else None
-        pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True) if top else ()
-        decode = self._tokenizer.decode
-        likeliest = tuple((str(decode([i])), value) for i, value in pairs)
-        return TokenLogprob(str(decode([token])), float(logprobs[token]), likeliest)
+    def _logprob(self, token: int, logprobs: Sequence[float], count: int) -> TokenLogprob:
+        """logprobs: as ``Drawn``'s, of at least ``count`` tokens."""
+        (own, *rest), decode = logprobs, self._tokenizer.decode
+        pairs = list(zip(rest[len(rest) // 2 :], rest[: len(rest) // 2], strict=True))[:count]
+        return TokenLogprob(str(decode([token])), own, tuple((str(decode([int(i)])), value) for i, value in pairs))
 
 
 class IncrementalDetokenizer:
@@ -251,18 +356,18 @@ class LossSum:
 
     divergence: bool
     _tokens: int = 0
-    _sums: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    _sums: tuple[float, ...] = (0.0, 0.0, 0.0)
 
     def add(self, logits: Tensor, tokens: Tensor, base: Tensor | None) -> None:
         """logits [places, vocabulary], the base's too where ``divergence``; tokens [places]."""
-        loss, divergence, base_loss = self._sums
-        loss += float(_losses(logits, tokens).sum())
+        sums = [_losses(logits, tokens).sum()]
         if base is not None:
-            base_loss += float(_losses(base, tokens).sum())
             p, q = logits.float().log_softmax(-1), base.float().log_softmax(-1)
             apart = functional.kl_div(q, p, reduction="none", log_target=True).sum(-1)  # KL(p || q) of each place
-            divergence += float(apart.clamp_(min=0.0).sum())
-        self._tokens, self._sums = self._tokens + len(tokens), (loss, divergence, base_loss)
+            sums += [apart.clamp_(min=0.0).sum(), _losses(base, tokens).sum()]
+        found = [*torch.stack(sums).tolist(), 0.0, 0.0]
+        self._tokens += len(tokens)
+        self._sums = tuple(sum(pair) for pair in zip(self._sums, found, strict=False))
 
     def score(self) -> Score:
         loss, divergence, base_loss = (total / self._tokens for total in self._sums)

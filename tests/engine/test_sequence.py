@@ -4,15 +4,17 @@ import math
 import random
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from playground.data.render import encode
 from playground.engine.engine import Engine
 from playground.engine.request import LOGPROBS_MAX, SEED_MAX, STOP_LENGTH, TOP_K_MAX, Row, RowState, Sampling
 from playground.engine.scheduler import Scheduler
-from playground.engine.sequence import LIKELY, Generation, IncrementalDetokenizer, Sampler
+from playground.engine.sequence import LIKELY, Generation, IncrementalDetokenizer, Sampler, draw, sample, shares
 from tests.engine.models import at_once, llama, load_base, run, save_base
 from tests.refused import refused
 
@@ -35,6 +37,17 @@ SETTINGS = {
     "all": {"temperature": 0.8, "top_k": 60, "top_p": 0.8, "repetition_penalty": 1.2, "min_tokens": 2},
 }
 engine = pytest.fixture(lambda path, tiny_base: Engine(tiny_base, hf=path == "hf"), scope="module")
+
+
+def pick(sampler, logits):
+    (token,) = draw([sampler], logits[None])
+    if isinstance(token, Exception):
+        raise token
+    return token
+
+
+def feed(writer, logits, now_s):
+    writer.add(*sample([writer], logits[None]), now_s)
 
 
 def by_transformers(sampling, seen, drawn, logits):
@@ -61,10 +74,11 @@ def test_shares_equal_those_of_transformers_at_every_step(name, spread):
         logits = spread * torch.randn(VOCABULARY, generator=generator)
         before = logits.clone()
         expected = by_transformers(sampling, seen, drawn, logits)
-        got = sampler.shares(logits)
-        assert (got - expected).abs().max() < 1e-5
-        assert torch.equal(got > 0, expected > 0)
-        token = sampler.pick(logits)
+        for blind in (False, True):
+            (got,) = shares([sampler], logits[None], blind)
+            assert (got - expected).abs().max() < 1e-5
+            assert torch.equal(got > 0, expected > 0)
+        token = pick(sampler, logits)
         assert expected[token] > 0
         assert torch.equal(logits, before), "the caller's logits stay as they are"
         seen.append(token)
@@ -72,18 +86,18 @@ def test_shares_equal_those_of_transformers_at_every_step(name, spread):
 
 def test_draws_follow_the_shares_and_greedy_takes_the_likeliest_after_the_penalty():
     assert torch.zeros(VOCABULARY).softmax(-1).topk(LIKELY).values.sum() < 0.99, "both ways of top-p are tried above"
-    equal = Sampler(Sampling(temperature=1.0, top_k=2)).shares(torch.tensor([3.0, 1.0, 1.0, 1.0, 0.0]))
+    (equal,) = shares([Sampler(Sampling(temperature=1.0, top_k=2))], torch.tensor([[3.0, 1.0, 1.0, 1.0, 0.0]]))
     assert equal.gt(0).tolist() == [True, True, True, True, False], "equal ones at the edge of top-k all stay"
     logits = torch.tensor([0.0, 1.0, 2.0, -1.0, 0.5])
     sampler = Sampler(Sampling(temperature=1.0, top_p=0.9, seed=11))
-    expected = sampler.shares(logits)
-    counts = torch.bincount(torch.tensor([sampler.pick(logits) for _ in range(4000)]), minlength=5) / 4000
+    (expected,) = shares([sampler], logits[None])
+    counts = torch.bincount(torch.tensor([pick(sampler, logits) for _ in range(4000)]), minlength=5) / 4000
     assert (counts - expected).abs().max() < 0.03
     assert counts[3] == 0, "what top-p left out is never drawn"
     logits = torch.tensor([1.0, 2.0, 1.9, -5.0])
-    assert Sampler(Sampling()).pick(logits) == 1
+    assert pick(Sampler(Sampling()), logits) == 1
     sampler = Sampler(Sampling(repetition_penalty=1.5))
-    assert [sampler.pick(logits) for _ in range(3)] == [1, 2, 1]
+    assert [pick(sampler, logits) for _ in range(3)] == [1, 2, 1]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -94,8 +108,42 @@ def test_the_same_seed_draws_the_same_tokens_whatever_the_others_do(dtype):
     for seed in (3, 3, 4):
         sampler = Sampler(Sampling(temperature=1.0, top_p=0.95, seed=seed))
         torch.manual_seed(seed * len(drawn))
-        drawn.append([sampler.pick(logits) for logits in steps])
+        drawn.append([pick(sampler, logits) for logits in steps])
     assert drawn[0] == drawn[1] != drawn[2]
+
+
+class Waits(TorchDispatchMode):
+    """Counts what would make a host wait for its device, but for one ``tolist``."""
+
+    count = 0
+
+    def __torch_dispatch__(self, called, types, args=(), kwargs=None):
+        name = called.overloadpacket._qualified_op_name.removeprefix("aten::")
+        self.count += name in ("_local_scalar_dense", "is_nonzero", "nonzero", "equal", "masked_select", "unique")
+        return called(*args, **(kwargs or {}))
+
+
+def test_a_batch_draws_what_each_row_draws_alone_and_waits_for_its_device_once():
+    """Every setting in one batch, with forms and without: on a card nothing may be read back before the tokens."""
+    form = SimpleNamespace(broken=lambda: torch.arange(VOCABULARY + 9) % 3 == 0, take=lambda token, left: token)
+    settings = [Sampling(), *(Sampling(**one, seed=n) for n, one in enumerate(SETTINGS.values())), Sampling()]
+    for blind in (False, True):
+        alone, together = (
+            [Sampler(one, PROMPT, ENDS, None if n % 3 else form) for n, one in enumerate(settings)] for _ in "12"
+        )
+        generator, waits = torch.Generator().manual_seed(2), Waits()
+        for _ in range(5):
+            logits = 2.0 * torch.randn(len(settings), VOCABULARY, generator=generator)
+            logits[-1, 5] = math.nan
+            before = logits.clone()
+            with waits:
+                drawn = draw(together, logits, blind=blind)
+            assert isinstance(drawn[-1], FloatingPointError)
+            assert drawn[:-1] == [pick(one, row) for one, row in zip(alone[:-1], logits[:-1], strict=True)]
+            assert torch.equal(logits[:-1], before[:-1]), "the caller's logits stay as they are"
+        assert not blind or waits.count == 5 * (len(settings) - 2), (
+            "the numbers that are drawn on the CPU, and nothing else"
+        )
 
 
 TEXTS = {
@@ -122,7 +170,7 @@ def written(tokenizer, tokens, sampling, ends=()):
     for number, token in enumerate(tokens):
         logits = torch.zeros(len(tokenizer))
         logits[token] = 30.0
-        writer.sample(logits, float(number))
+        feed(writer, logits, float(number))
         states.append(replace(writer.state))
         if writer.state.finish:
             break
@@ -262,7 +310,7 @@ def test_any_logits_give_a_token_that_has_a_share_or_say_that_there_is_none(seed
         sampling = hostile(draw)
         sound = bool(torch.isfinite(logits.max()))  # minus infinity only rules a token out
         try:
-            token = Sampler(sampling, [1, 2, 299], (7,)).pick(logits)
+            token = pick(Sampler(sampling, [1, 2, 299], (7,)), logits)
         except FloatingPointError:
             # the penalty may take sound logits past the largest number there is
             assert not sound or (logits.abs().max() > 1e5), sampling
@@ -278,7 +326,7 @@ def test_a_temperature_next_to_nothing_is_greedy_and_so_is_such_a_top_p(value):
     assert Sampling(temperature=value) == Sampling(), "and the stamp says so"
     for sampling in (Sampling(temperature=value, top_p=0.5), Sampling(temperature=2.0, top_p=value)):
         sampler = Sampler(sampling)
-        assert [sampler.pick(logits) for _ in range(5)] == [1] * 5
+        assert [pick(sampler, logits) for _ in range(5)] == [1] * 5
 
 
 NO_NUMBERS, NOT_WHOLE = (math.nan, math.inf, -math.inf, "1", None), (1.5, math.nan, "1", None, 2**64)
@@ -354,7 +402,7 @@ def test_what_fails_while_a_row_is_decoded_ends_that_row_alone(tiny_base):
 def test_memory_that_runs_out_is_the_batchs_affair_and_whoever_sees_a_replys_end_sees_all_of_its_text(engine):
     for error in (MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError(ALLOCATOR)):
         writer = Generation(PLAIN, [1], Failing(None, lambda tokens, error=error: error), ())
-        refused("", writer.sample, torch.tensor([0.0, 1.0]), 0.0, error=type(error))
+        refused("", feed, writer, torch.tensor([0.0, 1.0]), 0.0, error=type(error))
     ends = []
     real = engine.loaded.tokenizer
     writer = Generation(Row("", None, Sampling(max_tokens=1)), [1], Failing(real, lambda _: ends.append(seen())), ())
@@ -362,6 +410,6 @@ def test_memory_that_runs_out_is_the_batchs_affair_and_whoever_sees_a_replys_end
     def seen():
         return writer.state.finish
 
-    writer.sample(torch.tensor([0.0, 1.0]), 0.0)
+    feed(writer, torch.tensor([0.0, 1.0]), 0.0)
     assert set(ends) == {""}, "what is decoded last is not in the text yet"
     assert writer.state.finish == "length"
