@@ -19,9 +19,13 @@ from torch import Tensor
 
 from playground.engine.llama_layout import LinearGroup, PackedAdapter, Pair, Scales
 from playground.engine.load import MaskedNecks, StackedNecks, stacked
+from playground.engine.request import ROWS_MAX
+from playground.gpu.device import send
 
 STEP = 256
 """Room grows by this many tokens at a time."""
+RESERVED_LENGTH = 8192
+"""Tokens a row, at most, that room is taken for before they are needed."""
 PREFIX_MIN = 16
 """Shorter prefixes are not worth a copy."""
 PREFIX_BYTES = 256 * 1024 * 1024
@@ -33,8 +37,18 @@ class KVCache:
     """One block a layer, [rows, length, 2, kv_heads, head_dim], written by one index_copy; behind it is one
     place more, ``scratch``, for a captured step's padding rows. The caller keeps rows compact with ``move``."""
 
-    def __init__(self, layers: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> None:
-        self._shape = (2, kv_heads, head_dim)
+    def __init__(
+        self,
+        layers: int,
+        kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        reserve_bytes: int = 0,
+    ) -> None:
+        """reserve_bytes: as much is taken at once, and past it room grows in larger parts: captured steps end when the
+        memory moves. 0 = no more than is needed."""
+        self._shape, self._reserve, self._asked = (2, kv_heads, head_dim), reserve_bytes, (0, 0)
         self._layers, self._dtype, self._device = layers, dtype, device
         self.rows, self.length = 0, 0
         self.version = 0  # changes when the memory does
@@ -55,7 +69,9 @@ class KVCache:
         """Room for this many rows and tokens; what is there stays."""
         if rows <= self.rows and length <= self.length:
             return
-        new_rows, new_length = max(self.rows, rows), max(self.length, -(-length // STEP) * STEP)
+        self._asked = max(self._asked[0], rows), max(self._asked[1], length)
+        new_rows, new_length = self._room(*self._asked)
+        kept_rows, kept_length = min(self.rows, new_rows), min(self.length, new_length)
         old, self.blocks, self._flat = self.blocks, [], []
         for _ in range(self._layers):
             # zeros, not empty: a masked place may hold anything but NaN
@@ -64,11 +80,23 @@ class KVCache:
             )
             block = flat[:-1].view(new_rows, new_length, *self._shape)
             if old:
-                block[: self.rows, : self.length] = old.pop(0)
+                block[:kept_rows, :kept_length] = old.pop(0)[:kept_rows, :kept_length]
             self.blocks.append(block)
             self._flat.append(flat)
         self.rows, self.length = new_rows, new_length
         self.version += 1
+
+    def _room(self, rows: int, length: int) -> tuple[int, int]:
+        """Rows and tokens to take where so many are needed."""
+        length = -(-length // STEP) * STEP
+        if not self._reserve:
+            return rows, length
+        part = max(STEP, (1 << length.bit_length()) // 8)  # at most a quarter of it
+        rows, length = 1 << (rows - 1).bit_length(), -(-length // part) * part
+        token = self._layers * math.prod(self._shape) * self._dtype.itemsize
+        while rows < ROWS_MAX and 2 * rows * length * token <= self._reserve:
+            rows *= 2
+        return rows, max(length, min(self._reserve // (rows * token) // STEP * STEP, RESERVED_LENGTH))
 
     def share(self, layers: int) -> None:
         """Make so many layers write into the one there is: for a step whose keys and values nobody needs."""
@@ -76,7 +104,7 @@ class KVCache:
 
     def shrink(self) -> None:
         """Free all memory. Only when no row is in use."""
-        self.rows, self.length, self.blocks, self._flat = 0, 0, [], []
+        self.rows, self.length, self.blocks, self._flat, self._asked = 0, 0, [], [], (0, 0)
         self.version += 1
 
     def write(self, layer: int, places: Tensor, kv: Tensor) -> None:
@@ -195,6 +223,26 @@ class Selected(NamedTuple):
     necks: dict[int, list[MaskedNecks | None]]
 
 
+@dataclass
+class Products:
+    """The low-rank products of a decode step's rows. views: for each group a [in, columns], b [columns, out], and how
+    many layers it has; masks: by that number, True where a column is not the row's own; none: all are every row's."""
+
+    views: list[tuple[Tensor, Tensor, int]]
+    masks: dict[int, Tensor]
+    selected: Selected
+
+    def add(self, place: int, x: Tensor, y: Tensor) -> None:
+        """Add the rows' low-rank products of a group, in place: x [rows, in], y [rows, sum of outputs]."""
+        if not self.views:
+            return
+        a, b, parts = self.views[place]
+        middle = torch.mm(x, a)
+        if self.masks:
+            middle.masked_fill_(self.masks[parts], 0.0)
+        y.addmm_(middle, b)
+
+
 CarriedBy = list[tuple[slice, PackedAdapter | Selected]]
 
 
@@ -221,12 +269,9 @@ class AdapterSlots:
         self.a: list[Tensor] = []
         self.b: list[Tensor] = []
         self._chosen: tuple[int | None, ...] = ()
-        self._first = self._last = 0
-        self._masks: dict[int, Tensor] = {}  # True where a column is not the row's own
-        self._fixed_masks: dict[int, dict[int, Tensor]] = {}
+        self._fixed: dict[int, tuple[tuple[int | None, ...], Products]] = {}
         self._views_of: dict[tuple[int, int], list[tuple[Tensor, Tensor, int]]] = {}
-        self._views: list[tuple[Tensor, Tensor, int]] = []
-        self._necks, self.selected = NeckStacks(), Selected({}, {})
+        self._necks, self.selected = NeckStacks(), Products([], {}, Selected({}, {}))
         self.version = 0  # changes when the memory does
 
     @property
@@ -265,44 +310,33 @@ class AdapterSlots:
         if chosen == self._chosen:
             return
         used = {slot for slot in chosen if slot is not None}
-        self._chosen, self._first, self._last = chosen, min(used, default=0), max(used, default=-1) + 1
-        mixed = len(used) > 1 or (used and None in chosen)
-        masks = self._masks_of(chosen, self._first, self._last) if mixed else {}
-        self._masks = {parts: mask.to(self._device) for parts, mask in masks.items()}
+        self._chosen, first, last = chosen, min(used, default=0), max(used, default=-1) + 1
+        masks = self._masks_of(chosen, first, last) if len(used) > 1 or (used and None in chosen) else {}
         carried = [self.adapter(slot) for slot in chosen]
         places = {place for adapter in carried if adapter is not None for place in adapter.scales}
         scales = {place: self._stacked_scales(place, carried) for place in places}
-        self.selected = Selected(scales, self._necks.select(carried))
-        self._set_views()
+        self.selected = Products(self._views(first, last), masks, Selected(scales, self._necks.select(carried)))
 
-    def fix(self, rows: int) -> bool:
+    def fixed(self, rows: int) -> Products | None:
         """For a captured step, the selected rows and the base's after them: all slots there is room for take part, and
-        the masks stay where they are in memory. Returns whether any row carries an adapter. For low-rank ones only."""
-        if self._first == self._last:
-            return False
-        masks = self._masks_of([*self._chosen, *[None] * (rows - len(self._chosen))], 0, self._room)
-        fixed = self._fixed_masks.setdefault(rows, {})
-        for parts, mask in masks.items():
-            if parts in fixed:
-                fixed[parts].copy_(mask)
+        the masks stay where they are in memory. None where no row carries one. For low-rank adapters only."""
+        if not self.selected.views:
+            return None
+        chosen, products = self._fixed.get(rows, ((), None))
+        if products is None or chosen != self._chosen:
+            masks = self._masks_of([*self._chosen, *[None] * (rows - len(self._chosen))], 0, self._room)
+            if products is None:
+                products = Products(self._views(0, self._room), masks, Selected({}, {}))
             else:
-                fixed[parts] = mask.to(self._device)
-        self._first, self._last, self._masks, self._chosen = 0, self._room, fixed, ()
-        self._set_views()
-        return True
-
-    def add(self, place: int, x: Tensor, y: Tensor) -> None:
-        """Add the selected rows' low-rank products of a group, in place: x [rows, in], y [rows, sum of outputs]."""
-        if not self._views:
-            return
-        a, b, parts = self._views[place]
-        middle = torch.mm(x, a)
-        if self._masks:
-            middle.masked_fill_(self._masks[parts], 0.0)
-        y.addmm_(middle, b)
+                for parts, mask in masks.items():
+                    products.masks[parts].copy_(mask)
+            self._fixed[rows] = self._chosen, products
+        return products
 
     def add_slot(self, place: int, slot: int | None, x: Tensor, y: Tensor) -> None:
-        """The same for tokens that all carry one slot: x [tokens, in], y [tokens, sum of outputs]."""
+        """Add the low-rank products of a group, in place, for tokens that all carry one slot.
+
+        x [tokens, in], y [tokens, sum of outputs]."""
         if slot is not None and self._rank:
             own = self._columns(place, slot, slot + 1)
             y.addmm_(torch.mm(x, self.a[place][own].t()), self.b[place][own])
@@ -325,17 +359,17 @@ class AdapterSlots:
         for row, slot in enumerate(slots):
             if slot is not None:
                 mask[row, slot - first] = False
-        return {parts: mask.repeat_interleave(parts * self._rank, dim=1) for parts in self._parts}
+        wide = {parts: mask.repeat_interleave(parts * self._rank, dim=1) for parts in self._parts}
+        return {parts: send(mask, self._device) for parts, mask in wide.items()}
 
-    def _set_views(self) -> None:
-        """The views that the selected span of slots multiplies with, one for each group; made once for each span."""
-        span = (self._first, self._last)
-        if span not in self._views_of:
-            self._views_of[span] = views = []
-            for place, group in enumerate(self.groups if self._first < self._last and self._rank else ()):
-                own = self._columns(place, *span)
+    def _views(self, first: int, last: int) -> list[tuple[Tensor, Tensor, int]]:
+        """What a span of slots multiplies with, as ``Products`` has it; made once for each span."""
+        if (first, last) not in self._views_of:
+            self._views_of[first, last] = views = []
+            for place, group in enumerate(self.groups if first < last and self._rank else ()):
+                own = self._columns(place, first, last)
                 views.append((self.a[place][own].t(), self.b[place][own], len(group.names)))
-        self._views = self._views_of[span]
+        return self._views_of[first, last]
 
     def _free_slot(self) -> int:
         """An empty slot among those that there is room for, else the first without users, else a new one."""
@@ -348,7 +382,7 @@ class AdapterSlots:
     def _grow(self, rank: int, slots: int) -> None:
         """More or wider slots; their adapters are copied again."""
         room = max(SLOTS_MIN, 1 << (slots - 1).bit_length())
-        self._rank, self._chosen, self._fixed_masks, self._views_of = rank, (), {}, {}
+        self._rank, self._chosen, self._fixed, self._views_of = rank, (), {}, {}
         self.version += 1
         self.a, self.b = [], []
         for group in self.groups:
@@ -381,7 +415,7 @@ class AdapterSlots:
         if own.leaving and not own.users:
             self._zero(slot)
             own.adapter, own.leaving, self._chosen = None, False, ()
-            self._necks, self.selected = NeckStacks(), Selected({}, {})
+            self._necks, self.selected = NeckStacks(), Products([], {}, Selected({}, {}))
 
     @torch.inference_mode()
     def _zero(self, slot: int) -> None:

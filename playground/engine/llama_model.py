@@ -4,8 +4,8 @@ The same sums as Hugging Face's modules without their overhead: q, k, v and gate
 added per sequence from the adapter slots, and the KV cache is written in place.
 
 On CUDA the decode step is captured as a graph for each shape and replayed: launching kernels costs more than running
-them. Rows are padded to a power of two and attention runs over the KV cache's whole length, so that a shape comes again
-at every step. Rows whose adapters scale (DoRA, IA³) or carry bottlenecks take the plain step.
+them. Rows and the tokens that attention runs over are padded to powers of two, so that a shape comes again at nearly
+every step. Rows whose adapters scale (DoRA, IA³) or carry bottlenecks take the plain step.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from playground.engine.llama_layout import (
     layer_of,
     product,
 )
-from playground.engine.llama_memory import AdapterSlots, CarriedBy, KVCache
+from playground.engine.llama_memory import STEP, AdapterSlots, CarriedBy, KVCache, Products, Selected
+from playground.gpu.device import send
 from playground.library.bases import BODY_ONLY
 
 ROPES = ("default", "linear", "llama3")
@@ -140,10 +141,10 @@ class LlamaModel:
         adapters.select([None] * rows)
         inputs = torch.zeros(3, rows, dtype=torch.long, device=self.device)
         inputs[2] = torch.arange(rows) * cache.length
-        self.decode_tensors(inputs, 1, cache, adapters, even=True)
+        self.decode_tensors(inputs, 1, cache, adapters.selected, even=True)
 
-    def new_cache(self) -> KVCache:
-        return KVCache(len(self.layers), self.kv_heads, self.head_dim, self.stored, self.device)
+    def new_cache(self, reserve_bytes: int = 0) -> KVCache:
+        return KVCache(len(self.layers), self.kv_heads, self.head_dim, self.stored, self.device, reserve_bytes)
 
     def new_adapter_slots(self) -> AdapterSlots:
         return AdapterSlots(self.groups, self.dtype, self.device)
@@ -155,7 +156,7 @@ class LlamaModel:
         """Prefill chunks of several sequences together; logits [segments, vocabulary] of each chunk's last token.
         embedded: [tokens, hidden] in place of the ids' embeddings."""
         states = self.hidden_states(segments, cache, adapters, embedded)
-        return self.logits(states[[end - 1 for end in accumulate(len(segment.ids) for segment in segments)]])
+        return self.logits(torch.stack([states[end - 1] for end in accumulate(len(one.ids) for one in segments)]))
 
     @torch.inference_mode()
     def hidden_states(
@@ -166,8 +167,8 @@ class LlamaModel:
         cache.ensure(max(s.row for s in segments) + 1, longest)
         self.extend_rotary(longest)
         if embedded is None:
-            ids = torch.tensor([token for segment in segments for token in segment.ids], device=self.device)
-            embedded = functional.embedding(ids, self.embedding)
+            ids = torch.tensor([token for segment in segments for token in segment.ids])
+            embedded = functional.embedding(send(ids, self.device), self.embedding)
         return _Prefill(self, segments, cache, adapters).run(embedded.to(self.device, self.dtype))
 
     @torch.inference_mode()
@@ -178,12 +179,12 @@ class LlamaModel:
         cache.ensure(len(tokens), longest)
         self.extend_rotary(longest)
         places = [row * cache.length + length for row, length in enumerate(lengths)]
-        inputs = torch.tensor([tokens, lengths, places], device=self.device)
+        inputs, even = send(torch.tensor([tokens, lengths, places]), self.device), min(lengths) + 1 == longest
         with self.matmul.watched(len(tokens)):
-            return self.decode_tensors(inputs, longest, cache, adapters, even=min(lengths) + 1 == longest)
+            return self.decode_tensors(inputs, longest, cache, adapters.selected, even=even)
 
     def decode_tensors(
-        self, inputs: Tensor, length: int, cache: KVCache, adapters: AdapterSlots, *, even: bool = False
+        self, inputs: Tensor, length: int, cache: KVCache, adapters: Products, *, even: bool = False
     ) -> Tensor:
         """``decode`` on tensors alone; it reads none back, so that it can be captured.
 
@@ -332,10 +333,10 @@ class _Prefill(_Forward):
 
 
 class _Decode(_Forward):
-    """One token a sequence, with the adapters that the slots have selected."""
+    """One token a sequence, with the adapters that are selected for it."""
 
     def __init__(
-        self, model: LlamaModel, inputs: Tensor, length: int, cache: KVCache, adapters: AdapterSlots, even: bool
+        self, model: LlamaModel, inputs: Tensor, length: int, cache: KVCache, adapters: Products, even: bool
     ) -> None:
         _, positions, places = inputs
         super().__init__(model, cache, positions, places, [(slice(None), adapters.selected)])
@@ -369,11 +370,12 @@ class Graph(Protocol):
 
 
 SHAPES_MAX = 32
-Capture = Callable[[Callable[[], None]], Graph]
-"""Takes work on fixed tensors; returns what runs it again."""
+Capture = Callable[[Callable[[], None], Graph | None], Graph]
+"""Takes work on fixed tensors, and a graph to share memory with: no two of them run at once, and none leaves anything
+there. Returns what runs the work again."""
 
 
-def cuda_capture(work: Callable[[], None]) -> Graph:
+def cuda_capture(work: Callable[[], None], beside: Any = None) -> Graph:
     """Capture as a CUDA graph, after a few warm-up runs on a side stream, as its documentation asks for. Only this
     thread's calls may end the capture: another may load a base meanwhile."""
     side = torch.cuda.Stream()
@@ -383,60 +385,71 @@ def cuda_capture(work: Callable[[], None]) -> Graph:
             work()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    pool = None if beside is None else beside.pool()
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
         work()
     return graph
 
 
 @dataclass
 class _Shape:
-    """One shape's fixed tensors: ids, positions and cache places [3, rows], logits [rows, vocabulary]."""
+    """One shape's fixed tensors: ids, positions and cache places [3, rows], logits [rows, vocabulary]. memory: versions
+    of what the graph has pointers to."""
 
     inputs: Tensor
     logits: Tensor
     graph: Graph
+    memory: tuple[int, int, int]
 
 
 class CapturedDecode:
-    """In place of ``LlamaModel.decode``. At most SHAPES_MAX shapes are kept; they are dropped when the KV cache, the
-    adapter slots or the rotary tables move in memory: a graph keeps pointers."""
+    """In place of ``LlamaModel.decode``. At most SHAPES_MAX shapes are kept, those used last; one is captured again
+    when it is needed and the KV cache, its adapter slots or the rotary tables have moved in memory since."""
 
     def __init__(self, model: LlamaModel, capture: Capture = cuda_capture) -> None:
         self._model, self._capture = model, capture
-        self._memory: tuple[int, ...] = ()
         self.shapes: dict[tuple[int, int, bool], _Shape] = {}
 
     def clear(self) -> None:
         """Drop what was captured, and the memory that it works on."""
-        self._memory, self.shapes = (), {}
+        self.shapes = {}
 
     @torch.inference_mode()
     def decode(self, tokens: Sequence[int], lengths: Sequence[int], cache: KVCache, adapters: AdapterSlots) -> Tensor:
         """Logits [rows, vocabulary], valid until the next call."""
-        count, model = len(tokens), self._model
-        if adapters.selected.scales or adapters.selected.necks:
+        count, model, selected = len(tokens), self._model, adapters.selected.selected
+        if selected.scales or selected.necks:
             return model.decode(tokens, lengths, cache, adapters)
-        rows = 1 << (count - 1).bit_length()
-        cache.ensure(rows, max(lengths) + 1)
+        rows, longest = 1 << (count - 1).bit_length(), max(lengths) + 1
+        cache.ensure(rows, longest)
         model.extend_rotary(cache.length)
-        padding = rows - count
-        adapted = adapters.fix(rows)
-        memory = (cache.version, adapters.version, model.version)
-        if self._memory != memory or len(self.shapes) >= SHAPES_MAX:
-            self._memory, self.shapes = memory, {}
+        seen = min(cache.length, max(STEP, 1 << (longest - 1).bit_length()))
+        products, padding = adapters.fixed(rows), rows - count
+        key = (rows, seen, products is not None)
         places = [row * cache.length + length for row, length in enumerate(lengths)]
         zeros, scratch = [0] * padding, [cache.scratch] * padding
-        inputs = torch.tensor([[*tokens, *zeros], [*lengths, *zeros], [*places, *scratch]])
-        key = (rows, cache.length, adapted)
-        if key not in self.shapes:
-            fixed = inputs.to(model.device)
-            logits = torch.empty(rows, model.head.shape[1], dtype=model.dtype, device=model.device)
-
-            def work() -> None:
-                logits.copy_(model.decode_tensors(fixed, cache.length, cache, adapters))
-
-            self.shapes[key] = _Shape(fixed, logits, self._capture(work))
-        shape = self.shapes[key]
+        given = torch.tensor([[*tokens, *zeros], [*lengths, *zeros], [*places, *scratch]])
+        inputs = send(given, model.device)
+        shape, memory = self.shapes.pop(key, None), (cache.version, model.version, adapters.version if products else 0)
+        if shape is None or shape.memory != memory:
+            shape = self._captured(inputs, seen, cache, products, memory)
+        self.shapes[key] = shape
         shape.inputs.copy_(inputs)
         shape.graph.replay()
         return shape.logits[:count]
+
+    def _captured(
+        self, inputs: Tensor, seen: int, cache: KVCache, products: Products | None, memory: tuple[int, int, int]
+    ) -> _Shape:
+        """A shape's graph. Those whose memory has moved go, and of too many the one that was used longest ago."""
+        kept = [(key, one) for key, one in self.shapes.items() if one.memory[:2] == memory[:2]]
+        self.shapes = dict(kept[-(SHAPES_MAX - 1) :])
+        model, fixed = self._model, inputs.clone()
+        logits = torch.empty(fixed.shape[1], model.head.shape[1], dtype=model.dtype, device=model.device)
+        adapters = products or Products([], {}, Selected({}, {}))
+
+        def work() -> None:
+            logits.copy_(model.decode_tensors(fixed, seen, cache, adapters))
+
+        beside = next(iter(self.shapes.values()), None)
+        return _Shape(fixed, logits, self._capture(work, beside.graph if beside else None), memory)

@@ -34,8 +34,9 @@ PREFILL_CHUNK = 256
 """Prompt tokens that are prefilled in one round; sequences that are decoding take a step in between."""
 KEEP_BYTES = 64 << 20
 """As much of the KV cache may stay for the next question when no sequence is left."""
-KEEP_CUDA_BYTES = 1 << 30
-"""The same on a GPU, where captured steps go with the cache."""
+KEEP_CUDA_BYTES, KEEP_CUDA_SHARE = 1 << 30, 32
+"""The same on a GPU, and this part of its memory at most. So much is taken with the first question: captured steps go
+with the cache when it moves."""
 
 
 @dataclass(eq=False)
@@ -93,10 +94,14 @@ class Scheduler:
         self._changed = threading.Condition()
         self._pending: list[_Sequence] = []
         self._running: list[_Sequence] = []
-        self.kv_cache = model.new_cache()
         self.slots, self.slots_beside = model.new_adapter_slots(), model.new_adapter_slots()
-        self.captured = CapturedDecode(model) if model.device.type == "cuda" else None
-        self.keep_bytes = KEEP_CUDA_BYTES if model.device.type == "cuda" else KEEP_BYTES
+        self.captured: CapturedDecode | None = None
+        self.keep_bytes, self._reserve_bytes = KEEP_BYTES, 0
+        if model.device.type == "cuda":
+            total = torch.cuda.get_device_properties(model.device).total_memory
+            self.captured, self.keep_bytes = CapturedDecode(model), min(KEEP_CUDA_BYTES, total // KEEP_CUDA_SHARE)
+            self._reserve_bytes = self.keep_bytes
+        self.kv_cache = model.new_cache(self._reserve_bytes)
         self.prefix_cache = PrefixCache()
         self._scheduled = self._closed = False
         self.cached_tokens = 0
@@ -196,7 +201,7 @@ class Scheduler:
             for sequence in [*self._running, *self._pending]:
                 sequence.handle.error = error
             self._running, self._pending = [], []
-            self.kv_cache, self.slots = self.model.new_cache(), self.model.new_adapter_slots()
+            self.kv_cache, self.slots = self.model.new_cache(self._reserve_bytes), self.model.new_adapter_slots()
             if self.captured is not None:
                 self.captured.clear()  # they were made of the old cache's memory
             self._changed.notify_all()

@@ -67,7 +67,7 @@ IA3_ON = {
 class Again:
     """A graph that runs its work anew."""
 
-    def __init__(self, work):
+    def __init__(self, work, beside=None):
         self.replay = work
 
 

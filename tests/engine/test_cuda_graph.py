@@ -1,5 +1,6 @@
 """The captured step: on a CPU its shapes and buffers with a stand-in for the graph, on a GPU the real one."""
 
+from dataclasses import replace
 from unittest.mock import MagicMock
 
 import pytest
@@ -13,10 +14,10 @@ def same_as_plain(engine, names, capture):
     """Steps of ever fewer rows, captured and plain, must agree. Returns how many shapes were captured after each."""
     captured, found = 0, []
 
-    def counted(work):
+    def counted(work, beside):
         nonlocal captured
         captured += 1
-        return capture(work)
+        return capture(work, beside)
 
     path = llama(engine)
     model, steps = path.model, CapturedDecode(path.model, counted)
@@ -78,7 +79,7 @@ def test_fixed_shapes_give_the_same_logits_and_a_longer_rotary_table_captures_ag
     model, captured = path.model, []
     cache, adapters = model.new_cache(), model.new_adapter_slots()
     model.prefill([Segment(0, [1, 2, 3], 0)], cache, adapters)
-    steps = CapturedDecode(model, lambda work: captured.append(work) or Again(work))
+    steps = CapturedDecode(model, lambda work, beside: captured.append(work) or Again(work))
     adapters.select([None])
     steps.decode([4], [3], cache, adapters)
     steps.decode([5], [4], cache, adapters)
@@ -88,12 +89,57 @@ def test_fixed_shapes_give_the_same_logits_and_a_longer_rotary_table_captures_ag
     assert len(captured) == 2
 
 
+@pytest.mark.parametrize(("reserve", "most"), [(1 << 22, 3), (1, 6)])
+def test_replies_that_grow_are_captured_again_for_each_doubling_and_not_for_each_part_of_room(engine, reserve, most):
+    """Four rows up to 1000 tokens: attention over 256, 512 and 1024, and the memory that is reserved does not move."""
+    path, captured = llama(engine), []
+    model = path.model
+    (cache, adapters), (plain, beside) = ((model.new_cache(room), model.new_adapter_slots()) for room in (reserve, 0))
+    slots = [one.acquire(path.scheduler.find("lora-1")) for one in (adapters, beside)]
+    steps = CapturedDecode(model, lambda work, beside: captured.append(work) or Again(work))
+    for length in (9, 200, 300, 500, 600, 700, 800, 900, 1000):
+        for rows in (3, 4):
+            for one, slot in zip((adapters, beside), slots, strict=True):
+                one.select([slot, *[None] * (rows - 1)])
+            lengths = [length, *[5] * (rows - 1)]
+            found = steps.decode([3] * rows, lengths, cache, adapters)
+            expected = model.decode([3] * rows, lengths, plain, beside)
+            assert (found - expected).abs().max() < 1e-4
+    assert len(captured) <= most
+    before = len(captured)
+    adapters.acquire(replace(path.scheduler.find("lora-2"), rank=16))  # wider slots: those shapes only that use them
+    for chosen in ([None], [slots[0]], [None]):
+        adapters.select(chosen)
+        steps.decode([3], [1000], cache, adapters)
+    assert len(captured) == before + 2, "one row with an adapter, and one without"
+
+
+def test_masks_of_a_batch_that_stays_are_not_sent_again(engine):
+    path = llama(engine)
+    adapters = path.model.new_adapter_slots()
+    slots = [adapters.acquire(path.scheduler.find(name)) for name in ("lora-1", "lora-2")]
+    adapters.select([slots[0], None])
+    products = adapters.fixed(4)
+    masks = {parts: (mask, mask._version) for parts, mask in products.masks.items()}
+    adapters.select([slots[0], None])
+    assert adapters.fixed(4) is products
+    assert all(mask._version == version for mask, version in masks.values())
+    adapters.select([None, slots[1]])
+    assert adapters.fixed(4).masks.keys() == masks.keys()
+    assert all(
+        adapters.fixed(4).masks[parts] is mask and mask._version > version for parts, (mask, version) in masks.items()
+    )
+
+
 def test_a_capture_is_ended_by_its_own_thread_only(monkeypatch):
     cuda = MagicMock()
     for name in ("Stream", "current_stream", "stream", "CUDAGraph", "graph"):
         monkeypatch.setattr(torch.cuda, name, getattr(cuda, name))
-    cuda_capture(lambda: None)
-    cuda.graph.assert_called_once_with(cuda.CUDAGraph(), capture_error_mode="thread_local")
+    first = cuda_capture(lambda: None)
+    cuda_capture(lambda: None, first)
+    modes = [call.kwargs for call in cuda.graph.call_args_list]
+    shared = {"capture_error_mode": "thread_local", "pool": first.pool()}
+    assert modes == [{"capture_error_mode": "thread_local", "pool": None}, shared], "their memory is shared"
 
 
 @pytest.mark.gpu

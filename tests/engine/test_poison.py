@@ -161,7 +161,7 @@ def test_the_slot_of_an_adapter_that_is_removed_is_emptied_when_its_last_row_end
     assert [float(adapters.a[0].sum()), float(adapters.b[0].sum())] == [3, 2]
     adapters.select([other, None])
     y = torch.zeros(2, 4)
-    adapters.add(0, torch.ones(2, 3), y)
+    adapters.selected.add(0, torch.ones(2, 3), y)
     assert y.tolist() == [[3, 3, 0, 0], [0, 0, 0, 0]]
     assert adapters.acquire(one) == first, "it may come back"
     adapters.select([first, other])
