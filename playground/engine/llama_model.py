@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention.bias import CausalBias, causal_lower_right
 
 from playground.engine.llama_layout import (
     DOWN,
@@ -311,6 +312,7 @@ class _Prefill(_Forward):
         ]
         super().__init__(model, cache, self.positions, rows * cache.length + self.positions, carried)
         self.adapters = adapters
+        self.masks = [mask_of(len(s.ids), s.start + len(s.ids), model.stored, device) for s in segments]  # of all layers
 
     def add_low_rank(self, group: int, x: Tensor, y: Tensor) -> None:
         for own, segment in self.segments:
@@ -318,17 +320,9 @@ class _Prefill(_Forward):
 
     def attention(self, number: int, q: Tensor) -> Tensor:
         mixed = q.new_empty(q.shape, dtype=self.model.dtype)
-        for own, segment in self.segments:
-            total, mask = segment.start + len(segment.ids), None
-            if segment.start:
-                seen = torch.arange(total, device=q.device)[None] <= self.positions[own, None]
-                mask = _additive(seen, q.dtype)
-            keys_values = self.cache.keys_values(number, segment.row, total)
-            query, keys, values = (tensor.transpose(0, 1)[None] for tensor in (q[own], *keys_values))
-            got = functional.scaled_dot_product_attention(
-                query, keys, values, attn_mask=mask, is_causal=mask is None, enable_gqa=True
-            )
-            mixed[own] = got[0].transpose(0, 1)
+        for (own, segment), mask in zip(self.segments, self.masks, strict=True):
+            keys, values = self.cache.keys_values(number, segment.row, segment.start + len(segment.ids))
+            mixed[own] = attend(q[own], keys, values, mask)
         return mixed.flatten(1)
 
 
@@ -357,6 +351,37 @@ class _Decode(_Forward):
             query, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=self.mask
         )
         return mixed.reshape(self.count, -1).to(self.model.dtype)
+
+
+def mask_of(tokens: int, total: int, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+    """What the last ``tokens`` of a sequence may see of all its ``total``; None where each sees those before it and
+    itself alone (``attend``). On CUDA it is a shape that kernels know, without memory: a mask of numbers would leave
+    them only the path that writes every head's scores down, 2 GB at 32,000 tokens."""
+    if tokens in (1, total):
+        return None
+    if device.type == "cuda":
+        return causal_lower_right(tokens, total)
+    places = torch.arange(total, device=device)
+    return _additive(places[None] <= places[total - tokens :, None], dtype)
+
+
+def attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """Causal attention of a sequence's last tokens: q [tokens, heads, head_dim]; keys, values [total, kv_heads,
+    head_dim]; mask: ``mask_of``. Returns [tokens, heads, head_dim]."""
+    (tokens, heads, width), kv_heads = q.shape, keys.shape[1]
+    causal = mask is None and tokens > 1
+    if not (q.is_cuda or isinstance(mask, CausalBias)):
+        query, key, value = (tensor.transpose(0, 1)[None] for tensor in (q, keys, values))
+        got = functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=True
+        )
+        return got[0].transpose(0, 1)
+    # heads that share keys and values as a batch: where flash attention is not to be had (before Ampere, or in fp32)
+    # no other fused kernel takes ``enable_gqa``
+    query = q.view(tokens, kv_heads, -1, width).permute(2, 1, 0, 3)
+    key, value = (tensor.transpose(0, 1).expand(heads // kv_heads, -1, -1, -1) for tensor in (keys, values))
+    got = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
+    return got.permute(2, 1, 0, 3).reshape(tokens, heads, width)
 
 
 def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:

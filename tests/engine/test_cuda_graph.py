@@ -5,8 +5,10 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
+from torch.nn.attention.bias import CausalBias, causal_lower_right
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from playground.engine.llama_model import CapturedDecode, Segment, cuda_capture
+from playground.engine.llama_model import CapturedDecode, Segment, attend, cuda_capture, mask_of
 from tests.engine.models import Again, engine_with, llama, save_adapters
 
 
@@ -129,6 +131,40 @@ def test_masks_of_a_batch_that_stays_are_not_sent_again(engine):
     assert all(
         adapters.fixed(4).masks[parts] is mask and mask._version > version for parts, (mask, version) in masks.items()
     )
+
+
+class Masks(TorchDispatchMode):
+    """Bytes of masks [tokens, total] that are made."""
+
+    made = 0
+
+    def __torch_dispatch__(self, called, types, args=(), kwargs=None):
+        found = called(*args, **(kwargs or {}))
+        if called is torch.ops.aten.masked_fill_.Scalar and found.shape[-1] > 64:
+            self.made += found.nbytes
+        return found
+
+
+def test_a_prompts_mask_is_made_once_for_all_layers_and_not_at_all_on_cuda_or_for_one_token(engine):
+    model, counted = llama(engine).model, Masks()
+    assert len(model.layers) > 1
+    cache, adapters = model.new_cache(), model.new_adapter_slots()
+    with counted:
+        model.prefill([Segment(0, [5] * 100, 0), Segment(1, [5] * 60, 0)], cache, adapters)
+        assert counted.made == 0
+        model.prefill([Segment(0, [6] * 40, 100), Segment(1, [6], 60)], cache, adapters)
+    assert counted.made == 40 * 140 * model.dtype.itemsize
+        assert isinstance(mask_of(256, 32_768, torch.float16, torch.device("cuda")), CausalBias)
+    assert counted.made == 40 * 140 * model.dtype.itemsize
+
+
+@pytest.mark.parametrize(("tokens", "total"), [(7, 30), (1, 30), (30, 30)])
+@torch.inference_mode()
+def test_attention_with_cudas_masks_is_the_same(tokens, total):
+    torch.manual_seed(0)
+    q, keys, values = (torch.randn(n, heads, 8) for n, heads in ((tokens, 6), (total, 2), (total, 2)))
+    plain = attend(q, keys, values, mask_of(tokens, total, torch.float32, torch.device("cpu")))
+    assert (attend(q, keys, values, causal_lower_right(tokens, total)) - plain).abs().max() < 1e-5
 
 
 def test_a_capture_is_ended_by_its_own_thread_only(monkeypatch):
