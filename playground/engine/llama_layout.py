@@ -119,20 +119,45 @@ BASE = PackedAdapter("", 0, (), {})
 QKV, OUT, GATE_UP, DOWN = range(4)
 
 
+class Packed:
+    """Layers in 4 bits that read the same input, in a weight's place: each multiplies by itself and adds its bias."""
+
+    def __init__(self, modules: Sequence[Any]) -> None:
+        self._modules = list(modules)
+        self.shape = (modules[0].in_features, sum(module.out_features for module in modules))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [tokens, in] -> [tokens, outputs together]."""
+        return torch.cat([module(x) for module in self._modules], dim=1)
+
+    def part(self, number: int, x: Tensor) -> Tensor:
+        """The outputs of one layer alone."""
+        found: Tensor = self._modules[number](x)
+        return found
+
+
+Weight = Tensor | Packed
+
+
+def is_packed(module: Any) -> bool:
+    return getattr(module.weight, "quant_state", None) is not None
+
+
 @dataclass
 class Layer:
-    """Weights of one decoder layer, [in, out] each; ``qkv`` and ``gate_up`` are several modules' side by side."""
+    """Weights of one decoder layer, [in, out] each; ``qkv`` and ``gate_up`` are several modules' side by side. Biases
+    are None where the weight adds them."""
 
     attention_norm: Tensor
-    qkv: Tensor
+    qkv: Weight
     qkv_bias: Tensor | None
     q_norm: Tensor | None
     k_norm: Tensor | None
-    out: Tensor
+    out: Weight
     out_bias: Tensor | None
     mlp_norm: Tensor
-    gate_up: Tensor
-    down: Tensor
+    gate_up: Weight
+    down: Weight
 
     def vectors_to(self, dtype: torch.dtype) -> None:
         """Norms and biases in this precision."""
@@ -145,17 +170,26 @@ def layer_of(layer: Any, columns: bool) -> Layer:
     """One decoder layer of a loaded model. columns: keep each weight as [in, out] in memory, else as [out, in]."""
     attention, mlp = layer.self_attn, layer.mlp
     q, k, v = attention.q_proj, attention.k_proj, attention.v_proj
+
+    def weight(*modules: Any) -> Weight:
+        return Packed(modules) if any(map(is_packed, modules)) else joined(modules, columns)
+
+    def bias(*modules: Any) -> Tensor | None:
+        if modules[0].bias is None or any(map(is_packed, modules)):
+            return None
+        return torch.cat([module.bias.data for module in modules])
+
     return Layer(
         attention_norm=layer.input_layernorm.weight.data,
-        qkv=joined([q, k, v], columns),
-        qkv_bias=None if q.bias is None else torch.cat([q.bias.data, k.bias.data, v.bias.data]),
+        qkv=weight(q, k, v),
+        qkv_bias=bias(q, k, v),
         q_norm=getattr(getattr(attention, "q_norm", None), "weight", None),
         k_norm=getattr(getattr(attention, "k_norm", None), "weight", None),
-        out=joined([attention.o_proj], columns),
-        out_bias=None if attention.o_proj.bias is None else attention.o_proj.bias.data,
+        out=weight(attention.o_proj),
+        out_bias=bias(attention.o_proj),
         mlp_norm=layer.post_attention_layernorm.weight.data,
-        gate_up=joined([mlp.gate_proj, mlp.up_proj], columns),
-        down=joined([mlp.down_proj], columns),
+        gate_up=weight(mlp.gate_proj, mlp.up_proj),
+        down=weight(mlp.down_proj),
     )
 
 

@@ -28,7 +28,10 @@ from playground.engine.llama_layout import (
     HalfProducts,
     Layer,
     MatmulLayouts,
+    Packed,
+    Weight,
     groups_of,
+    is_packed,
     joined,
     layer_of,
     product,
@@ -60,9 +63,11 @@ def unfit(model: Any) -> str:
     rope = getattr(config, "rope_parameters", None) or {}
     sliding = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
     inner = getattr(config, "hidden_act", "silu") != "silu" or getattr(config, "mlp_bias", False)
+    quantised = getattr(config, "quantization_config", None) is not None
     reasons = (
         (config.model_type not in BODY_ONLY, f"{config.model_type} models"),
-        (getattr(config, "quantization_config", None) is not None, "quantised bases"),
+        (quantised and not getattr(model, "is_loaded_in_4bit", False), "bases quantised otherwise than in 4 bits"),
+        (quantised and is_packed(model.get_output_embeddings()), "bases with a quantised head"),
         (sliding and config.model_type != "llama", "sliding windows"),
         (rope.get("rope_type", "default") not in ROPES, f"{rope.get('rope_type')} position scaling"),
         (inner, "this activation"),
@@ -96,6 +101,7 @@ class LlamaModel:
         for one in self.layers:
             one.vectors_to(self.dtype)
         self.head = joined([model.lm_head], columns=False)
+        measured = measured and len(self.weights()) > 4 * len(self.layers)  # in 4 bits there is nothing to choose
         self.embedding = body.embed_tokens.weight
         self.norm = body.norm.weight.data.to(self.dtype)
         self._rotary = body.rotary_emb
@@ -118,8 +124,9 @@ class LlamaModel:
         self._rotary, self.matmul = None, MatmulLayouts(self.weights, None)
 
     def weights(self) -> list[Tensor]:
-        """What a decode step multiplies by, [in, out] each, in its order."""
-        return [w for layer in self.layers for w in (layer.qkv, layer.out, layer.gate_up, layer.down)] + [self.head]
+        """What a decode step multiplies by, [in, out] each, in its order; but for what is in 4 bits."""
+        found = [w for layer in self.layers for w in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+        return [w for w in found if isinstance(w, Tensor)] + [self.head]
 
     def _choose_layout(self, layouts: MatmulLayouts, layers: Sequence[Any], head: Any) -> None:
         """Lay every fourth layer by columns, time decode steps, and take the faster layout for all."""
@@ -194,6 +201,12 @@ class LlamaModel:
         step = _Decode(self, inputs, length, cache, adapters, even)
         return self.logits(step.run(functional.embedding(inputs[0], self.embedding).to(self.dtype)))
 
+    def multiply(self, x: Tensor, weight: Weight, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+        """``residual + x @ weight + bias``, new."""
+        if not isinstance(weight, Packed):
+            return self.matmul(x, weight, bias, residual)
+        return weight(x) if residual is None else weight(x).add_(residual)
+
     def logits(self, x: Tensor) -> Tensor:
         """[tokens, hidden] of ``hidden_states`` -> [tokens, vocabulary]."""
         normed = functional.rms_norm(x, (x.shape[-1],), self.norm, self.eps)
@@ -265,11 +278,11 @@ class _Forward:
         return turned[:, : model.heads].to(model.stored)
 
     def linear(
-        self, group: int, x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None
+        self, group: int, x: Tensor, weight: Weight, bias: Tensor | None = None, residual: Tensor | None = None
     ) -> Tensor:
         """A group's product with everything that adapters may do to it; see ``load``."""
         if group not in self.changed:
-            y = self.model.matmul(x, weight, bias, residual)
+            y = self.model.multiply(x, weight, bias, residual)
             self.add_low_rank(group, x, y)
             return y
         parts, source = self.model.groups[group].spans, x
@@ -279,11 +292,16 @@ class _Forward:
             for rows, s in scales:
                 if s.inner[0] is not None:
                     source[rows] *= s.inner[0]
-        y = self.model.matmul(source, weight, bias)
+        y = self.model.multiply(source, weight, bias)
         for rows, s in scales if len(parts) > 1 else ():
-            for vector, (first, last) in zip(s.inner, parts, strict=True):
+            for number, (vector, (first, last)) in enumerate(zip(s.inner, parts, strict=True)):
                 if vector is not None:  # layers that scale a shared input differently: theirs again
-                    y[rows, first:last] = product(x[rows] * vector, weight[:, first:last])
+                    scaled = x[rows] * vector
+                    y[rows, first:last] = (
+                        weight.part(number, scaled)
+                        if isinstance(weight, Packed)
+                        else product(scaled, weight[:, first:last])
+                    )
                     if bias is not None:
                         y[rows, first:last] += bias[first:last]
         self.add_low_rank(group, x, y)
@@ -312,7 +330,9 @@ class _Prefill(_Forward):
         ]
         super().__init__(model, cache, self.positions, rows * cache.length + self.positions, carried)
         self.adapters = adapters
-        self.masks = [mask_of(len(s.ids), s.start + len(s.ids), model.stored, device) for s in segments]  # of all layers
+        self.masks = [
+            mask_of(len(s.ids), s.start + len(s.ids), model.stored, device) for s in segments
+        ]  # of all layers
 
     def add_low_rank(self, group: int, x: Tensor, y: Tensor) -> None:
         for own, segment in self.segments:
