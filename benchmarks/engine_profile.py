@@ -67,7 +67,7 @@ def step_split(
     plain(input_ids=torch.ones(rows, 60, dtype=torch.long), past_key_values=past, use_cache=True)
     tuned_step = median_ms(lambda: model.decode([5] * rows, lengths, cache, adapters))
     lora = median_ms(
-        lambda: [adapters.add(i, inputs[group.inputs], outputs[i]) for i, group in enumerate(model.groups)]
+        lambda: [adapters.selected.add(i, inputs[group.inputs], outputs[i]) for i, group in enumerate(model.groups)]
     )
     adapters.select([None] * rows)
     return {
