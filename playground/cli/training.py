@@ -12,6 +12,7 @@ from playground.cli.arguments import mapping_of, request_of
 from playground.cli.common import Outcome, Progress, owned_or_served, services_for
 from playground.data.advice import as_json, as_text, repair_words
 from playground.errors import CancelledError, RunFailedError
+from playground.plain import duration
 from playground.runs.progress import RunView, ordinal, write_curves
 from playground.runs.service import TrainRequest
 from playground.services import Services, build_services
@@ -70,6 +71,7 @@ def train(settings: Settings, options: Namespace) -> Outcome:
             progress.say(f"Repaired: {'; '.join(repair_words(checked))}.", always=True)
         held = f"{plan.validation_rows} are held back to choose by, {plan.test_rows} for a verdict."
         progress.say(f"Learns from {plan.rows} rows; {held}", always=True)
+        progress.say(f"About {duration(plan.seconds)}. {plan.teaches}".strip(), always=True)
         found, words, code = follow_runs(services, runs, home is not None, options.detach, progress)
         return found | ({"runs": runs} if len(runs) > 1 else {}), words, code
 

@@ -181,6 +181,8 @@ class AppleDevice(Device):
 
 
 GPUS = (CudaDevice, IntelDevice, AppleDevice)
+FAST = (CudaDevice, IntelDevice)
+"""On these a run that teaches content takes minutes."""
 
 
 def has_cuda() -> bool:

@@ -16,17 +16,17 @@ from playground.data.split import VALIDATION, Parts, SplitBy
 from playground.db import RunStore
 from playground.errors import InputError
 from playground.evaluation.checks import SCHEMA, parse_check, schema_file
-from playground.gpu.device import CudaDevice
+from playground.gpu.device import FAST, CudaDevice
 from playground.gpu.manager import DeviceManager
 from playground.library.adapters import AdapterCard, AdapterLibrary
 from playground.library.bases import BaseShapes
 from playground.library.card import OFF
 from playground.library.safety import unfit
 from playground.methods import all_methods, get_method
-from playground.methods.method import Method
+from playground.methods.method import Method, weights_in
 from playground.models.bases import BaseService, own_weights
-from playground.plain import size
-from playground.runs.request import QUICK_STEPS, TrainRequest
+from playground.plain import duration, plural, size
+from playground.runs.request import CONTENT_STEPS, QUICK_STEPS, TrainRequest, content_steps
 from playground.runs.runner import START_S, Workers
 from playground.settings import Settings
 from playground.training import processes
@@ -36,6 +36,7 @@ from playground.training.spec import (
     OBJECTIVES,
     RATES,
     REWARD_MODEL,
+    START_UP_S,
     WHOLE_BATCH,
     Estimate,
     RunSettings,
@@ -123,7 +124,8 @@ def _same_base(card: AdapterCard, base: BaseShapes, what: str) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """Counts of weights and rows (rows: learned from), seconds, bytes. blocked: why it cannot start, or ""."""
+    """Counts of weights and rows (rows: learned from), seconds, bytes. blocked: why it cannot start, or "". teaches:
+    whether it is long enough for content, a sentence, or ""."""
 
     trainable_params: int
     total_params: int
@@ -137,6 +139,7 @@ class Plan:
     blocked: str = ""
     validation_rows: int = 0
     test_rows: int = 0
+    teaches: str = ""
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,11 @@ class Planner:
             return methods
         return [method.sized(self._bases.weights()) for method in methods]
 
+    @property
+    def gpu(self) -> bool:
+        """Whether a run that teaches content takes minutes here."""
+        return isinstance(self._manager.device, FAST)
+
     def plan(self, resolved: Resolved) -> Plan:
         request, needed = resolved.request, self._estimate(resolved)
         names = ("trainable_params", "total_params", "seconds", "memory_bytes", "disk_bytes")
@@ -196,6 +204,7 @@ class Planner:
             blocked=self._blocked(resolved, needed),
             validation_rows=len(resolved.parts.validation),
             test_rows=len(resolved.parts.test),
+            teaches=_teaches(resolved, needed.seconds),
         )
 
     def _blocked(self, resolved: Resolved, needed: Estimate) -> str:
@@ -318,7 +327,7 @@ class Planner:
             random.Random(seed).shuffle(order := list(parts.train))
             parts = replace(parts, train=tuple(sorted(order[: request.rows])))
             left_out |= set(order[request.rows :])
-        return Resolved(
+        resolved = Resolved(
             request=request,
             method=method.sized(self._bases.weights()),
             checked=checked,
@@ -331,6 +340,20 @@ class Planner:
             rewards=rewards,
             start=start,
         )
+        return replace(resolved, request=self._suited(resolved)) if self.gpu else resolved
+
+    def _suited(self, resolved: Resolved) -> TrainRequest:
+        """The request, for a GPU: a step in as many parts as its memory asks for, where that changes nothing learned,
+        and a long run's checkpoints twenty in all, where a person left both as they are."""
+        request, fewest = resolved.request, RunSettings.save_steps
+        if request.save_steps == fewest:
+            request = replace(request, save_steps=max(fewest, resolved.steps // 20))
+        if request.accumulate > 1 or resolved.objective in WHOLE_BATCH:
+            return request
+        divisors = [n for n in range(1, min(64, request.batch_size) + 1) if request.batch_size % n == 0]
+        tried = (replace(request, accumulate=n) for n in divisors)
+        budget = self._manager.budget_bytes
+        return next((r for r in tried if self._estimate(replace(resolved, request=r)).memory_bytes <= budget), request)
 
     def _left_out(self, request: TrainRequest, checked: Checked, max_tokens: int) -> set[int]:
         if not request.leave_out:
@@ -341,10 +364,12 @@ class Planner:
     def _steps(self, request: TrainRequest, checked: Checked, objective: str, max_tokens: int, rows: float) -> int:
         if request.steps is not None:
             return request.steps
-        if request.epochs is None:
+        if request.epochs is None and (not self.gpu or objective == "grpo"):
             return QUICK_STEPS
         if objective == "pretrain":  # packed: several texts in a row
             rows = math.ceil(rows * self._data.tokens(checked, max_tokens).median / max_tokens)
+        if request.epochs is None:
+            return content_steps(rows, request.batch_size, objective)
         return max(1, math.ceil(request.epochs * rows / request.batch_size))
 
     def _estimate(self, resolved: Resolved) -> Estimate:
@@ -377,12 +402,14 @@ class Planner:
         return self._bases.precision.of(self._bases.resolve().path, "train") == "bf16"
 
     def _speed(self, method: str, objective: str) -> float | None:
-        """Tokens a second of the newest finished run of this kind, else as the workers say; None = unknown."""
+        """Tokens a second of the newest finished run of this kind, a base twice as large half as fast; else as the
+        workers say; None = unknown."""
+        here = weights_in(self._bases.weights())
         for row in self._store.all():
-            speed = row.summary.get("tokens_per_s")
+            speed, there = row.summary.get("tokens_per_s"), row.summary.get("total_params") or here
             same = row.method == method and row.summary.get("objective", "sft") == objective
             if row.state == "DONE" and same and speed:
-                return float(speed)
+                return float(speed) * there / here
         return self._workers.tokens_per_s if objective in ("sft", "pretrain") else None
 
     def _longest(self, resolved: Resolved) -> tuple[int, int]:
@@ -402,6 +429,20 @@ class Planner:
                 if len(self._answers) > REMEMBERED:
                     del self._answers[next(iter(self._answers))]
         return longest, min(known[1], longest)
+
+
+def _teaches(resolved: Resolved, seconds: float) -> str:
+    rows, batch = len(resolved.parts.train), resolved.request.batch_size
+    if resolved.objective != "sft" or not rows:
+        return ""
+    parts = resolved.request.accumulate
+    apart = f" A step is computed in {parts} parts." if parts > 1 else ""
+    passes, wanted = resolved.steps * batch / rows, content_steps(rows, batch)
+    how = f"{plural(resolved.steps, 'step')} go {passes:.1f} times through the rows"
+    if resolved.steps >= min(wanted, CONTENT_STEPS) and passes >= 1:
+        return f"Form and content: {how}.{apart}"
+    more = START_UP_S + max(0.0, seconds - START_UP_S) / resolved.steps * wanted
+    return f"Form only: {how}. Content takes about {wanted:,} steps, {duration(more)}.{apart}"
 
 
 def _data_name(checked: Checked, file: Path) -> str:

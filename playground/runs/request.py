@@ -90,6 +90,11 @@ SETTINGS = settings_of(TrainRequest)
 """Every setting that a person has, by its name in ``TrainRequest``."""
 
 QUICK_STEPS = 20
+CONTENT_STEPS, CONTENT_MOST, CPU_MOST = 150, 2000, 500
+"""After 24 steps (less than a pass) the default base has learned the form of reports and none of their content; after
+150 (five passes) the content too. Of many rows fewer passes, but one at least."""
+PASSES = {"sft": 5, "pretrain": 3}
+"""Times through the rows that teach content; 1 for what learns from feedback."""
 QUICK_S = 180.0
 """A Quick look takes no longer, by its estimate, and has fewer steps where it would."""
 FEWEST_STEPS = 4
@@ -105,19 +110,27 @@ class Preset:
     steps: int
 
 
-def presets_for(rows: int) -> list[Preset]:
-    """Quick look, Good and Thorough: a fixed look, then about 1.5 and 4 times through the data, within reason."""
+def content_steps(rows: float, batch_size: int = RunSettings.batch_size, objective: str = "sft") -> int:
+    """Optimiser steps that teach what so many rows hold, not their form alone."""
+    a_pass, fewest = math.ceil(rows / batch_size), CONTENT_STEPS if objective == "sft" else QUICK_STEPS
+    return max(1, a_pass, min(max(PASSES.get(objective, 1) * a_pass, fewest), CONTENT_MOST))
+
+
+def presets_for(rows: int, *, gpu: bool = False) -> list[Preset]:
+    """Quick look, Good and Thorough: a fixed look, about 1.5 times through the data within reason, and what content
+    takes; on a GPU that comes first."""
     good = min(max(2 * QUICK_STEPS, math.ceil(1.5 * rows / TrainRequest.batch_size)), 150)
-    thorough = min(max(2 * good, math.ceil(4 * rows / TrainRequest.batch_size)), 500)
-    quick = Preset("quick", "Quick look", QUICK_STEPS)
-    return [quick, Preset("good", "Good", good), Preset("thorough", "Thorough", thorough)]
+    whole = content_steps(rows) if gpu else min(content_steps(rows), CPU_MOST)
+    thorough = Preset("thorough", "Thorough: form and content", max(good, whole))
+    quick, middle = Preset("quick", "Quick look: form only", QUICK_STEPS), Preset("good", "Good", good)
+    return [thorough, quick, middle] if gpu else [quick, middle, thorough]
 
 
 def within_reach(presets: Sequence[Preset], seconds: Callable[[int], float]) -> list[Preset]:
     """The presets for a file that is known. seconds: what a run of so many steps takes by its estimate, so much a step
-    and what stands before the first."""
+    and what stands before the first. Where the first is no Quick look, they stay."""
     quick, *others = presets
-    if (whole := seconds(quick.steps)) > QUICK_S:
+    if quick.steps <= QUICK_STEPS and (whole := seconds(quick.steps)) > QUICK_S:
         one = seconds(1)
         a_step = (whole - one) / (quick.steps - 1)
         steps = int((QUICK_S - (one - a_step)) / a_step)

@@ -64,7 +64,7 @@ class TrainingService:
         return self._planner.methods()
 
     def presets(self, rows: int) -> list[Preset]:
-        return presets_for(rows)
+        return presets_for(rows, gpu=self._planner.gpu)
 
     def plan(self, request: TrainRequest) -> Plan:
         """What the run will need and whether it can start. Raises InputError."""

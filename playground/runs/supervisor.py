@@ -37,7 +37,18 @@ TICK_S = 0.5
 ENTER_S = 60.0
 """A run that is marked as started and has no worker after that has none."""
 _SUMMARY = (
-    *("objective", "rows_used", "rows_bad", "steps", "tokens_per_s", "loss", "eval_loss", "best", "kept_step"),
+    *(
+        "objective",
+        "rows_used",
+        "rows_bad",
+        "steps",
+        "epochs",
+        "tokens_per_s",
+        "loss",
+        "eval_loss",
+        "best",
+        "kept_step",
+    ),
     *("figures", "stopped", "trainable_params", "total_params", "estimated_memory_bytes", "seconds"),
     *("peak_memory_bytes", "memory_ratio"),
 )

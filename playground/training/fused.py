@@ -434,6 +434,9 @@ def _add_norm(h: torch.Tensor, more: torch.Tensor | None, norm: Any) -> tuple[to
         total, out = AddNorm.apply(h, more, norm.weight.float(), norm.variance_epsilon)
         return total, out
     total = h if more is None else h + more
+    if type(norm.weight) is torch.nn.Parameter and norm.weight.dtype == total.dtype:  # sums in fp32, kept in neither
+        states = functional.rms_norm(total, total.shape[-1:], norm.weight, norm.variance_epsilon)
+        return total, states.to(total.dtype)
     return total, norm(total)
 
 

@@ -255,10 +255,18 @@ PROCESS_BYTES = 650_000_000  # what a worker takes before it holds a base: the p
 PACKED_SPARES = 1.6
 """Activations (floats) that a token of packed sequences does not keep, per output of every linear layer (see
 ``Method.kept``): fitted to LoRA, full and bottleneck runs on hospital_reports."""
+HALF_KEPT_PACKED, HALF_KEPT = 0.5, 0.75
+"""Share of these bytes that is kept in half precision: of packed sequences over weights that stay, and elsewhere, where
+norms and what moves keep fp32 (counted over saved tensors of LoRA, QLoRA and full runs: 0.50, and 0.69 to 0.82)."""
 PACKED_LOGITS = 128  # tokens whose logits such a run holds at a time
 NF4_BYTES = 0.57  # bytes a quantised weight, with its scales (Dettmers et al. 2023)
 DEFAULT_TOKENS_PER_S = 130.0
 """Measured on two CPU cores with the default base; replaced by what finished runs on this machine really did."""
+CUDA_FLOPS, CUDA_TOKENS_PER_S = 3e13, 15_000.0
+"""What a CUDA device does a second in half precision, cautiously (between a T4 and an A100), and what small bases reach
+there, which wait for the calls; not measured here. Four operations a weight and token (Kaplan et al. 2020, less the
+gradients of weights that stay)."""
+START_UP_S = 12  # until the first step
 PACKED_SPEED = 1.4
 """How much faster a step over packed sequences is: LoRA 1.5 times, methods of PEFT's own modules less."""
 DEFAULT_BODY = 106_200_000
@@ -331,8 +339,9 @@ def needs(
 ) -> Estimate:
     """Estimate a run. tokens_p95, tokens_mean: prompt and answer of a row; answer_max: the longest answer.
     tokens_per_s: as a run of this objective measured it. reward_models: how many it is rewarded by. packed: whether
-    ``can_pack_sequences`` the base. cuda: it is the memory of a CUDA device that counts, where a base that stays is in
-    bf16 and the process itself takes nothing. half: whether this processor trains in bf16 where it can.
+    ``can_pack_sequences`` the base. cuda: it is the memory of a CUDA device that counts, where products are in half
+    precision and so is a base that stays, moments of a 4-bit base's adapter take a byte each, and the process takes
+    nothing. half: whether this processor trains in bf16 where it can.
     Raises InputError for options that the method or the base has no place for."""
     cost = COSTS[objective]
     packed = packed and objective == "sft" and not method.virtual
@@ -345,22 +354,27 @@ def needs(
     outputs = sum(one.outputs for one in layers)
     vocabulary = max((shape[0] for shape in shapes.values() if len(shape) == 2), default=0)
     each = 2 if cuda or (half and trains_in_half(objective, method, packed)) else 4  # bytes a weight that stays
-    weights = total * (4 if method.whole else each)
+    weights = total * (4 + 2 * cuda if method.whole else each)  # autocast holds a copy of weights that move
     if method.quantised:
-        weights = int(body * NF4_BYTES + (total - body) * 4)
+        weights = int(body * NF4_BYTES + (total - body) * each)
     # A base that is trained itself is counted already; gradient and two moments come to it, in fp32 like an adapter's.
-    optimiser = trained * 12 if method.whole else max(trained, weights_in(saved)) * 16
+    optimiser = (
+        trained * 12 if method.whole else max(trained, weights_in(saved)) * (10 if method.quantised and cuda else 16)
+    )
     others = total * (each * reward_models + (4 if cost.reference and method.whole else 0))
     length = tokens_p95 + (rank if method.virtual else 0)
-    activations = int(held * length * outputs * 4 * (method.kept - PACKED_SPARES if packed else method.kept))
+    each_kept = 4 * (1.0 if not cuda else HALF_KEPT_PACKED if packed and not method.whole else HALF_KEPT)
+    activations = int(held * length * outputs * each_kept * (method.kept - PACKED_SPARES if packed else method.kept))
     predicted = held * ((tokens_p95 if cost.logits_of_all else answer_max) + 1)
     logits = (min(predicted, PACKED_LOGITS) if packed else predicted) * vocabulary * 4 * 3
     batch = activations + logits + int((cost.held - 1) * (activations + logits))
     guess = DEFAULT_TOKENS_PER_S * DEFAULT_BODY / max(body, 1) / method.pace * (PACKED_SPEED if packed else 1.0)
+    if cuda:
+        guess = min(CUDA_TOKENS_PER_S, CUDA_FLOPS / 4 / max(body, 1)) / method.pace
     tokens = tokens_mean if tokens_per_s else tokens_mean * cost.passes / cost.rows
     return Estimate(
         memory_bytes=weights + optimiser + others + batch + (0 if cuda else PROCESS_BYTES),
-        seconds=12 + steps * rows * tokens / (tokens_per_s or guess),
+        seconds=START_UP_S + steps * rows * tokens / (tokens_per_s or guess),
         disk_bytes=file_bytes(saved),
         trainable_params=trained,
         total_params=total,

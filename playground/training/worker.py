@@ -142,7 +142,7 @@ def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float, la
     used = {"rows_used": data.rows_used, "rows_bad": data.rows_bad}
     events.write("plan", **used, rows_held_back=data.rows_held_back, **weights)
     events.write("state", message="Training")
-    arguments = arguments_of(spec, len(data.train), run_dir)
+    arguments, a_step = arguments_of(spec, len(data.train), run_dir), min(spec.batch_size, len(data.train))
     setup = Setup(model, tokenizer, data.train, data.validation, spec, arguments)
     measured = train(setup, objective, data, run_dir, events)
     if measured.last_loss is not None and measured.last_loss != measured.last_loss:
@@ -157,6 +157,7 @@ def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float, la
         "objective": spec.objective,
         **used,
         "steps": measured.step,
+        **({"epochs": round(measured.step * a_step / len(data.train), 2)} if spec.objective != "grpo" else {}),
         "tokens_per_s": round(measured.tokens_per_s or 0.0, 1),
         "loss": {"first": measured.first_loss, "last": measured.last_loss},
         "eval_loss": measured.last_eval,

@@ -101,7 +101,7 @@ _PLACES = [("After attention and MLP (Houlsby)", "houlsby"), ("After the MLP (Pf
 _PLACEMENT = partial(gr.Radio, _PLACES, label="Where bottlenecks stand")
 _REWARDS = partial(gr.Textbox, label="What earns a reward, one a line", lines=2, visible=False)
 _KINDS = f"{checks.kinds()}, or model=ID of a reward model"
-_LR = _number("Learning rate", "How far each step moves.", precision=None, minimum=None, step=0.0001)
+_LR = _number("Learning rate", "Empty: by method, base and aim.", precision=None, minimum=None, step=0.0001)
 _PARTS = "Gradient accumulation: less memory, the same learning."
 _CUT = "Tokens; a longer prompt is cut at its start."
 _CHOOSE = "For samples and the best checkpoint, from 10 rows on."
@@ -138,7 +138,7 @@ OPTIONS = [name for name, field in FIELDS.items() if field.place == "option"]
 def build(places: tuple[str, ...], method: Method, steps: int) -> dict[str, Widget]:
     """The widgets of some places, for the method and steps that are chosen first."""
     first: dict[str, dict[str, Any]] = {name: {"visible": name in method.options} for name in OPTIONS}
-    first |= {"steps": {"value": steps}, "lr": {"value": method.learning_rate}, "rank": rank_of(method)}
+    first |= {"steps": {"value": steps}, "rank": rank_of(method)}
     first |= {"objective": {"value": "sft"}}
     wanted = [field for field in FIELDS.values() if field.place in places]
     return {one.name: one.widget(**{"value": one.show(one.of(_DEFAULTS)), **first.get(one.name, {})}) for one in wanted}
@@ -185,7 +185,7 @@ def settings_label(method: str, settings: Settings) -> str:
     values = read(settings)
     parts = [f"from {values['start']}"] if values["start"] else []
     parts += [f"{values['steps']} steps"] if values["steps"] else []
-    parts.append(f"learning rate {rate(values['lr'])}")
+    parts += [f"learning rate {rate(values['lr'])}"] if values["lr"] else []
     known, rank = all_methods().get(method), values["rank"]
     if rank and known is not None and known.rank is not None:
         parts.append(f"{rank} virtual tokens" if known.virtual else f"{known.rank_label.lower()} {rank}")

@@ -16,7 +16,7 @@ from gradio.events import Dependency
 
 from playground.errors import InputError, PlaygroundError
 from playground.methods import all_methods
-from playground.methods.method import Method, Options
+from playground.methods.method import Method
 from playground.runs.planner import goes_on_by
 from playground.runs.request import Preset, within_reach
 from playground.services import Services
@@ -125,7 +125,7 @@ def then_plan(services: Services, tab: RunForm, event: Dependency) -> None:
 def wire_form(services: Services, tab: RunForm) -> Dependency:
     """Returns the listener that starts a run."""
     on, then = partial(listen, services, tab), partial(then_plan, services, tab)
-    fields, steps, pissa = tab.fields, tab.fields["steps"], tab.fields["pissa"]
+    fields, steps = tab.fields, tab.fields["steps"]
     latest: dict[str, Any] = {"trigger_mode": "always_last", **tab.request}
     then(on(tab.preset.input, steps_of, steps))
     of_method = [tab.explain, fields["lr"], fields["rank"], *(fields[name] for name in form.OPTIONS)]
@@ -138,9 +138,9 @@ def wire_form(services: Services, tab: RunForm) -> Dependency:
             tab.preset,
         )
     )
-    then(on(pissa.input, rate_of, fields["lr"], pissa=pissa))
-    set_apart = (pissa, fields["start"])
-    edits = [one.blur if isinstance(one, gr.Textbox) else one.input for one in fields.values() if one not in set_apart]
+    edits = [
+        one.blur if isinstance(one, gr.Textbox) else one.input for one in fields.values() if one is not fields["start"]
+    ]
     on(edits, refresh, tab.planned, failure=tab.blocked, **latest)
     on(fields["objective"].input, aim_chosen, fields["rewards"], objective=fields["objective"])
     asked: dict[str, Any] = {"failure": tab.code_error, "restored": tab.no_recipe, "kind": tab.form, **latest}
@@ -287,11 +287,11 @@ def free_name(slug: str, taken: set[str]) -> str:
 
 
 def method_chosen(visit: Visit, tab: RunForm, *, method: str) -> Updates:
-    """The method's explanation, its own learning rate and rank, and which options are shown."""
+    """The method's explanation, its own rank, a learning rate by itself, and which options are shown."""
     chosen = all_methods()[method]
     return {
         tab.explain: _explain_html(chosen),
-        tab.fields["lr"]: chosen.learning_rate,
+        tab.fields["lr"]: None,
         tab.fields["rank"]: gr.update(**form.rank_of(chosen)),
         **{tab.fields[option]: gr.update(visible=option in chosen.options) for option in form.OPTIONS},
     }
@@ -312,11 +312,6 @@ def begun(visit: Visit, tab: RunForm, *, start: str, method: str) -> Updates:
 
 def _explain_html(method: Method) -> str:
     return html.note(f"{method.explain} {html.sentence(method.paper)}".strip())
-
-
-def rate_of(visit: Visit, tab: RunForm, *, method: str, pissa: bool) -> Updates:
-    chosen = all_methods()[method]
-    return {tab.fields["lr"]: chosen.default_rate(Options(pissa=bool(pissa) and "pissa" in chosen.options))}
 
 
 def aim_chosen(visit: Visit, tab: RunForm, *, objective: str) -> Updates:

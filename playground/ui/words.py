@@ -35,7 +35,7 @@ STOPPED_EMPTY = "Stopped before anything arrived."
 # Train
 TRAIN_EMPTY = "Drop a file of examples, or start with one of ours."
 EXAMPLES_TEXT = "What goes in, and the answer you want out. 50 good rows beat 500 careless ones."
-TIME_TEXT = "More steps see your examples more often. A quick look shows whether it works at all."
+TIME_TEXT = "A quick look teaches the form. Content takes about five times through your examples."
 METHOD_TEXT = (
     "Full fine-tuning moves every weight. The others freeze the base and train a small part, "
     "like a clear sheet laid over a finished painting."

@@ -300,6 +300,10 @@ def undertrained(run: Mapping[str, Any]) -> str:
     """Why a run may have been too short, by its record; "" where it does not say so."""
     steps, rows = (int(run.get(name) or 0) for name in ("steps", "rows_used"))
     seen, reasons = steps * int(run.get("batch_size") or 0), []
+    if isinstance(
+        epochs := run.get("epochs"), float
+    ):  # a row of the file may be several to learn from, or a part of one
+        seen = rows if epochs >= 1 else int(epochs * rows)
     if 0 < seen < rows and run.get("objective") != "grpo":  # whose steps are counted in replies
         reasons.append(f"it saw {seen} of its {rows} rows, which is less than one pass")
     held = [float(loss) for _, loss in (run.get("curve") or {}).get("held_out") or ()]

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import runpy
 import shlex
 import shutil
@@ -14,12 +15,13 @@ from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig
 from safetensors import safe_open
 
 from playground.cli.arguments import build_parser, request_of
+from playground.gpu.device import CpuDevice, CudaDevice
 from playground.library.bases import BaseShapes
 from playground.methods.method import Options
 from playground.runs import recipe
 from playground.runs.planner import Plan, begins_with, rewarded_by
 from playground.runs.progress import RunView, write_curves
-from playground.runs.request import TrainRequest
+from playground.runs.request import CONTENT_STEPS, TrainRequest, content_steps, presets_for
 from playground.services import build_services
 from tests.refused import refused
 from tests.ui.fakes import card
@@ -52,6 +54,47 @@ def test_settings_come_back_as_they_went_and_other_files_by_their_names():
     assert recipe.settings(back, PLAN, "grpo") == record
     sly = recipe.with_settings(REQUEST, {"docs": "/etc/passwd", "rewards": ["json-schema:/etc/passwd"]})
     assert (sly.docs, sly.rewards) == (Path("passwd"), ("json-schema:passwd",)), "a file of settings opens nothing"
+
+
+class Card(CudaDevice):
+    name = "card"
+    total_bytes = free_bytes = 10**12
+
+
+def test_on_a_card_a_run_is_long_enough_for_content_and_fits_its_memory_and_on_a_processor_it_is_said(
+    settings, rows_file
+):
+    plans = {}
+    for device in (Card(), CpuDevice()):
+        training = build_services(settings, device=device).training
+        plans[device.kind] = training.plan(TrainRequest(rows_file, "mine"))
+    assert (plans["cuda"].steps, plans["cpu"].steps) == (CONTENT_STEPS, 20)
+    assert "Form and content" in plans["cuda"].teaches
+    assert re.search(r"Form only: 20 steps go .* Content takes about 150 steps, .*(s|min|h)\.", plans["cpu"].teaches)
+    services = build_services(settings, device=Card())
+    whole = services.training.plan(request := TrainRequest(rows_file, "mine"))
+    least = services.training.plan(replace(request, accumulate=8)).memory_bytes
+    services.manager.budget_bytes = (whole.memory_bytes + least) // 2
+    smaller = services.training.plan(request)
+    assert least <= smaller.memory_bytes <= services.manager.budget_bytes
+    assert not smaller.blocked
+    assert re.search(r"computed in [248] parts", smaller.teaches)
+
+
+def test_five_passes_or_what_is_in_reach_and_one_at_least():
+    cases = {40: 150, 240: 150, 800: 500, 8_000: 2_000, 80_000: 10_000}
+    assert {rows: content_steps(rows) for rows in cases} == cases
+    assert content_steps(800, objective="dpo") == 100
+    assert [one.steps for one in presets_for(8_000)] == [20, 150, 500]
+    assert [one.steps for one in presets_for(8_000, gpu=True)] == [2_000, 20, 150]
+
+
+def test_the_learning_rate_is_the_base_s_own_and_the_objective_s(services, rows_file, tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    pair = {"prompt": "p", "chosen": "Good.", "rejected": "Bad."}
+    file.write_text("\n".join(json.dumps(pair | {"prompt": f"p {n}"}) for n in range(30)))
+    sft, dpo = (services.training.plan(TrainRequest(one, "mine", steps=1)).lr for one in (rows_file, file))
+    assert dpo == pytest.approx(sft * 0.1)
 
 
 def test_what_is_left_out_moves_no_row_of_the_verdict_and_a_reading_reaches_plans(

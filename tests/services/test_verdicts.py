@@ -268,6 +268,8 @@ def test_forgetting_goes_on_without_an_adapter_that_fails(tmp_path):
         ([], {"steps": 9}, "saw 72 of its 80 rows"),
         ([], {"steps": 9, "objective": "grpo"}, ""),
         ([], {"rows_used": None}, ""),
+        ([], {"steps": 9, "epochs": 1.4}, ""),
+        ([], {"epochs": 0.3}, "saw 24 of its 80 rows"),
     ],
 )
 def test_a_run_that_was_too_short_is_told_by_its_record(losses, changes, words):

@@ -11,11 +11,13 @@ from safetensors.torch import load_file
 from transformers import Trainer
 from trl import DPOTrainer
 
+from playground.data.render import Rendered
 from playground.methods import all_methods, get_method
 from playground.methods.method import weights_in
 from playground.training.model import Precision, load_for_training, optimiser_name, precision, trainable
+from playground.training.objectives import PackedSequenceCollator, answer_loss
 from playground.training.processes import worker_environment
-from playground.training.spec import PROCESS_BYTES, needs
+from playground.training.spec import HALF_KEPT_PACKED, PROCESS_BYTES, needs
 from playground.training.trainer import arguments_of
 from tests.refused import refused
 from tests.training.conftest import PLAIN
@@ -90,14 +92,40 @@ def planned(method, *, cuda, objective="sft", reward_models=0):
 
 
 def test_on_a_card_a_base_that_stays_counts_half_and_the_process_not_at_all():
-    """A reward model stays too; a reference is as wide as what it is compared with."""
-    for method, objective, less in (("lora", "sft", 2), ("full", "sft", 0), ("qlora", "sft", 0), ("full", "dpo", 0)):
+    """A reward model stays too; a reference is as wide as what it is compared with; weights that move have a copy in
+    half precision; beside 4-bit weights the rest is as wide as a LoRA run's, and an adapter's moments are small."""
+    embedded = 1000 * 64
+    cases = (("lora", "sft", 2 * weights_in(SHAPES)), ("full", "sft", -2 * weights_in(SHAPES)))
+    cases += (("qlora", "sft", 2 * embedded + 6 * planned("qlora", cuda=False).trainable_params),)
+    for method, objective, less in (*cases, ("full", "dpo", -2 * weights_in(SHAPES))):
         here, there = (planned(method, cuda=cuda, objective=objective) for cuda in (False, True))
-        assert here.memory_bytes - there.memory_bytes == PROCESS_BYTES + less * weights_in(SHAPES)
-        assert (here.disk_bytes, here.seconds) == (there.disk_bytes, there.seconds)
+        stays = [one.memory_bytes - one.batch_bytes for one in (here, there)]
+        assert stays[0] - stays[1] == PROCESS_BYTES + less, method
+        assert there.batch_bytes < here.batch_bytes
+        assert here.disk_bytes == there.disk_bytes
     for cuda, each in ((False, 4), (True, 2)):
         without, with_two = (planned("lora", cuda=cuda, objective="grpo", reward_models=count) for count in (0, 2))
         assert with_two.memory_bytes - without.memory_bytes == 2 * each * weights_in(SHAPES)
+
+
+def test_what_a_run_in_half_precision_keeps_for_the_gradient_is_what_the_plan_counts(monkeypatch, tiny_base):
+    """Saved tensors beside those of fp32, packed LoRA and QLoRA: half, as ``needs`` has it."""
+    some = [Rendered("", "", [*range(5, 90)], [*range(90, 120)]) for _ in range(4)]
+    for method in ("lora", "qlora"):
+        kept = []
+        for chosen in ("fp32", "bf16"):
+            monkeypatch.setenv("PLAYGROUND_PRECISION", chosen)
+            model, sizes = load_for_training(tiny_base, get_method(method), 4, 1), {}
+            own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+            def keep(tensor, sizes=sizes):
+                sizes[tensor.untyped_storage().data_ptr()] = tensor, tensor.untyped_storage().nbytes()
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), precision().autocast():
+                answer_loss(model, PackedSequenceCollator()(some))
+            kept.append(sum(size for place, (_, size) in sizes.items() if place not in own))
+        assert kept[1] / kept[0] < 1.1 * HALF_KEPT_PACKED
 
 
 def test_the_private_parts_that_are_overridden_are_there():
