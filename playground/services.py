@@ -9,7 +9,7 @@ from playground.chat.compare import CompareService
 from playground.chat.demo import DemoService
 from playground.chat.programs import CompletionService, ReplayService
 from playground.db import RunStore
-from playground.gpu.device import CpuDevice, Device, Wrap, find_device
+from playground.gpu.device import CpuDevice, Device, Wrap, find_device, other_cards
 from playground.gpu.manager import DeviceManager, Lanes
 from playground.gpu.precision import Precision
 from playground.jobs import Jobs
@@ -55,7 +55,9 @@ class Services:
         store = RunStore(settings.database)
         self.quota = quota = Quota(settings, store, library, VerdictFiles(settings.home / "verdicts").bytes_of)
         self.sessions = Sessions(settings.database)
-        self.manager = manager = DeviceManager(device, settings.budget_bytes, keep_alive_s=KEEP_ALIVE_S, lanes=lanes)
+        self.manager = manager = DeviceManager(
+            device, settings.budget_bytes, keep_alive_s=KEEP_ALIVE_S, lanes=lanes, others=other_cards(device)
+        )
         self.jobs = jobs = Jobs()
         self.bases = bases = BaseService(settings, manager, load, jobs, precision)
         self.residents = residents = Residents(manager, bases, load)

@@ -33,6 +33,10 @@ def status(settings: Settings, options: Namespace) -> Outcome:
     lines = [
         f"{state['device']}: {state['used_bytes'] / 1e9:.1f} of {state['budget_bytes'] / 1e9:.1f} GB in use",
         *[f"  {part['name']}: {part['bytes'] / 1e6:.0f} MB" for part in state["parts"] if part["bytes"]],
+        *[
+            f"Card {at}: {one['name']}: {one['used_bytes'] / 1e9:.1f} of {one['budget_bytes'] / 1e9:.1f} GB in use"
+            for at, one in enumerate(state["cards"][1:], 2)
+        ],
         *[f"  running: {lease['label']}" for lease in state["leases"]],
         *[f"  waiting: {item['label']} ({item['position']})" for item in state["queue"]],
         f"Disk: {sum(folders.values()) / 1e9:.1f} GB in {settings.home}, {free / 1e9:.1f} GB free",

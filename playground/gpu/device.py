@@ -52,20 +52,31 @@ class Device:
 
 
 class CudaDevice(Device):
-    """The first CUDA device, as torch tells, whose context takes some of its memory; AMD's are some to torch (ROCm)."""
+    """A CUDA device that this process may see, the first unless told, as torch tells, whose context takes some of its
+    memory; AMD's are some to torch (ROCm)."""
 
     kind = "cuda"
+
+    def __init__(self, card: int = 0) -> None:
+        self.card = card
+
+    @property
+    def count(self) -> int:
+        """How many this process may see."""
+        import torch
+
+        return int(torch.cuda.device_count())
 
     @property
     def name(self) -> str:
         import torch
 
-        return str(torch.cuda.get_device_name(0))
+        return str(torch.cuda.get_device_name(self.card))
 
     def memory(self) -> tuple[int, int]:
         import torch
 
-        free, total = torch.cuda.mem_get_info()
+        free, total = torch.cuda.mem_get_info(self.card) if self.card else torch.cuda.mem_get_info()
         return int(total), int(free)
 
 
@@ -74,11 +85,12 @@ class NoCuda(OSError):
 
 
 class NvidiaDevice(CudaDevice):
-    """The first device that this process may see (``CUDA_VISIBLE_DEVICES`` counts), or a part of one (MIG), as NVIDIA's
-    driver knows it: no torch, no context, no memory taken."""
+    """A device that this process may see (``CUDA_VISIBLE_DEVICES`` counts), or a part of one (MIG), as NVIDIA's driver
+    knows it: no torch, no context, no memory taken."""
 
-    def __init__(self) -> None:
+    def __init__(self, card: int = 0) -> None:
         """Raises NoCuda where torch has no device to use; OSError, ImportError where the driver cannot be asked."""
+        super().__init__(card)
         kind, major = torch_built_for()
         if kind != "cuda":
             raise NoCuda("torch was built without CUDA")
@@ -91,7 +103,8 @@ class NvidiaDevice(CudaDevice):
         _call(cuda.cuDriverGetVersion, ctypes.byref(version))
         if version.value // 1000 < major:
             raise OSError("the driver is older than what torch was built for")
-        _call(cuda.cuDeviceGet, ctypes.byref(device), 0)
+        _call(cuda.cuDeviceGet, ctypes.byref(device), card)
+        self._cuda = cuda
         _call(cuda.cuDeviceGetUuid_v2, number, device)  # the management library orders devices otherwise
         import pynvml
 
@@ -105,6 +118,12 @@ class NvidiaDevice(CudaDevice):
             self._handle = find(f"MIG-{same}")
         except pynvml.NVMLError as error:
             raise OSError(str(error)) from error
+
+    @property
+    def count(self) -> int:
+        found = ctypes.c_int()
+        _call(self._cuda.cuDeviceGetCount, ctypes.byref(found))
+        return found.value
 
     @property
     def name(self) -> str:
@@ -231,6 +250,14 @@ def find_device(card: Callable[[], CudaDevice] = NvidiaDevice, there: Callable[[
         except (OSError, AttributeError, ImportError):  # one of its libraries is not there, or has no such function
             return _as_torch_tells()
     return _as_torch_tells() if torch_built_for()[0] in ("hip", "xpu", "mps") else CpuDevice()
+
+
+def other_cards(first: Device) -> list[Device]:
+    """The CUDA devices of this process after the first; none where they cannot be asked."""
+    try:
+        return [type(first)(card) for card in range(1, first.count)] if isinstance(first, CudaDevice) else []
+    except (OSError, AttributeError, RuntimeError):
+        return []
 
 
 def _as_torch_tells() -> Device:

@@ -14,7 +14,7 @@ import gc
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -45,7 +45,8 @@ T = TypeVar("T")
 
 @dataclass
 class Lease(contextlib.AbstractContextManager["Lease"]):
-    """The right to use the device. Close it (or leave its ``with``) on every way out; closing twice is harmless."""
+    """The right to use the device, or another card of it. Close it (or leave its ``with``) on every way out; closing
+    twice is harmless."""
 
     number: int
     lane: str
@@ -55,6 +56,7 @@ class Lease(contextlib.AbstractContextManager["Lease"]):
     since_s: float
     _close: Callable[[Lease], None] = field(repr=False)
     residents: tuple[str, ...] = ()
+    card: int = 0
 
     def close(self) -> None:
         self._close(self)
@@ -175,7 +177,8 @@ class DeviceManager:
     """Budget, residents, leases, queue. The decisions are ``policy``'s; this object carries them out.
 
     run: runs an unload outside of whatever called for it. keep_alive_s: how long a resident may idle, 0 = for ever.
-    lanes: entered while chat leases are open, so that a run leaves chat its cores; None where no processor computes."""
+    lanes: entered while chat leases are open, so that a run leaves chat its cores; None where no processor computes.
+    others: further cards, for training; each has such a budget too."""
 
     def __init__(
         self,
@@ -185,8 +188,10 @@ class DeviceManager:
         run: Run = _in_thread,
         keep_alive_s: float = 0.0,
         lanes: Lanes | None = None,
+        others: Sequence[Device] = (),
     ) -> None:
-        self.device = device
+        self.device, self.others = device, tuple(others)
+        self._other_budgets = [default_budget(one) if budget_bytes is None else budget_bytes for one in others]
         self.budget_bytes = budget_bytes if budget_bytes is not None else default_budget(device)
         self._clock, self._run, self._keep_alive_s, self._lanes = clock, run, keep_alive_s, lanes
         self._changed = threading.Condition()
@@ -204,12 +209,25 @@ class DeviceManager:
     @property
     def used_bytes(self) -> int:
         with self._changed:
-            held = sum(lease.bytes for lease in self._leases.values())
+            held = sum(lease.bytes for lease in self._leases.values() if not lease.card)
             return held + sum(one.bytes for one in self._residents.values())
 
     @property
     def free_bytes(self) -> int:
         return max(0, self.budget_bytes - self.used_bytes)
+
+    @property
+    def run_bytes(self) -> int:
+        """The most that a training run can have, on whichever card."""
+        return max(self.budget_bytes, *self._other_budgets, 0)
+
+    def cards(self) -> list[tuple[str, int, int]]:
+        """(name, budget, bytes in use) of each card."""
+        with self._changed:
+            used = {lease.card: lease.bytes for lease in self._leases.values() if lease.card}
+            first = [(self.device.name, self.budget_bytes, self.used_bytes)]
+            others = enumerate(zip(self.others, self._other_budgets, strict=True), 1)
+            return first + [(one.name, budget, used.get(card, 0)) for card, (one, budget) in others]
 
     def set_resident(self, name: str, held_bytes: int, unload: Unload | None = None) -> None:
         """Account for a model that is in memory now, or has grown; 0 bytes removes it. unload: frees it, and whoever
@@ -252,7 +270,8 @@ class DeviceManager:
         """Join the queue. residents: the models to work on; whoever gets a lease on one that is not in memory has to
         load it. Raises BusyError when the queue is full, OutOfMemoryError when it can never fit."""
         with self._changed:
-            self._refuse_what_never_fits(label, needs_bytes, residents)
+            if residents or lane != "train" or needs_bytes > max(self._other_budgets, default=0):
+                self._refuse_what_never_fits(label, needs_bytes, residents)
             sessions = [item.session for item in self._waiting.values()]
             if len(sessions) >= QUEUE_LIMIT:
                 raise BusyError(f"{len(sessions)} requests are waiting already. Try again in a minute.")
@@ -265,10 +284,11 @@ class DeviceManager:
             self._decide()
             return request
 
-    def adopt(self, lane: str, session: str, label: str, held_bytes: int) -> Lease:
+    def adopt(self, lane: str, session: str, label: str, held_bytes: int, card: int = 0) -> Lease:
         """A lease for work that is already on the device (a worker that outlived the app); never refused."""
         with self._changed:
-            lease = Lease(next(self._numbers), lane, session, label, held_bytes, self._clock(), self._close)
+            now, number = self._clock(), next(self._numbers)
+            lease = Lease(number, lane, session, label, held_bytes, now, self._close, card=card)
             self._leases[lease.number] = lease
             return lease
 
@@ -306,7 +326,7 @@ class DeviceManager:
     # -- inside; the lock is held --------------------------------------------------------------------------------------
 
     def _held(self) -> list[Held]:
-        return [Held(lease.lane, lease.bytes, lease.residents) for lease in self._leases.values()]
+        return [Held(lease.lane, lease.bytes, lease.residents, lease.card) for lease in self._leases.values()]
 
     def _idle(self) -> list[Resident]:
         used = {name for lease in self._leases.values() for name in lease.residents}
@@ -336,9 +356,10 @@ class DeviceManager:
 
     def _decide(self) -> None:
         waiting, residents = list(self._waiting.values()), list(self._residents.values())
-        decision = policy.decide(waiting, self._held(), residents, self.budget_bytes, self._last_served)
+        held, budgets = self._held(), self._other_budgets
+        decision = policy.decide(waiting, held, residents, self.budget_bytes, self._last_served, budgets)
         for number in decision.grant:
-            self._grant(number)
+            self._grant(number, decision.cards.get(number, 0))
         self._evict(decision.evict)
         if self._lanes is not None:
             # a verdict's batches decode here as a chat does
@@ -346,11 +367,11 @@ class DeviceManager:
             (self._lanes.enter if chats else self._lanes.leave)("chat")
         self._changed.notify_all()
 
-    def _grant(self, number: int) -> None:
+    def _grant(self, number: int, card: int) -> None:
         waiting, request = self._waiting.pop(number), self._requests.pop(number)
         names, now = tuple(name for name, _ in waiting.residents), self._clock()
         request.lease = Lease(
-            number, waiting.lane, waiting.session, request.label, waiting.needs_bytes, now, self._close, names
+            number, waiting.lane, waiting.session, request.label, waiting.needs_bytes, now, self._close, names, card
         )
         self._leases[number] = request.lease
         for name, size in waiting.residents:

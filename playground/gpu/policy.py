@@ -11,7 +11,9 @@
 4. Where they do not fit, residents that nobody uses leave, the longest idle first, if that makes room; the request is
    granted once they have gone. A resident in use never leaves.
 5. Where that is not enough the request waits, and holds back later ones of its own lane.
-6. A request that PATIENCE grants have passed by, and that waits only for short work, is urgent: it comes first and
+6. Where there are several cards, chat stays on the first. A training run takes the first other card that trains nothing
+   and has room, each with a budget of its own; only where there is none the first card, by the rules above.
+7. A request that PATIENCE grants have passed by, and that waits only for short work, is urgent: it comes first and
    holds back everything that would use memory beside it. A training run is not short work, so nothing is held back for
    its sake.
 """
@@ -20,7 +22,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 CAPACITY = {"chat": 4, "measure": 1, "train": 1}
 """Leases open at once in each lane."""
@@ -45,11 +47,13 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Held:
-    """An open lease: its lane, the bytes of its work, the names of the residents it uses."""
+    """An open lease: its lane, the bytes of its work, the names of the residents it uses, the card it is on, 0 = the
+    first."""
 
     lane: str
     bytes: int
     residents: tuple[str, ...] = ()
+    card: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,10 +78,12 @@ class Resident:
 
 @dataclass(frozen=True)
 class Decision:
-    """Requests to grant now, in this order, and residents to unload now."""
+    """Requests to grant now, in this order, and residents to unload now. cards: request -> card, where it is not the
+    first."""
 
     grant: tuple[int, ...] = ()
     evict: tuple[str, ...] = ()
+    cards: Mapping[int, int] = field(default_factory=dict)
 
 
 def order(waiting: Sequence[Waiting], last_served: Mapping[str, int]) -> list[Waiting]:
@@ -99,8 +105,12 @@ def decide(
     residents: Sequence[Resident],
     budget_bytes: int,
     last_served: Mapping[str, int],
+    other_cards: Sequence[int] = (),
 ) -> Decision:
-    """What to do now. Call it again whenever something has changed: a grant may have to wait for an eviction to end."""
+    """What to do now. Call it again whenever something has changed: a grant may have to wait for an eviction to end.
+    other_cards: the budget of each card after the first."""
+    cards = _free_cards(held, other_cards)
+    held, placed = [lease for lease in held if not lease.card], dict[int, int]()
     there = {resident.name: resident for resident in residents}
     used = {name for lease in held for name in lease.residents}
     taken = {lane: sum(lease.lane == lane for lease in held) for lane in CAPACITY}
@@ -108,6 +118,12 @@ def decide(
     granted: list[int] = []
     closed: set[str] = set()
     for request in order(waiting, last_served):
+        card = next((at for at, room in cards.items() if request.needs_bytes <= room), 0)
+        if card and request.lane == "train" and request.lane not in closed and not request.residents:
+            granted.append(request.number)
+            placed[request.number] = card
+            del cards[card]
+            continue
         if taken[request.lane] >= CAPACITY[request.lane] or request.lane in closed:
             continue
         wanted = {name for name, _ in request.residents}
@@ -130,11 +146,17 @@ def decide(
             chosen.append(resident.name)
             room += resident.bytes
         if room >= needs:
-            return Decision(tuple(granted), tuple(chosen))  # what comes after waits until these have gone
+            return Decision(tuple(granted), tuple(chosen), placed)  # what comes after waits until these have gone
         closed.add(request.lane)
         if request.passed >= PATIENCE and needs <= budget_bytes - _held_for_long(wanted, there, held):
             closed.update(CAPACITY)
-    return Decision(tuple(granted))
+    return Decision(tuple(granted), cards=placed)
+
+
+def _free_cards(held: Sequence[Held], budgets: Sequence[int]) -> dict[int, int]:
+    """Bytes that are free on each card after the first that trains nothing."""
+    busy = {lease.card for lease in held if lease.lane == "train"}
+    return {card: budget for card, budget in enumerate(budgets, 1) if card not in busy}
 
 
 def _held_for_long(wanted: Collection[str], there: Mapping[str, Resident], held: Sequence[Held]) -> int:

@@ -213,7 +213,7 @@ class Planner:
         writes, free = needed.disk_bytes * DISK_FACTOR, shutil.disk_usage(self._settings.home).free
         if writes > free:
             return f"The run writes about {size(writes)}; {size(free)} of disk are free. Free some space."
-        budget, method = self._manager.budget_bytes, resolved.method
+        budget, method = self._manager.run_bytes, resolved.method
         if needed.memory_bytes > budget:
             parts = "" if resolved.objective in WHOLE_BATCH else "more parts a step (gradient accumulation) or "
             instead = "Choose LoRA." if method.whole else f"Choose {parts}a smaller batch."
@@ -274,13 +274,25 @@ class Planner:
             return ""
         return "" if any(one.messages[-1].thought for row in rows for one in variants(row)) else OFF
 
+    def _there(self) -> int:
+        manager = self._manager
+        first = min(manager.budget_bytes, manager.device.free_bytes)
+        return max(
+            first,
+            *(
+                min(budget, one.free_bytes)
+                for one, (_, budget, _) in zip(manager.others, manager.cards()[1:], strict=True)
+            ),
+            0,
+        )
+
     def remedy(self, spec: RunSpec) -> tuple[str, dict[str, object]]:
         """A sentence with a smaller setting that should fit, and that setting. Raises PlaygroundError."""
         base = BaseShapes.from_folder(Path(spec.base_path))
         shapes = own_weights(base)
         place = {"packed": can_pack_sequences(base.config), "cuda": isinstance(self._manager.device, CudaDevice)}
         place["half"] = spec.precision == "bf16"
-        there = spec.limit_memory_bytes or min(self._manager.budget_bytes, self._manager.device.free_bytes)
+        there = spec.limit_memory_bytes or self._there()
         if (setting := oom_advice(spec, shapes, there, **place)) is not None:
             return setting.words(spec), {"smaller": asdict(setting)}
         least_gb, there_gb = smallest_bytes(spec, shapes, **place) / 1e9, there / 1e9
@@ -352,7 +364,7 @@ class Planner:
             return request
         divisors = [n for n in range(1, min(64, request.batch_size) + 1) if request.batch_size % n == 0]
         tried = (replace(request, accumulate=n) for n in divisors)
-        budget = self._manager.budget_bytes
+        budget = self._manager.run_bytes
         return next((r for r in tried if self._estimate(replace(resolved, request=r)).memory_bytes <= budget), request)
 
     def _left_out(self, request: TrainRequest, checked: Checked, max_tokens: int) -> set[int]:

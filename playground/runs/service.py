@@ -273,7 +273,8 @@ class DeviceService:
             count = len(loaded.attached())
             words = f"{count} {'adapter' if count == 1 else 'adapters'} attached"
             parts += [(words, loaded.adapter_bytes, "adapters"), ("Prefix cache", loaded.cache_bytes, "cache")]
-        trains, replies = (sum(one.bytes for one in leases if (one.lane == "train") == yes) for yes in (True, False))
+        here = [one for one in leases if not one.card]
+        trains, replies = (sum(one.bytes for one in here if (one.lane == "train") == yes) for yes in (True, False))
         parts += [("Replies in flight", replies, "replies"), ("Training", trains, "training")]
         return {
             "device": manager.device.name,
@@ -281,13 +282,16 @@ class DeviceService:
             "precision_measured": self._bases.precision.words,
             "budget_bytes": manager.budget_bytes,
             "used_bytes": manager.used_bytes,
+            "cards": [{"name": name, "budget_bytes": of, "used_bytes": used} for name, of, used in manager.cards()],
             "parts": [
                 {"name": name, "bytes": held, "kind": kind}
                 for name, held, kind in parts
                 if held or kind not in ("cache", "training")
             ],
             "residents": [{"name": public(one.name), "bytes": one.bytes, "state": one.state} for one in residents],
-            "leases": [{"lane": one.lane, "label": public(one.label), "bytes": one.bytes} for one in leases],
+            "leases": [
+                {"lane": one.lane, "label": public(one.label), "bytes": one.bytes, "card": one.card} for one in leases
+            ],
             "queue": [
                 {"position": place, "label": public(request.label), "wait_s": round(request.wait_s, 1)}
                 for place, request in enumerate(manager.queue(), 1)

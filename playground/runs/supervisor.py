@@ -223,7 +223,8 @@ class Supervisor:
         log = followed.log.refresh()
         alive = self._workers.is_alive(row.pid, row.pid_started_s)
         if alive and followed.lease is None:  # a worker that outlived the process that started it
-            followed.lease = self._manager.adopt("train", row.owner, f"Training {row.name}", row.needs_bytes)
+            card = processes.card_of(self._settings.runs_dir / row.run)
+            followed.lease = self._manager.adopt("train", row.owner, f"Training {row.name}", row.needs_bytes, card)
         if read_only:
             return
         if alive:
@@ -270,7 +271,9 @@ class Supervisor:
                 return
             followed = self.follow(row.run)  # nothing of an earlier worker counts
             followed.pulse, followed.asked_to_stop, followed.killed_for = Pulse(), False, ""
-            pid, since = self._workers.start_worker(self._settings.runs_dir / row.run, self._settings.database, attempt)
+            run_dir = self._settings.runs_dir / row.run
+            (run_dir / processes.CARD).write_text(str(followed.lease.card if followed.lease is not None else 0))
+            pid, since = self._workers.start_worker(run_dir, self._settings.database, attempt)
             self._store.update(row.run, only_from=("RUNNING", "STOPPING"), pid=pid, pid_started_s=since)
         except (PlaygroundError, DatabaseError, OSError, RuntimeError) as error:  # RuntimeError: no thread can start
             if pid is not None:

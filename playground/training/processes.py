@@ -34,6 +34,8 @@ ALLOCATOR = {
 LOW_MEMORY = "lean"
 """A file in a run's folder: memory matters more than speed, so the worker does without ``ALLOCATOR``."""
 LOCK = "worker.lock"
+CARD = "card"
+"""A file in a run's folder: which of the CUDA devices of the app its worker sees, from 0."""
 WAIT_S = 3.0
 """A worker waits so long for the folder: whoever records how the previous one ended holds it for a moment."""
 HEARTBEAT = "heartbeat"
@@ -47,11 +49,20 @@ longest_s: float | None = None
 _children: dict[int, subprocess.Popen[bytes]] = {}
 
 
-def worker_environment(env: Mapping[str, str], *, low_memory: bool = False) -> dict[str, str]:
-    """What a worker sees of ``env``. low_memory: freed memory goes back at once. Of several CUDA devices it sees the
-    first, which the session manager budgets; on more transformers' Trainer would split its batches over all of them."""
+def card_of(run_dir: Path) -> int:
+    """The CUDA device that a run's worker was given, 0 = the first."""
+    with contextlib.suppress(OSError, ValueError):
+        return int((run_dir / CARD).read_text())
+    return 0
+
+
+def worker_environment(env: Mapping[str, str], *, low_memory: bool = False, card: int = 0) -> dict[str, str]:
+    """What a worker sees of ``env``. low_memory: freed memory goes back at once. Of several CUDA devices it sees one,
+    the session manager's choice; on more transformers' Trainer would split its batches over all of them."""
     kept = {name: env[name] for name in PASSED if name in env} | ({} if low_memory else ALLOCATOR)
-    kept |= {"CUDA_VISIBLE_DEVICES": env.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0], "HF_HUB_OFFLINE": "1"}
+    there = [one.strip() for one in env["CUDA_VISIBLE_DEVICES"].split(",")] if "CUDA_VISIBLE_DEVICES" in env else None
+    seen = str(card) if there is None else there[card if card < len(there) else 0]
+    kept |= {"CUDA_VISIBLE_DEVICES": seen, "HF_HUB_OFFLINE": "1"}
     return kept | {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1", "TQDM_DISABLE": "1"}
 
 
@@ -65,7 +76,7 @@ def start_worker(run_dir: Path, database: Path, attempt: int) -> tuple[int, floa
         process = subprocess.Popen(
             [sys.executable, "-m", "playground.training.worker", str(run_dir), str(database), str(attempt)],
             cwd=PROJECT_ROOT,
-            env=worker_environment(os.environ, low_memory=(run_dir / LOW_MEMORY).exists()),
+            env=worker_environment(os.environ, low_memory=(run_dir / LOW_MEMORY).exists(), card=card_of(run_dir)),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

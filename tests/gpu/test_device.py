@@ -14,7 +14,7 @@ import pytest
 import torch  # before anything is replaced
 
 from playground.engine.load import pick_device
-from playground.gpu.device import CpuDevice, NvidiaDevice, find_device, usable_cores
+from playground.gpu.device import CpuDevice, NvidiaDevice, find_device, other_cards, usable_cores
 from playground.gpu.manager import LINGER_S, LOOK_S, Lanes
 from playground.gpu.precision import FILE, Precision, measure, processor
 from playground.settings import PROJECT_ROOT
@@ -34,6 +34,7 @@ def libcuda(code=0, version=13_000):
         cuInit=init,
         cuDriverGetVersion=lambda at: setattr(at._obj, "value", version),
         cuDeviceGet=lambda at, ordinal: setattr(at._obj, "value", ordinal),
+        cuDeviceGetCount=lambda at: setattr(at._obj, "value", 2),
         cuDeviceGetUuid_v2=lambda at, device: at.__setitem__(slice(0, 16), NUMBER),
     )
 
@@ -69,6 +70,8 @@ def test_a_card_or_a_part_of_one_is_found_by_its_id(installed, kind):
     card = find_device(there=lambda: True)
     assert isinstance(card, NvidiaDevice)
     assert (card.name, card.total_bytes, card.free_bytes) == (f"H200 {kind}", 100, 90)
+    assert [one.card for one in other_cards(card)] == [1]
+    assert other_cards(CpuDevice()) == []
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,23 @@ def test_a_lease_is_released_on_an_exception_closing_twice_is_harmless_and_an_ad
     assert manager.used_bytes == GB
 
 
+def test_each_card_has_its_own_budget_and_runs_one_run_and_what_fits_one_of_them_is_taken(clock):
+    large = FixedDevice(40 * GB, 40 * GB, "large")
+    manager = DeviceManager(FixedDevice(12 * GB, 12 * GB), clock=clock, others=[FixedDevice(), large])
+    assert [budget // GB for _, budget, _ in manager.cards()] == [10, 14, 36]
+    assert manager.run_bytes == 36 * GB
+    chat = granted(manager, needs=GB)
+    leases = [granted(manager, "train", session, 30 * GB if session == "a" else 5 * GB) for session in "abcd"]
+    assert [lease and lease.card for lease in leases] == [2, 1, 0, None]
+    assert (chat.card, manager.used_bytes) == (0, 6 * GB)
+    assert [used // GB for _, _, used in manager.cards()] == [6, 5, 30]
+    refused("can be free at most", manager.request, "train", "a", "Training", 37 * GB, error=OutOfMemoryError)
+    leases[1].close()
+    assert [lease.card for lease in manager.leases() if lease.lane == "train"] == [2, 0, 1], "the fourth came next"
+    manager.adopt("train", "a", "Training", GB, card=2)
+    assert manager.used_bytes == 6 * GB
+
+
 def test_what_can_never_fit_is_refused_at_once_and_what_cannot_leave_counts(manager):
     reserved = DeviceManager(FixedDevice(free_bytes=12 * GB))
     assert reserved.budget_bytes == int(12 * GB - 1.6 * GB), "what is free, less a reserve"

@@ -48,6 +48,15 @@ def test_the_order_of_service(name):
     assert [item.number for item in order(waiting, served)] == found
 
 
+def test_a_run_takes_the_first_other_card_with_room_and_chat_stays_on_the_first():
+    runs = [train(1, 6 * K), train(2, 3 * K), train(3, 3 * K), train(4, K), chat(5)]
+    decided = decide(runs, [], [], 10 * K, {}, [4 * K, 8 * K])
+    assert (decided.grant, dict(decided.cards)) == ((1, 2, 3, 5), {1: 2, 2: 1}), "the third goes beside chat"
+    held = [Held("train", 6 * K, card=2), Held("train", 9 * K)]
+    decided = decide([train(7, 3 * K), train(8, 3 * K), chat(9, needs=K)], held, [], 10 * K, {}, [4 * K, 8 * K])
+    assert (decided.grant, dict(decided.cards)) == ((7, 9), {7: 1}), "what another card holds is not the first's"
+
+
 BUSY, USED = [Held("chat", 1)] * 3, [Held("chat", 1, ("base",))]
 RUN_OR_CHAT = [train(1, 8 * K), chat(2, needs=K)]
 BIG, FULL = on(1, "full", 6 * K, PATIENCE), [idle("young", 3 * K, 9), idle("old", 3 * K, 1)]

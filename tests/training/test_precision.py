@@ -16,7 +16,7 @@ from playground.methods import all_methods, get_method
 from playground.methods.method import weights_in
 from playground.training.model import Precision, load_for_training, optimiser_name, precision, trainable
 from playground.training.objectives import PackedSequenceCollator, answer_loss
-from playground.training.processes import worker_environment
+from playground.training.processes import CARD, card_of, worker_environment
 from playground.training.spec import HALF_KEPT_PACKED, PROCESS_BYTES, needs
 from playground.training.trainer import arguments_of
 from tests.refused import refused
@@ -63,6 +63,18 @@ def test_a_person_s_precision_counts_for_runs_too(card, monkeypatch, said, bf16,
     monkeypatch.setenv("PLAYGROUND_PRECISION", said)
     assert precision().compute == getattr(torch, expected)
     assert worker_environment(os.environ)["PLAYGROUND_PRECISION"] == said
+
+
+@pytest.mark.parametrize(
+    ("visible", "card", "seen"),
+    [(None, 1, "1"), ("2,3", 0, "2"), ("2,3", 1, "3"), ("GPU-a, GPU-b", 1, "GPU-b"), ("", 0, "")],
+)
+def test_a_worker_sees_the_card_that_the_session_manager_chose_and_no_other(tmp_path, visible, card, seen):
+    (tmp_path / CARD).write_text(str(card))
+    env = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    assert card_of(tmp_path) == card
+    assert worker_environment(env, card=card_of(tmp_path))["CUDA_VISIBLE_DEVICES"] == seen
+    assert card_of(tmp_path / "gone") == 0
 
 
 def test_on_a_processor_runs_are_in_fp32_and_fp16_is_not_tried(monkeypatch):

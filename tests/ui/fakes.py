@@ -234,6 +234,7 @@ STATUS |= {
     "leases": [],
     "queue": [],
     "parts": [{"name": f"Base {EVIL}", "bytes": 40, "kind": "base"}],
+    "cards": [],
 }
 
 
