@@ -1,5 +1,5 @@
-"""Replies in bf16 against fp32 on this processor: what was measured, how many greedy replies are the same, whether the
-others part at a near-tie, and what it does to held-out losses and to what the shipped sets call right.
+"""Replies in bf16 against fp32 on this processor: how many greedy replies are the same, whether the others part at a
+near-tie, and what it does to held-out losses and to what the shipped sets call right.
 
     python benchmarks/precision.py [--rows 16] [--out benchmarks/results/precision.json]
 
@@ -32,7 +32,6 @@ from playground.engine.engine import Engine
 from playground.engine.request import AdapterFile, Row, RowState, Sampling, ScoreRow
 from playground.evaluation.checks import parse_check
 from playground.evaluation.criterion import parse_criterion
-from playground.gpu.precision import measure, widths_of
 from playground.library.bases import resolve
 from playground.settings import Settings
 
@@ -102,9 +101,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     base = resolve("smollm2-135m", Settings.from_env()).path
-    widths = widths_of(base)
-    assert widths is not None
-    gain = measure(widths)
     whole, half = (replies(base, dtype, options.rows) for dtype in KINDS)
     sets, gaps, count = {}, [], 0
     for name in SETS:
@@ -122,7 +118,6 @@ def main() -> None:
     found = {
         "command": " ".join(["python", "benchmarks/precision.py", *sys.argv[1:]]),
         "device": device,
-        "gain": gain._asdict(),
         "same_replies": count - len(gaps),
         "replies": count,
         "nats_where_they_part": {"median": statistics.median(gaps or [0]), "largest": max(gaps, default=0)},

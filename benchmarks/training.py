@@ -39,8 +39,6 @@ ARMS = Path(__file__).with_name("training_arms.py")
 FILE = Path(__file__).resolve().parent.parent / "examples" / "hospital_reports.jsonl"
 PEERS = ("plain_trainer", "trl_sft", "trl_sft_no_checkpointing")
 OURS = ("ours", "ours_qlora")
-HALF = ("ours_bf16", "plain_trainer_bf16", "trl_sft_bf16")
-"""With --precisions, every arm as the app starts it (or, of peers, by default): the base in bf16."""
 BODY, HEAD = 106_200_000, 28_300_000
 """Weights of the default base: the body's, and the tied head's."""
 
