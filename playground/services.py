@@ -19,6 +19,7 @@ from playground.models.bases import BaseService, load_engine
 from playground.models.endpoints import Endpoints
 from playground.models.exporting import Exporter, Pusher
 from playground.models.remote import Client
+from playground.runs.cluster import RayWorkers
 from playground.runs.runner import ZeroRunner
 from playground.runs.service import DeviceService, TrainingService
 from playground.settings import Settings
@@ -65,7 +66,8 @@ class Services:
         self.adapters = adapters = AdapterService(settings, residents, library, quota, store)
         self.pusher = Pusher(adapters)
         self.exporter = Exporter(settings, manager.device, bases, adapters, quota, jobs)
-        self.training = TrainingService(settings, store, manager, bases, data, library, quota, self.zero or processes)
+        workers = self.zero or (RayWorkers(settings.ray, settings.runs_dir) if settings.ray else processes)
+        self.training = TrainingService(settings, store, manager, bases, data, library, quota, workers)
         shipped = (lambda: [one.system_prompt for one in data.sets()]) if settings.shared else None
         self.endpoints = Endpoints(settings.endpoints_file, named=settings.endpoints is not None)
         self.client = Client()

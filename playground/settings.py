@@ -52,7 +52,7 @@ class Settings:
     answer, None = ``endpoints.toml`` in the home. precision: what is computed in, a key of PRECISIONS, or
     ``auto``: what suits the device. login: name and password that open the page, None = it is open. log_json: the log
     is JSON lines, every request among them. lasting: whether the home outlives a restart: on a Space only where it lies
-    on a mounted disk.
+    on a mounted disk. ray: the cluster that trains: ``auto``, or its job server's address; "" = this machine.
 
     Where the app is shared, for each visitor: session_disk_mb: uploads, runs, adapters, verdicts and exports together.
     session_runs: runs that wait or train at once. session_adapters: adapters kept. keep_hours: how long all of it stays
@@ -84,6 +84,7 @@ class Settings:
     login: tuple[str, str] | None = field(default=None, repr=False)
     log_json: bool = False
     lasting: bool = True
+    ray: str = ""
 
     def __post_init__(self) -> None:
         given = {name.replace("_", " "): getattr(self, name) for name in ("upload_mb", *WHOLE)}
@@ -117,6 +118,9 @@ class Settings:
             raise InputError(f"PLAYGROUND_LOG is {log!r}; it takes json, or is not set.")
         where = Path(home).expanduser().absolute() if home else Path.home() / ".prompt-or-tune"
         mounted = any(os.path.ismount(one) for one in (where, *where.parents) if one != Path(one.anchor))
+        ray = env.get("PLAYGROUND_RAY", "").strip()
+        if ray and not re.fullmatch(r"auto|https?://[\w.:\[\]-]+/?", ray):
+            raise InputError(f"PLAYGROUND_RAY is {ray!r}; it takes auto, or an address such as http://head:8265.")
         limits = {name: value for name, variable in WHOLE.items() if (value := _whole(env, variable))}
         return cls(
             home=where,
@@ -130,6 +134,7 @@ class Settings:
             precision=precision,
             login=(name, password) if name else None,
             log_json=log == "json",
+            ray=ray,
             upload_mb=_whole(env, "PLAYGROUND_UPLOAD_MB"),
             endpoints=Path(endpoints).expanduser().absolute() if endpoints else None,
             **limits,

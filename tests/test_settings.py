@@ -38,7 +38,14 @@ def test_limits_are_read_checked_and_in_readmes_table_and_a_wrong_value_is_told_
     assert [getattr(settings, name) for name in [*WHOLE, "upload_mb"]] == list(range(2, 2 + len(WHOLE) + 1))
     assert (settings.session_disk_bytes, settings.keep_s) == (2 * 2**20, 5 * 3600)
     assert settings.upload_limit_bytes == (2 + len(WHOLE)) * 2**20
-    told = {"BUDGET_GB": "lots", "SHARED": "yes", "PRECISION": "int8", "LOG": "yaml", "LOGIN": "demo:short"}
+    told = {
+        "BUDGET_GB": "lots",
+        "SHARED": "yes",
+        "PRECISION": "int8",
+        "LOG": "yaml",
+        "LOGIN": "demo:short",
+        "RAY": "head; rm",
+    }
     for name, wrong in told.items():
         refused(name, Settings.from_env, {f"PLAYGROUND_{name}": wrong})
     for variable in env:

@@ -22,6 +22,8 @@ from playground.services import Services, build_services
 from playground.settings import Settings
 from playground.workspace.visitors import WAIT_S, Home, HomeTaken
 
+LOOK_S = 5.0
+"""How long the first look at a cluster may take."""
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "pandas", "evaluate", "gradio")
 
 
@@ -39,10 +41,27 @@ def status(settings: Settings, options: Namespace) -> Outcome:
         ],
         *[f"  running: {lease['label']}" for lease in state["leases"]],
         *[f"  waiting: {item['label']} ({item['position']})" for item in state["queue"]],
+        *_cluster(state.get("cluster")),
         f"Disk: {sum(folders.values()) / 1e9:.1f} GB in {settings.home}, {free / 1e9:.1f} GB free",
         *[f"  {name}: {held / 1e6:.1f} MB" for name, held in folders.items()],
     ]
     return state, "\n".join(lines), 0
+
+
+def _cluster(state: dict[str, Any] | None) -> list[str]:
+    """Where runs train, where that is not here."""
+    if state is None:
+        return []
+    if state["message"] or not state["nodes"]:
+        return [f"Cluster {state['address']}: {state['message'] or 'it has not answered yet'}"]
+    used = " and ".join(
+        f"{state['used'].get(kind, 0):g} of {state[kind]:g} {kind.upper().replace('S', 's')}"
+        for kind in ("cpus", "gpus")
+        if state[kind]
+    )
+    lost = f", {state['lost']} lost" if state["lost"] else ""
+    nodes = [f"  {node['name']}: {node['cpus']:g} CPUs, {node['gpus']:g} GPUs" for node in state["nodes"]]
+    return [f"Cluster {state['address']}: {used} in use, nodes: {len(nodes)}{lost}", *nodes]
 
 
 def _state(settings: Settings, services: Services) -> dict[str, Any]:
@@ -54,6 +73,8 @@ def _state(settings: Settings, services: Services) -> dict[str, Any]:
             return call(settings, "/internal/status")
         home = None
     try:
+        if services.training.cluster is not None:
+            services.training.cluster.status(LOOK_S)
         services.training.tick()  # finds the workers that live; runs that another process supervises are left alone
         return services.device.status()
     finally:

@@ -11,6 +11,7 @@ from typing import Any
 from playground.cli.arguments import mapping_of, request_of
 from playground.cli.common import Outcome, Progress, owned_or_served, services_for
 from playground.data.advice import as_json, as_text, repair_words
+from playground.db import ACTIVE
 from playground.errors import CancelledError, RunFailedError
 from playground.plain import duration
 from playground.runs.progress import RunView, ordinal, write_curves
@@ -109,6 +110,8 @@ def _followed(services: Services, runs: Sequence[str], progress: Progress) -> Ru
     return view
 
 
+JOIN_S = 60.0
+"""How long a cluster may take to be reached, or a Ray on this machine to start."""
 SUMMARY = (
     *("rows_used", "rows_bad", "steps", "seconds", "tokens_per_s", "loss", "eval_loss", "trainable_params"),
     *("total_params", "peak_memory_bytes", "estimated_memory_bytes"),
@@ -122,10 +125,12 @@ def _summed_up(view: RunView) -> dict[str, Any]:
 
 def _left(services: Services, run: str, owner: bool, progress: Progress) -> Outcome:
     """Wait for its start, not for its end; where it does not start, say who will do that."""
-    view = _settled(services, run, "QUEUED", 10 if owner else 0)
+    cluster = services.training.cluster
+    view = _settled(services, run, "QUEUED", (10 if cluster is None else JOIN_S) if owner else 0)
     services.close()
-    if view.state == "QUEUED":
-        now = "The device is taken" if owner else "Another process works in this home and starts it when its turn comes"
+    if view.state == "QUEUED" and view.pid is None:
+        taken = "The device is taken" if cluster is None else "The cluster does not answer"
+        now = taken if owner else "Another process works in this home and starts it when its turn comes"
         later = "" if owner else "should that end before, "
         then = "the app starts it, or the next command that trains here, or"
         progress.say(f"{run} waits. {now}; {later}{then}: python -m playground runs resume {run}", always=True)
@@ -162,7 +167,11 @@ def runs(settings: Settings, options: Namespace) -> Outcome:
         return {"run": options.run, "file": str(file)}, f"Written to {file}.", 0
     if options.action == "show":
         view = training.show(options.run)
-        return _short(view), "\n".join(line for line in (_row(view), _memory(view), view.error) if line), 0
+        return (
+            _short(view),
+            "\n".join(line for line in (_row(view), _doing(view), _memory(view), view.error) if line),
+            0,
+        )
     views = training.runs()
     listed = "\n".join(_row(view) for view in views) or "No runs yet. python -m playground train FILE begins one."
     return {"runs": [_short(view) for view in views]}, listed, 0
@@ -177,6 +186,10 @@ def _row(view: RunView) -> str:
     place = f"  {ordinal(view.place)} in line" if view.place else ""
     steps = f"step {view.step} of {view.steps}  {view.adapter or view.name}"
     return f"{view.run}  {view.state:<9}  {view.method:<6}  {steps}{place}"
+
+
+def _doing(view: RunView) -> str:
+    return view.message if view.state in ACTIVE else ""
 
 
 def _memory(view: RunView) -> str:

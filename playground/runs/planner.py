@@ -26,6 +26,7 @@ from playground.methods import all_methods, get_method
 from playground.methods.method import Method, weights_in
 from playground.models.bases import BaseService, own_weights
 from playground.plain import duration, plural, size
+from playground.runs.cluster import RayWorkers
 from playground.runs.request import CONTENT_STEPS, QUICK_STEPS, TrainRequest, content_steps
 from playground.runs.runner import START_S, Workers
 from playground.settings import Settings
@@ -214,7 +215,7 @@ class Planner:
         if writes > free:
             return f"The run writes about {size(writes)}; {size(free)} of disk are free. Free some space."
         budget, method = self._manager.run_bytes, resolved.method
-        if needed.memory_bytes > budget:
+        if needed.memory_bytes > budget and not isinstance(self._workers, RayWorkers):  # Ray knows its nodes' memory
             parts = "" if resolved.objective in WHOLE_BATCH else "more parts a step (gradient accumulation) or "
             instead = "Choose LoRA." if method.whole else f"Choose {parts}a smaller batch."
             needs_gb, budget_gb = needed.memory_bytes / 1e9, budget / 1e9

@@ -20,6 +20,7 @@ from playground.methods.method import Method
 from playground.models.adapters import live_id
 from playground.models.bases import PREFIX, BaseService
 from playground.runs import recipe
+from playground.runs.cluster import RayWorkers
 from playground.runs.planner import Plan, Planner
 from playground.runs.progress import RunView, ordinal, write_curves
 from playground.runs.request import Preset, TrainRequest, presets_for
@@ -56,6 +57,7 @@ class TrainingService:
     ) -> None:
         self.store = store
         self._settings, self._quota, self._workers, self._bases, self._clock = settings, quota, workers, bases, clock
+        self.cluster = workers if isinstance(workers, RayWorkers) else None
         self._home: Home | None = None
         self._planner = Planner(settings, manager, bases, data, store, library, quota, workers)
         self._supervisor = Supervisor(settings, store, manager, self._planner.remedy, workers, clock)
@@ -207,6 +209,8 @@ class TrainingService:
     def close(self) -> None:
         """Stop supervising; what trains goes on in its own process."""
         self._supervisor.close()
+        if self.cluster is not None:
+            self.cluster.close()
         if self._home is not None:
             self._home.release()
             self._home = None
@@ -220,11 +224,16 @@ class TrainingService:
         with self._supervisor.lock:
             view = self._supervisor.follow(row.run).log.refresh().view(row)
             if row.state == "QUEUED":
-                view.place = self._supervisor.place(row.run)
+                view.place = self._supervisor.place(row.run) if self.cluster is None else 0
                 again = "Memory ran out; it is tried once more. " if row.retried else ""
-                view.message = again + (f"{ordinal(view.place)} in line" if view.place else "Waiting for the device")
+                line = f"{ordinal(view.place)} in line" if view.place else "Waiting for the device"
+                view.message = again + (self.cluster.waiting if self.cluster is not None else line)
             elif row.state == "RUNNING":
                 view.live = live_id(row, run_dir)
+                if self.cluster is not None:
+                    waits, where = self.cluster.place(run_dir)
+                    view.state = "QUEUED" if waits else view.state
+                    view.message = where if waits else ", ".join(part for part in (view.message, where) if part)
             elif row.state in ("FAILED", "CANCELLED"):
                 view.resume_step = marked_step(run_dir)
             return view
@@ -296,6 +305,7 @@ class DeviceService:
                 {"position": place, "label": public(request.label), "wait_s": round(request.wait_s, 1)}
                 for place, request in enumerate(manager.queue(), 1)
             ],
+            "cluster": self._cluster(),
             "base": {name: getattr(state, name) for name in ("phase", "message", "fingerprint")}
             | {"id": state.spec, "path": loaded.path if loaded is not None else ""},
         }
@@ -318,6 +328,15 @@ class DeviceService:
             return "Fetching a base" if self._bases.fetching else "Device: idle"
         waiting = len(self._manager.queue())
         return f"Answering, {waiting} waiting" if waiting else "Answering"
+
+    def _cluster(self) -> dict[str, Any] | None:
+        """Where the app is shared, without where it is and what its nodes are called."""
+        if self._training.cluster is None:
+            return None
+        found = self._training.cluster.status()
+        unnamed = [{**node, "name": f"Node {place}"} for place, node in enumerate(found["nodes"], 1)]
+        hidden = {"address": "", "nodes": unnamed, "message": found["message"] and "It does not answer."}
+        return found | (hidden if self._shared else {})
 
     def _public(self, label: str) -> str:
         """``Training my run`` -> ``Training``, ``full my_model`` -> ``full`` where others would read it."""

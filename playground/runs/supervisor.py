@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from playground.db import DatabaseError, RunRow, RunStore
 from playground.errors import BusyError, CancelledError, DiskFullError, PlaygroundError
 from playground.gpu.manager import DeviceManager, Lease, Request
+from playground.runs.cluster import RayWorkers
 from playground.runs.progress import Ending, Event, Pulse, RunLog, ending_of
 from playground.runs.runner import Workers
 from playground.settings import Settings
@@ -143,7 +144,8 @@ def _guarded(what: str) -> Iterator[None]:
 
 
 class Supervisor:
-    """remedy: what to say, and to keep in the summary, for a run whose memory ran out."""
+    """remedy: what to say, and to keep in the summary, for a run whose memory ran out. workers: on a cluster they need
+    nothing of this device, and the cluster queues them."""
 
     def __init__(
         self,
@@ -156,6 +158,7 @@ class Supervisor:
     ) -> None:
         self._settings, self._store, self._manager, self._remedy = settings, store, manager, remedy
         self._workers, self._clock = workers, clock
+        self._cluster = workers if isinstance(workers, RayWorkers) else None
         self._queue = RunQueue(manager)
         self._followed: dict[str, _Followed] = {}
         self._stop = threading.Event()
@@ -222,7 +225,7 @@ class Supervisor:
         followed = self.follow(row.run)
         log = followed.log.refresh()
         alive = self._workers.is_alive(row.pid, row.pid_started_s)
-        if alive and followed.lease is None:  # a worker that outlived the process that started it
+        if alive and followed.lease is None and self._cluster is None:  # it outlived the process that started it
             card = processes.card_of(self._settings.runs_dir / row.run)
             followed.lease = self._manager.adopt("train", row.owner, f"Training {row.name}", row.needs_bytes, card)
         if read_only:
@@ -247,12 +250,19 @@ class Supervisor:
                 self._workers.stop(row.pid, hard=False)
             elif row.stopping_s and self._clock() - row.stopping_s > KILL_AFTER_S:
                 self._workers.stop(row.pid, hard=True)
+        if self._cluster is not None:
+            return  # its process is watched on its node
         beat = processes.last_beat(self._settings.runs_dir / row.run)
         if reason := followed.pulse.look(beat, *self._workers.activity(row.pid), followed.log.events):
             followed.killed_for = reason
             self._workers.stop(row.pid, hard=True)
 
     def _start_what_may(self, rows: Sequence[RunRow]) -> None:
+        if self._cluster is not None:
+            for row in rows if rows and self._cluster.ready() else ():
+                with _guarded(row.run):
+                    self._begin(row)
+            return
         for run, error in self._queue.ask(rows).items():
             self._store.update_or_defer(run, state="FAILED", error=str(error))
         for row in rows:
@@ -262,7 +272,7 @@ class Supervisor:
                     self._begin(row)
 
     def _begin(self, row: RunRow) -> None:
-        """The lease is there: mark the run, start its worker, write down who that is."""
+        """The lease is there, or a cluster: mark the run, start its worker, write down who that is."""
         pid = None
         try:
             attempt = self._store.begin(row.run, self._clock())
@@ -311,7 +321,7 @@ class Supervisor:
     def _retry(self, row: RunRow) -> bool:
         """Memory ran out for the first time: unload the models that idle, and put the run at the head of the queue
         again, to go on with a worker that is slower and takes less."""
-        freed = self._manager.unload_idle()
+        freed = self._manager.unload_idle() if self._cluster is None else []
         with contextlib.suppress(OSError):
             (self._settings.runs_dir / row.run / processes.LOW_MEMORY).touch()
         _LOG.info("memory ran out in %s; unloaded %s; it is tried once more", row.run, freed or "nothing")

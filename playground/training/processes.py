@@ -66,15 +66,16 @@ def worker_environment(env: Mapping[str, str], *, low_memory: bool = False, card
     return kept | {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1", "TQDM_DISABLE": "1"}
 
 
-def start_worker(run_dir: Path, database: Path, attempt: int) -> tuple[int, float]:
-    """Start a worker in its own process group, its output in worker.log. Returns (pid, start time). Raises OSError."""
+def start_worker(run_dir: Path, database: Path | None, attempt: int) -> tuple[int, float]:
+    """Start a worker in its own process group, its output in worker.log. Returns (pid, start time). Raises OSError.
+    database: where it enters the record; None = on a node of a cluster: it ends with the process that began it."""
     for left in (HEARTBEAT, DISK_FULL_FILE):  # of the attempt before
         (run_dir / left).unlink(missing_ok=True)
     with (run_dir / LOG).open("ab") as log:
         log.write(f"{ATTEMPT} {attempt}\n".encode())
         log.flush()
         process = subprocess.Popen(
-            [sys.executable, "-m", "playground.training.worker", str(run_dir), str(database), str(attempt)],
+            [sys.executable, "-m", "playground.training.worker", str(run_dir), str(database or ""), str(attempt)],
             cwd=PROJECT_ROOT,
             env=worker_environment(os.environ, low_memory=(run_dir / LOW_MEMORY).exists(), card=card_of(run_dir)),
             stdin=subprocess.DEVNULL,

@@ -42,12 +42,16 @@ def main() -> int:
     """Entry of the child process: its log goes to worker.log, its events to events.jsonl."""
     signal.signal(signal.SIGTERM, _cancel)
     run_dir, attempt = Path(sys.argv[1]), int(sys.argv[3]) if len(sys.argv) > 3 else 0
-    database, run_id, pid = Path(sys.argv[2]) if len(sys.argv) > 3 else None, run_dir.name, os.getpid()
+    database, run_id, pid = Path(sys.argv[2]) if len(sys.argv) > 3 and sys.argv[2] else None, run_dir.name, os.getpid()
+    parent = os.getppid() if len(sys.argv) > 3 else 0
 
     def wanted() -> bool:
-        """Whether the run lives and this process is its worker. A record that cannot be read proves nothing."""
+        """Whether the run lives and this process is its worker. A record that cannot be read proves nothing. On a node
+        of a cluster: whether the task lives that began it."""
         with contextlib.suppress(DatabaseError):
-            return database is None or works_on(database, run_id, attempt, pid)
+            if database is not None:
+                return works_on(database, run_id, attempt, pid)
+            return not parent or os.getppid() == parent
         return True
 
     with processes.folder_lock(run_dir, processes.WAIT_S) as held:
