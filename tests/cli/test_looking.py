@@ -81,7 +81,7 @@ RACE = Race("q1", "local", "two", "rows.csv", 1.0, "RUNNING", "", 2, None, (Entr
 
 
 def test_a_detached_run_that_waits_says_who_starts_it(capsys):
-    services = SimpleNamespace(training=SimpleNamespace(show=lambda run: WAITS), close=lambda: None)
+    services = SimpleNamespace(training=SimpleNamespace(show=lambda run: WAITS, cluster=None), close=lambda: None)
     found, words, code = training.follow_runs(services, ["r1"], False, True, Progress())
     assert (found["state"], code, "r1 is QUEUED" in words) == ("QUEUED", 0, True)
     told = capsys.readouterr().err
