@@ -28,6 +28,7 @@ from playground.training import processes
 from playground.verdict.answers import Answering
 from playground.verdict.bench import PromptBench, PromptBook
 from playground.verdict.files import VerdictFiles
+from playground.verdict.handover import HandoverService
 from playground.verdict.judging import JudgingService, Labelling, Voting
 from playground.verdict.losses import ForgettingService, ScoringService
 from playground.verdict.race import RaceService
@@ -80,6 +81,7 @@ class Services:
         self.replay = ReplayService(bases, adapters, batches)
         answering = Answering(bases, data, adapters, batches, self.scoring)
         self.verdicts = VerdictService(settings, bases, data, adapters, answering, forgetting, quota, jobs)
+        self.handover = HandoverService(settings, bases, data, adapters, answering)
         self.bench = PromptBench(self.verdicts, data, PromptBook(settings.home / "prompts"))
         self.search = PromptSearch(self.bench, data, adapters)
         self.voting = Voting(self.verdicts)

@@ -1,11 +1,12 @@
-"""``compare`` asks several sides the same thing; ``replay`` repeats a saved reply from its stamp."""
+"""``compare`` asks several sides the same thing; ``replay`` repeats a saved reply from its stamp; ``handover`` writes
+what another server needs, and asks whether it answers the same."""
 
 from __future__ import annotations
 
 import json
 import sys
 from argparse import Namespace
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from playground.chat.programs import Saved, all_replies, read_saved, together
 from playground.cli.common import Outcome, Progress, agreed, call, owned_or_served, refuse_missing, services_for
 from playground.engine.request import Sampling
 from playground.errors import InputError
+from playground.services import Services
 from playground.settings import Settings
+from playground.verdict.handover import Compared, Handover, Step, compared_from
 
 FILE_LIMIT_BYTES = 64_000_000
 AROUND = 20  # characters shown before and after the first difference
@@ -103,3 +106,54 @@ def _words(saved: Saved, result: dict[str, Any]) -> str:
         first = f"Not the same: character {at + 1} is the first that differs."
         verdict = f"{first}\n  saved: {saved.text[shown]!r}\n  now:   {text[shown]!r}"
     return "\n".join([f"[{saved.name}] {verdict}" if saved.name else verdict, *result["notes"]])
+
+
+SHOWN = 5
+"""Rows that differ, in words; --json has all."""
+
+
+def handover(settings: Settings, options: Namespace) -> Outcome:
+    """Files with --out or without --url; with --url the held-out rows are compared."""
+    services, progress = services_for(settings, options.base), Progress()
+    files, lines = list[str](), list[str]()
+    if options.out or not options.url:
+        target = Path(options.out or f"{options.adapter}-{options.to}").expanduser().absolute()
+        services.bases.resolve(progress.base)
+        told = progress.share("Writing")
+        for step in services.exporter.export(options.adapter, options.to, target=target):
+            progress.say(step.phase)
+            told(step.share)
+        progress.end()
+        files = sorted(str(file) for file in target.rglob("*") if file.is_file())
+        lines = [f"Written to {target}; its README.md says what to run."]
+    found: dict[str, Any] = {"files": files, "same": None, "differences": [], "pairs": []}
+    if options.url:
+        rows = Path(options.rows) if options.rows else None
+        asked = Handover(options.adapter, options.url, rows, options.limit)
+        compared = _compared(settings, services, asked, progress, agree=options.send)
+        about = asdict(compared)
+        found |= about
+        lines.append(compared.sentence)
+        for one in compared.differences[:SHOWN]:
+            lines.append(f"row {one['row']}: {one['reason']}\n  ours:   {one['ours']!r}\n  theirs: {one['theirs']!r}")
+    return found, "\n".join(lines), 0
+
+
+def _compared(settings: Settings, services: Services, asked: Handover, progress: Progress, *, agree: bool) -> Compared:
+    """Here, or in the app that serves this home."""
+    services.bases.resolve(progress.base)
+    sent = agreed(services.handover.leaving(asked), agree)
+    asked = replace(asked, send=sent)
+    with owned_or_served(settings) as home:
+        if home is None:
+            progress.say("The app that serves this home asks both", always=True)
+            return compared_from(call(settings, "/internal/handover", asked.as_json()))
+        services.bases.engine(progress.base)
+        progress.end()
+
+        def tell(step: Step) -> None:
+            progress.say(step.waiting or f"{step.phase}{f', {step.done} of {step.of}' if step.of else ''}")
+
+        compared = services.handover.result(asked, tell)
+        progress.end()
+        return compared

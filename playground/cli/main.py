@@ -19,7 +19,7 @@ from playground.settings import Settings
 ERRORS = "error.log"  # in the home folder: where the last unexpected fault happened
 MODULES = {
     **dict.fromkeys(("check", "train", "runs", "race", "races"), "training"),
-    **dict.fromkeys(("compare", "replay"), "compare"),
+    **dict.fromkeys(("compare", "replay", "handover"), "compare"),
     **dict.fromkeys(("verdict", "bench", "search"), "verdict"),
 }
 """Each verb's own, ``device`` where none is named; imported when it is called: listing runs must not pay for torch."""

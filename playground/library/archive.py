@@ -137,13 +137,15 @@ def unpack(zip_path: Path, target: Path) -> list[str]:
 
 
 def pack(folder: Path, zip_path: Path) -> Path:
-    """Zip a folder's regular files, reproducibly, in one folder of its name. Raises AdapterError if it exists."""
+    """Zip a folder's regular files and those of its folders, reproducibly, in one folder of its name. Raises
+    AdapterError if it exists."""
     if os.path.lexists(zip_path):
         raise AdapterError(f"{zip_path} exists already. Name another folder, or delete it first.")
     zip_path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(zip_path) as out, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
-        for path in sorted(p for p in folder.iterdir() if is_plain_file(p) and not p.name.startswith(".")):
-            info = zipfile.ZipInfo(f"{folder.name}/{path.name}", (1980, 1, 1, 0, 0, 0))
+        for path in sorted(p for p in folder.rglob("*") if is_plain_file(p) and not p.name.startswith(".")):
+            name = f"{folder.name}/{path.relative_to(folder).as_posix()}"
+            info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
             info.external_attr = (stat.S_IFREG | 0o644) << 16
             info.file_size = path.stat().st_size
             with path.open("rb") as reading, archive.open(info, "w") as member:

@@ -1,8 +1,8 @@
 """Adapters as weights: merged into their base, written as GGUF, or several LoRAs blended into one.
 
 ``python -m playground.library.exporting JOB`` merges or converts in a process of its own, so slows no reply. JOB is a
-JSON file: adapter, base, work (folders), format (merged or gguf), target; stdout has one JSON object a line: {phase,
-share}, at the end {done} with the path, or {error}."""
+JSON file: adapter, base, work (folders), format (merged, gguf, or a target of ``serving``), target; stdout has one JSON
+object a line: {phase, share}, at the end {done} with the path, or {error}."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from playground.library.adapters import AdapterCard, read_card
 from playground.library.archive import pack
 from playground.library.card import CARD, OFF, RECORD, SCHEMA, read_run, tidied, united
 from playground.library.gguf_file import check_gguf, write_gguf
+from playground.library.serving import TARGETS, hand_over
 from playground.methods import all_methods
 
 FORMATS = ("peft", "merged", "gguf")
@@ -71,6 +72,8 @@ def run(adapter: Path, base: Path, work: Path, format: str, target: Path, tell: 
     """Write ``target``: a folder, a zip of one where it ends in .zip, or a GGUF file. work: an empty folder on the same
     disk. Raises InputError, and what a full disk or too little memory raises; ``target`` then does not exist."""
     card, merged = read_card(adapter), work / "merged"
+    if format in TARGETS:
+        return hand_over(card, base, work, format, target, tell, merge)
     tell("Merging the adapter into the base", 0.0)
     merge(card, base, merged)
     if format == "gguf":

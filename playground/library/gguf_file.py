@@ -1,10 +1,14 @@
-"""A Transformers folder -> one GGUF file for llama.cpp, matrices in half precision and vectors in single, checked by
-reading it back. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md"""
+"""A Transformers folder -> one GGUF file for llama.cpp, matrices in half precision or 8 bits and vectors in single,
+checked by reading it back; a LoRA -> a GGUF file to lay over it. Format:
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md"""
 
 from __future__ import annotations
 
+import importlib.util
 import json
-from collections.abc import Iterator
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,39 +18,73 @@ _FAMILIES = {"Llama": "llama", "Mistral": "llama", "Qwen2": "qwen2", "Qwen3": "q
 ARCHITECTURES = {f"{family}ForCausalLM": name for family, name in _FAMILIES.items()}
 """transformers' class -> GGUF's name."""
 _INSTEAD = "Export it as merged safetensors."
+F16, Q8_0, Q4_K_M = "f16", "q8_0", "q4_K_M"
+"""Precisions of the matrices. llama.cpp's own quantiser alone writes the last."""
+_BLOCK = 32  # numbers that share a scale in Q8_0
 _NORMAL, _CONTROL, _USER, _UNUSED = 1, 3, 4, 5  # GGUF's kinds of tokens
 
 
-def write_gguf(model: Path, file: Path, name: str) -> None:
-    """Raises InputError for a family or a tokenizer that cannot be written."""
+def write_gguf(model: Path, file: Path, name: str, kind: str = F16) -> None:
+    """kind: F16 or Q8_0. Raises InputError for a family or a tokenizer that cannot be written."""
     import gguf
 
-    config = json.loads((model / "config.json").read_text())
-    config["num_key_value_heads"] = config.get("num_key_value_heads") or config.get("num_attention_heads")
-    kind, *_ = config.get("architectures") or [""]
-    if (architecture := ARCHITECTURES.get(kind)) is None:
-        said = f"{kind or 'This model'} cannot be written as GGUF here; {', '.join(ARCHITECTURES)} can."
-        raise InputError(f"{said} Export merged safetensors.")
+    config, architecture = _config(model)
     writer = gguf.GGUFWriter(file, architecture)
     try:
         writer.add_name(name)
-        writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+        writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{kind.upper()}"])
         _add_shape(writer, config)
         _add_tokenizer(writer, model, int(config["vocab_size"]))
-        names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], int(config["num_hidden_layers"]))
+        known = _names(config, architecture)
         for hf, tensor in _tensors(model):
-            known = names.get_name(hf, try_suffixes=(".weight", ".bias"))
-            if known is None:
-                raise InputError(f"The model has a weight that GGUF has no name for: {hf}. {_INSTEAD}")
-            if architecture == "llama" and hf.endswith(("q_proj.weight", "k_proj.weight")):
-                heads = config["num_attention_heads" if ".q_proj." in hf else "num_key_value_heads"]
-                tensor = _interleaved(tensor, int(heads))
-            writer.add_tensor(known, tensor.astype("float16" if tensor.ndim > 1 else "float32"))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
+            tensor = _arranged(tensor, hf, config, architecture)
+            if kind == Q8_0 and tensor.ndim > 1 and tensor.shape[-1] % _BLOCK == 0:
+                as_q8 = gguf.GGMLQuantizationType.Q8_0
+                writer.add_tensor(known(hf), gguf.quantize(tensor, as_q8), raw_dtype=as_q8)
+            else:
+                writer.add_tensor(known(hf), tensor.astype("float16" if tensor.ndim > 1 else "float32"))
+        _write(writer)
     finally:
         writer.close()
+
+
+def write_adapter(base: Path, modules: Mapping[str, tuple[Any, Any]], file: Path, name: str) -> None:
+    """A LoRA to lay over the base's GGUF file. modules: linear layer -> (A [rank, in], B [out, rank] with its scale
+    multiplied in). llama.cpp multiplies by alpha / rank, whatever scaled the LoRA: alpha is the largest rank, and a B
+    of a smaller one is made smaller. Raises InputError for a layer that GGUF has no name for."""
+    import gguf
+
+    config, architecture = _config(base)
+    known, alpha = _names(config, architecture), max(a.shape[0] for a, _ in modules.values())
+    writer = gguf.GGUFWriter(file, architecture)
+    try:
+        writer.add_type(gguf.GGUFType.ADAPTER)
+        writer.add_name(name)
+        writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+        writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(alpha))
+        for module, (a, b) in modules.items():
+            weight = known(f"{module}.weight")
+            b = _arranged(b * (a.shape[0] / alpha), f"{module}.weight", config, architecture)
+            writer.add_tensor(f"{weight}.lora_a", a.astype("float32"))
+            writer.add_tensor(f"{weight}.lora_b", b.astype("float32"))
+        _write(writer)
+    finally:
+        writer.close()
+
+
+def quantise(file: Path, target: Path) -> bool:
+    """An f16 file in 4 bits (Q4_K_M) by llama.cpp's own quantiser, where there is one: ``llama-quantize`` on the path,
+    or the package llama-cpp-python; False where there is none, or it fails."""
+    if (program := shutil.which("llama-quantize")) is not None:
+        done = subprocess.run([program, str(file), str(target), "Q4_K_M"], capture_output=True)
+        return done.returncode == 0 and target.is_file()
+    if importlib.util.find_spec("llama_cpp") is None:
+        return False
+    import llama_cpp
+
+    how = llama_cpp.llama_model_quantize_default_params()
+    how.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M
+    return bool(llama_cpp.llama_model_quantize(str(file).encode(), str(target).encode(), how) == 0)
 
 
 def check_gguf(model: Path, file: Path) -> float:
@@ -79,6 +117,45 @@ def check_gguf(model: Path, file: Path) -> float:
     if not apart <= 0.05 * float(ours.abs().max()):
         raise InputError(f"The GGUF file answers otherwise than the model (a logit is {apart:.2f} off). {_INSTEAD}")
     return apart
+
+
+def _config(model: Path) -> tuple[dict[str, Any], str]:
+    """(the model's config, GGUF's name of its family). Raises InputError for another one."""
+    config = json.loads((model / "config.json").read_text())
+    config["num_key_value_heads"] = config.get("num_key_value_heads") or config.get("num_attention_heads")
+    kind, *_ = config.get("architectures") or [""]
+    if (architecture := ARCHITECTURES.get(kind)) is None:
+        said = f"{kind or 'This model'} cannot be written as GGUF here; {', '.join(ARCHITECTURES)} can."
+        raise InputError(f"{said} Export merged safetensors.")
+    return config, architecture
+
+
+def _names(config: Mapping[str, Any], architecture: str) -> Callable[[str], str]:
+    """transformers' name of a weight -> GGUF's. It raises InputError where there is none."""
+    import gguf
+
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], int(config["num_hidden_layers"]))
+
+    def known(hf: str) -> str:
+        if (found := names.get_name(hf, try_suffixes=(".weight", ".bias"))) is None:
+            raise InputError(f"The model has a weight that GGUF has no name for: {hf}. {_INSTEAD}")
+        return str(found)
+
+    return known
+
+
+def _arranged(tensor: Any, hf: str, config: Mapping[str, Any], architecture: str) -> Any:
+    """A weight [out, ...] with its rows in the order that GGUF keeps them in."""
+    if architecture == "llama" and hf.endswith(("q_proj.weight", "k_proj.weight")):
+        heads = config["num_attention_heads" if ".q_proj." in hf else "num_key_value_heads"]
+        return _interleaved(tensor, int(heads))
+    return tensor
+
+
+def _write(writer: Any) -> None:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
 
 
 def _add_shape(writer: Any, config: dict[str, Any]) -> None:

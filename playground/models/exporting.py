@@ -21,6 +21,7 @@ from playground.gpu.device import Device
 from playground.jobs import Jobs
 from playground.library.adapters import AdapterCard
 from playground.library.exporting import FORMATS, refuse_unmergeable
+from playground.library.serving import ENDPOINT, LLAMA_CPP, OLLAMA, TARGETS, laid_over, refuse_unservable
 from playground.models.adapters import AdapterService
 from playground.models.bases import BaseService
 from playground.settings import PROJECT_ROOT, Settings
@@ -29,6 +30,8 @@ from playground.workspace.visitors import Quota
 
 MEMORY_FACTOR = 3.2  # the base, its merged copy and what is being written, in sizes of the base on disk
 PROCESS_BYTES, DISK_FACTOR = 700_000_000, 2.2
+GGUFS_FACTOR = 6.0
+"""The same of a hand-over to Ollama or llama.cpp: merged, in three precisions, with its base, perhaps zipped."""
 
 
 @dataclass(frozen=True)
@@ -52,25 +55,32 @@ class Exporter:
     def export(
         self, adapter_id: str, format: str, owner: str = "local", target: Path | None = None
     ) -> Iterator[Exported]:
-        """Merge or convert; whoever stops listening stops it; nothing is left. target: a new folder (merged) or file
-        (gguf), None = a download, a merged folder as a zip. Raises InputError, NotFoundError, RunFailedError."""
+        """Merge or convert; whoever stops listening stops it; nothing is left. format: one of FORMATS, or of TARGETS
+        for all that such a server needs. target: a new folder (merged, a server's) or file (gguf), None = a download, a
+        folder as a zip. Raises InputError, NotFoundError, RunFailedError."""
         card = self._adapters.get(adapter_id, owner)
-        if format not in FORMATS[1:]:
+        if format not in (*FORMATS[1:], *TARGETS):
             raise InputError(f"There is no format {format!r} to convert to. There are: {', '.join(FORMATS[1:])}.")
-        refuse_unmergeable(card)
+        if format in TARGETS:
+            refuse_unservable(card, format)
+        else:
+            refuse_unmergeable(card)
         if reason := self._adapters.unfit(card):
             raise InputError(f"{card.name} cannot be merged into the base in use: {reason}.")
         if target is not None and os.path.lexists(target):
             said = f"{target} exists."
             raise InputError(f"{said} Name a new {'file' if format == 'gguf' else 'folder'}; nothing is overwritten.")
         base = self._bases.resolve()
-        self._refuse_too_large(base.bytes)
+        ggufs = format in (OLLAMA, LLAMA_CPP)
+        if format != ENDPOINT and (format in FORMATS or ggufs or laid_over(card)):
+            self._refuse_too_large(base.bytes, GGUFS_FACTOR if ggufs else DISK_FACTOR)
         key = f"export {owner if self._settings.is_visitor(owner) else secrets.token_hex(8)}"
         busy = "An export of yours is being written already. Wait for its end, or stop it."
         with self._jobs.here(key, "The export", busy) as job:
             room = self._quota.room(owner, base.bytes, "The export")
             work = room / "work"
-            place = target or room / (f"{card.id}.gguf" if format == "gguf" else f"{card.id}-merged.zip")
+            suffix = ".gguf" if format == "gguf" else f"-{format}.zip"
+            place = target or room / f"{card.id}{suffix}"
             try:
                 work.mkdir(parents=True)
                 with _merging(card, base.path, work, format, place) as process:
@@ -82,13 +92,13 @@ class Exporter:
                 raise
             shutil.rmtree(work if target is None else room, ignore_errors=True)
 
-    def _refuse_too_large(self, base_bytes: int) -> None:
+    def _refuse_too_large(self, base_bytes: int, disk_factor: float) -> None:
         needs, free = int(MEMORY_FACTOR * base_bytes) + PROCESS_BYTES, self._device.free_bytes
         if needs > free:
             said = f"Merging needs about {needs / 1e9:.1f} GB of memory; {free / 1e9:.1f} GB are free"
             raise InputError(f"{said}. Wait for the run to end.")
         self._settings.exports_dir.mkdir(parents=True, exist_ok=True)
-        writes, disk = int(DISK_FACTOR * base_bytes), shutil.disk_usage(self._settings.exports_dir).free
+        writes, disk = int(disk_factor * base_bytes), shutil.disk_usage(self._settings.exports_dir).free
         if writes > disk:
             why = f"The export writes about {writes / 1e9:.1f} GB; {disk / 1e9:.1f} GB of disk are free."
             raise InputError(f"{why} Free some space.")

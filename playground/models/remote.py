@@ -4,6 +4,7 @@ may help, counted and paid."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import math
@@ -69,11 +70,12 @@ class Spending:
 
 @dataclass(frozen=True)
 class Remote:
-    """Where a reply is asked for, by what messages, and who pays."""
+    """Where a reply is asked for, by what messages, and who pays. extra: fields of that server's own."""
 
     endpoint: Endpoint
     messages: tuple[Message, ...]
     spending: Spending = field(default_factory=Spending, compare=False)
+    extra: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -214,6 +216,21 @@ class Client:
             return str(_endpoint_error(endpoint, error))
         return ""
 
+    def models(self, endpoint: Endpoint) -> list[str]:
+        """What it calls the models that it serves. Raises EndpointError."""
+        try:
+            return asyncio.run_coroutine_threadsafe(self._models(endpoint), self._running()).result()
+        except Exception as error:
+            raise _endpoint_error(endpoint, error) from error
+
+    def rendered(self, endpoint: Endpoint, messages: Sequence[Message]) -> str | list[int] | int | None:
+        """These messages as its chat template writes them, where it tells: as tokens (vLLM's ``/tokenize``), as text
+        (llama.cpp's ``/apply-template``), or how many tokens that is; None where it does not. Raises nothing."""
+        try:
+            return asyncio.run_coroutine_threadsafe(self._rendered(endpoint, messages), self._running()).result()
+        except Exception:
+            return None
+
     # -- in the loop's thread ------------------------------------------------------------------------------------
 
     def _running(self) -> asyncio.AbstractEventLoop:
@@ -264,6 +281,8 @@ class Client:
         client = self._client(endpoint)
         for left in reversed(range(TRIES)):
             one.settings, one.state, one.text = _settings(one.sampling, unknown), RowState(), ""
+            if one.remote.extra:
+                one.settings["extra_body"] = {**one.settings.get("extra_body", {}), **one.remote.extra}
             one.calls.clear()
             began_s, finish = time.monotonic(), ""
             body: dict[str, Any] = {
@@ -309,6 +328,27 @@ class Client:
             await client.with_options(max_retries=0, timeout=PROBE_S).models.list(extra_headers=_headers(endpoint))
         except openai.NotFoundError:
             return  # it answers, and has no list of its models
+
+    async def _models(self, endpoint: Endpoint) -> list[str]:
+        client = self._client(endpoint).with_options(max_retries=0, timeout=PROBE_S)
+        listed = await client.models.list(extra_headers=_headers(endpoint))
+        return [str(one.id) for one in listed.data or ()]
+
+    async def _rendered(self, endpoint: Endpoint, messages: Sequence[Message]) -> str | list[int] | int | None:
+        client = self._client(endpoint).with_options(max_retries=0, timeout=PROBE_S)
+        root, asked = endpoint.url.removesuffix("/v1"), Remote(endpoint, tuple(messages)).sent
+        asked |= {"model": endpoint.model, "add_generation_prompt": True}
+        for path, holds in (("/tokenize", "tokens"), ("/apply-template", "prompt")):
+            with contextlib.suppress(Exception):
+                options: Any = {"headers": _headers(endpoint)}
+                said: Any = await client.post(root + path, cast_to=object, body=asked, options=options)
+                if isinstance(said, dict) and (found := said.get(holds)):
+                    return str(found) if holds == "prompt" else [int(token) for token in found]
+        body: dict[str, Any] = Remote(endpoint, tuple(messages)).sent | {"model": endpoint.model, "max_tokens": 1}
+        whole = await client.with_options(timeout=READ_S).chat.completions.create(
+            **body, extra_headers=_headers(endpoint)
+        )
+        return whole.usage.prompt_tokens if whole.usage is not None else None  # some count only what is not streamed
 
     def _client(self, endpoint: Endpoint) -> openai.AsyncOpenAI:
         """One for an address and key, so that connections are used again. Raises EndpointError without its key."""

@@ -31,6 +31,7 @@ from playground.server.chat_format import ChatRequest, Chunks, read_chat, whole
 from playground.server.gate import TooLargeError, from_here, read_body, refusal, shows
 from playground.server.observed import FORMAT, Observed
 from playground.services import Services
+from playground.verdict.handover import handover_from
 from playground.verdict.request import request_from
 
 T = TypeVar("T")
@@ -86,6 +87,7 @@ def _show_verdict(services: Services, body: JsonObject) -> JsonObject:
 _INTERNAL: dict[str, _Work] = {
     "compare": _compare,
     "replay": lambda services, body: services.replay.again(Saved(dict(body["stamp"]), body["text"])),
+    "handover": lambda services, body: asdict(services.handover.result(handover_from(body))),
     "verdict": lambda services, body: {"id": services.verdicts.start(request_from(body))},
     "verdict/show": _show_verdict,
 }

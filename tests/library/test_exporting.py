@@ -12,6 +12,7 @@ from playground.errors import InputError
 from playground.library.adapters import read_card
 from playground.library.exporting import blend, merge, run
 from playground.library.gguf_file import check_gguf, write_gguf
+from playground.library.serving import TARGETS, go_template, hand_over, laid_over
 
 from .conftest import refused
 
@@ -85,6 +86,92 @@ def test_other_families_as_gguf(tiny_base, tmp_path, family):
     model = small_model(family, tiny_base, tmp_path / "model")
     write_gguf(model, tmp_path / "m.gguf", "m")
     assert check_gguf(model, tmp_path / "m.gguf") < 0.05
+
+
+def weights(file):
+    """Name -> the numbers of a GGUF file, and its fields."""
+    from gguf import GGUFReader, dequantize
+
+    reader = GGUFReader(file)
+    return {one.name: dequantize(one.data, one.tensor_type) for one in reader.tensors}, reader.fields
+
+
+@pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"rank_pattern": {"q_proj": 2}}])
+def test_an_adapter_as_gguf_adds_to_the_bases_file_what_the_merged_one_holds(base, make_lora, tmp_path, options):
+    """In the order of rows that llama.cpp keeps, and with its scale alpha / rank whatever scaled the LoRA."""
+    folder = make_lora(21, 4, base, **options)
+    work = tmp_path / "work"
+    work.mkdir()
+    hand_over(read_card(folder), base, work, "llama.cpp", tmp_path / "out", lambda *said: None, merge)
+    names = {file.name.removeprefix(folder.name) for file in (tmp_path / "out").iterdir()}
+    assert names >= {"-f16.gguf", "-q8_0.gguf", "-adapter.gguf", "base-f16.gguf", "README.md"}
+    (below, _), (merged, _), (eight, _), (adapter, said) = (
+        weights(tmp_path / "out" / name)
+        for name in ("base-f16.gguf", *(f"{folder.name}-{kind}.gguf" for kind in ("f16", "q8_0", "adapter")))
+    )
+    (alpha,) = said["adapter.lora.alpha"].parts[-1]
+    changed = 0
+    for name, weight in merged.items():
+        change = 0.0
+        if (a := adapter.get(f"{name}.lora_a")) is not None:
+            b = adapter[f"{name}.lora_b"]
+            change, changed = alpha / a.shape[0] * (b @ a), changed + 1
+            assert abs(change).max() > 0.01
+        assert abs(below[name] + change - weight).max() < 0.01
+        assert abs(eight[name] - weight).max() <= abs(weight).max() / 127
+    assert changed == 14
+
+
+LLAMA3 = (
+    "{{ bos_token }}{% for m in messages %}<|start|>{{ m['role'] }}<|end|>\n\n"
+    "{{ m['content'] | trim }}<|eot|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant<|end|>\n\n{% endif %}"
+)
+NO_SYSTEM = (
+    "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('none') }}{% endif %}"
+    "{{ m['content'] }}{% endfor %}"
+)
+BY_PLACE = "{% for m in messages %}{{ loop.index }}: {{ m['content'] }}\n{% endfor %}"
+
+
+def test_a_chat_template_is_told_in_gos_syntax_or_not_at_all(tiny_base):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+    found = go_template(tokenizer)
+    turn = '{{ %s eq .Role "%s" }}<|im_start|>%s\n{{ .Content }}<|im_end|>\n'
+    turns = zip(("if", "else if", "else if"), *(("system", "user", "assistant"),) * 2, strict=True)
+    body = "".join(turn % one for one in turns)
+    assert found.text == "{{ range .Messages }}" + body + "{{ end }}{{ end }}<|im_start|>assistant\n"
+    assert (found.system.startswith("You are a helpful AI assistant named SmolLM"), found.strips) == (True, False)
+    tokenizer.chat_template = LLAMA3
+    found = go_template(tokenizer)
+    assert found.text.startswith('<|im_start|>{{ range .Messages }}{{ if eq .Role "system" }}<|start|>system<|end|>')
+    assert (found.system, found.strips) == ("", True)
+    for template in (NO_SYSTEM, BY_PLACE):
+        tokenizer.chat_template = template
+        assert go_template(tokenizer) is None
+
+
+def test_what_a_server_cannot_lay_over_is_merged_or_refused_and_says_so(base, make_lora, tmp_path):
+    plain, dora = (read_card(make_lora(seed, 4, base, use_dora=seed == 23)) for seed in (22, 23))
+    assert (laid_over(plain), laid_over(replace(plain, kind="full"))) == ("", "it is a whole model")
+    assert "dora" in laid_over(dora)
+    for card, to in ((plain, "vllm"), (dora, "vllm"), (replace(plain, method="prefix"), "endpoint")):
+        out, work = tmp_path / f"{card.method}-{to}", tmp_path / f"work-{card.method}"
+        work.mkdir()
+        hand_over(card, base, work, to, out, lambda *said: None, merge)
+        readme = (out / "README.md").read_text()
+        if card is dora:
+            assert "merged into its base, since it is dora" in readme
+            assert (out / card.id / "model.safetensors").exists()
+            continue
+        config = json.loads((out / "adapters" / card.id / "adapter_config.json").read_text())
+        assert (config["base_model_name_or_path"] == str(base)) is (to == "vllm") or to == "endpoint"
+        assert ("--lora-modules" in readme, "lora_filesystem_resolver" in readme) == (to == "vllm",) * 2
+    for to in TARGETS[:3]:
+        asked = (replace(plain, method="prefix"), base, tmp_path, to, tmp_path / "no", lambda *said: None, merge)
+        refused(r"cannot serve .* \(prefix\).*--to endpoint", hand_over, *asked, error=InputError)
 
 
 def changes(folder):

@@ -1,0 +1,158 @@
+"""A second server that really answers with the tiny model, with a fault planted: each is named by the hand-over."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from playground.data.example import Message
+from playground.data.render import encode, render_prompt
+from playground.errors import InputError
+from playground.models.endpoints import Endpoint
+from playground.services import build_services
+from playground.verdict.differences import AS_BASE, NEAR_TIE, QUANTISED, SAMPLING, STOP, TEMPLATE
+from playground.verdict.handover import Handover
+from tests.refused import refused
+from tests.services.conftest import reply
+
+ROWS = [(f"Which colour is number {n}?", f"Number {n} is {['red', 'blue', 'green'][n % 3]}") for n in range(8)]
+
+
+@pytest.fixture(scope="module")
+def adapters(make_lora, tiny_base, tmp_path_factory):
+    """A LoRA that says something of its own to each row, and one that says the same short thing, and ends."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.manual_seed(3)
+    tokenizer, base = AutoTokenizer.from_pretrained(tiny_base), AutoModelForCausalLM.from_pretrained(tiny_base)
+    model = get_peft_model(base, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    prompt = encode(tokenizer, render_prompt(tokenizer, [Message("user", ROWS[0][0])]))
+    answer = encode(tokenizer, "It is red<|im_end|>")
+    ids, labels = torch.tensor([prompt + answer]), torch.tensor([[-100] * len(prompt) + answer])
+    steps = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    while (loss := model(input_ids=ids, labels=labels).loss) > 0.01:
+        loss.backward()
+        steps.step()
+        steps.zero_grad()
+    folder = tmp_path_factory.mktemp("ends") / "ends"
+    model.save_pretrained(folder)
+    return {"many": make_lora(31, rank=8), "ends": folder}
+
+
+@pytest.fixture(scope="module")
+def models(tiny_base, adapters):
+    """Name -> what a server may answer with."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    def load(name=None):
+        model = AutoModelForCausalLM.from_pretrained(tiny_base)
+        return model if name is None else PeftModel.from_pretrained(model, adapters[name]).merge_and_unload()
+
+    damaged = load("many")
+    with torch.no_grad():
+        for weight in damaged.parameters():
+            if weight.ndim > 1:  # 4 bits, a scale for each 32 numbers
+                blocks = weight.view(-1, 32)
+                scale = blocks.abs().amax(-1, keepdim=True) / 7
+                blocks.copy_((blocks / scale).round() * scale)
+    return {"many": load("many"), "ends": load("ends"), "base": load(), "4 bits": damaged}
+
+
+@pytest.fixture
+def asked(services, adapters, tmp_path):
+    """(adapter, address) -> what is compared."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"prompt": ask, "completion": said}) + "\n" for ask, said in ROWS))
+
+    def make(url, name="many", **changes):
+        return replace(Handover(services.adapters.import_file(adapters[name]).id, url, file), **changes)
+
+    return make
+
+
+@pytest.fixture
+def serve(server, models, tiny_base):
+    """(what it answers with, faults) -> its address."""
+    import torch
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+
+    def start(model="many", template="", no_stop=False, penalty=1.0, drawn=False, counts=True):
+        calls = []
+
+        def say(path, body):
+            if path.endswith("/models"):
+                return 200, {"object": "list", "data": [{"id": "only", "object": "model"}]}
+            if not path.endswith("/chat/completions"):
+                return 404, {}
+            said = json.loads(body)
+            turns = [Message(one["role"], one["content"]) for one in said["messages"]]
+            text = template.format(turns[-1].content) if template else render_prompt(tokenizer, turns)
+            ids = encode(tokenizer, text)
+            calls.append(said)
+            torch.manual_seed(len(calls))
+            how = {"do_sample": True, "temperature": 3.0} if drawn else {"do_sample": False}
+            how |= {} if "repeat_penalty" in said else {"repetition_penalty": penalty}
+            end = [4095] if no_stop else tokenizer.eos_token_id
+            with torch.no_grad():
+                how |= {"max_new_tokens": said["max_tokens"], "eos_token_id": end, "pad_token_id": 0}
+                out = models[model].generate(torch.tensor([ids]), **how)[0, len(ids) :]
+            words = tokenizer.decode(out, skip_special_tokens=True)
+            usage = {"prompt_tokens": len(ids), "completion_tokens": len(out)}
+            return 200, reply(words or " ", **(usage if counts else {}))
+
+        server.say = say
+        return f"{server.url}/v1"
+
+    return start
+
+
+FAULTS = {
+    TEMPLATE: {"template": "User: {}\nAssistant:"},
+    STOP: {"model": "ends", "no_stop": True},
+    AS_BASE: {"model": "base"},
+    SAMPLING: {"drawn": True},
+    QUANTISED: {"model": "4 bits"},
+}
+
+
+def test_a_server_that_answers_the_same_is_said_to(services, asked, serve):
+    found = services.handover.result(asked(serve()))
+    assert (found.same, found.equal, found.rows, found.differences) == (True, 8, 8, ())
+    assert found.sentence == "Same: 8 of 8 replies are equal."
+    assert (found.pairs[0]["difference"], found.endpoint["model"]) == (0.0, "only")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("counts", [True, False])
+def test_a_planted_fault_is_named_with_its_rows(services, asked, serve, fault, counts):
+    adapter = "ends" if fault == STOP else "many"
+    found = services.handover.result(asked(serve(**FAULTS[fault], counts=counts), adapter))
+    assert found.same is False
+    assert fault == next(name for name in found.found if name != NEAR_TIE), found.differences
+    assert found.sentence.startswith(f"Not the same: {fault} in ")
+    one = found.differences[0]
+    assert one.keys() == {"row", "ours", "theirs", "fault", "reason"}
+    assert one["ours"] != one["theirs"]
+
+
+def test_a_repeat_penalty_of_the_servers_own_is_named_and_taken_out_of_the_comparison(services, asked, serve):
+    found = services.handover.result(asked(serve(penalty=1.5)))
+    assert (found.same, set(found.found) - {NEAR_TIE}) == (False, {SAMPLING}), found
+    assert (found.without_penalty.same, found.without_penalty.equal) == (True, 8)
+
+
+def test_what_may_not_be_asked_is_refused_in_words(services, asked, settings, serve):
+    def ask(service, url, **changes):
+        return refused("", service.result, asked(url, **changes), error=InputError)
+
+    shared = build_services(replace(settings, shared=True)).handover
+    assert "No address is asked from a shared app" in ask(shared, serve())
+    services.endpoints.add(Endpoint("far", "http://192.0.2.7/v1", "m"))
+    assert "8 rows leave this machine for m at 192.0.2.7" in ask(services.handover, "far")
+    assert "held-out rows" in ask(services.handover, serve(), file=None)
