@@ -45,8 +45,10 @@ from playground.verdict.files import BENCH
 from playground.verdict.records import RecordMaker
 from playground.verdict.request import VerdictRequest
 from playground.workspace.examples import DataService
-from playground.workspace.visitors import LOCAL
+from playground.workspace.visitors import LOCAL, Quota
 
+MOST_ASKED = 5
+"""Replies of a row, at most: ours, theirs, our base's, theirs without a penalty and our base's beside that."""
 LIMIT = 100
 """Rows that are compared where nobody says how many."""
 
@@ -114,8 +116,15 @@ class HandoverService:
     """Asks, and compares; writes nothing."""
 
     def __init__(
-        self, settings: Settings, bases: BaseService, data: DataService, adapters: AdapterService, answering: Answering
+        self,
+        settings: Settings,
+        bases: BaseService,
+        data: DataService,
+        adapters: AdapterService,
+        answering: Answering,
+        quota: Quota,
     ) -> None:
+        self._quota = quota
         self._settings, self._bases, self._data, self._adapters = settings, bases, data, adapters
         self._answering, self._records = answering, RecordMaker(bases, data, answering.cards)
 
@@ -192,6 +201,16 @@ class HandoverService:
         items = self._answering.prepare(request)
         if not asked.send and (leaves := self.leaving(asked)):
             raise InputError(f"{leaves} Agree to that first (--send, or the box beside the button).")
+        replies = MOST_ASKED * len(items)
+        self._quota.take_replies(asked.owner, replies, "The comparison")
+        try:
+            yield from self._compared(request, items, endpoint, session)
+        finally:
+            self._quota.give_back_replies(asked.owner, replies)
+
+    def _compared(
+        self, request: VerdictRequest, items: Sequence[Item], endpoint: Endpoint, session: str
+    ) -> Generator[Step, None, None]:
         sampling, pairs = request.sampling(), list[Pair]()
         for chunk in self._chunks(items, 2):
             both = [_ours(item, sampling) for item in chunk] + [_theirs(item, sampling, endpoint) for item in chunk]

@@ -66,6 +66,9 @@ def test_train_list_compare_export_import_remove(call, done, rows_file, tmp_path
     assert (first, len(replies)) == ([("base", 0), ("Mine", 0), ("base + 2 shots", 0)], 6)
     assert replies[1]["stamp"]["adapter"] == "first_one"
 
+    written = done("handover", "first_one", "--to", "vllm", "--out", tmp_path / "served")
+    assert (written["same"], written["differences"], written["pairs"]) == (None, [], []), "nothing was asked"
+    assert str(tmp_path / "served" / "adapters" / "first_one" / "adapter_model.safetensors") in written["files"]
     done("adapters", "export", "first_one", tmp_path / "out")
     done("adapters", "remove", "first_one")
     code, refused, _ = call("adapters", "import", tmp_path / "out", "--base", qwen)

@@ -1,9 +1,11 @@
 """A second server that really answers with the tiny model, with a fault planted: each is named by the hand-over."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from playground.data.example import Message
 from playground.data.render import encode, render_prompt
@@ -12,64 +14,60 @@ from playground.models.endpoints import Endpoint
 from playground.services import build_services
 from playground.verdict.differences import AS_BASE, NEAR_TIE, QUANTISED, SAMPLING, STOP, TEMPLATE
 from playground.verdict.handover import Handover
+from tests.cli.conftest import call
 from tests.refused import refused
 from tests.services.conftest import reply
 
+__all__ = ["call"]
 ROWS = [(f"Which colour is number {n}?", f"Number {n} is {['red', 'blue', 'green'][n % 3]}") for n in range(8)]
 
 
 @pytest.fixture(scope="module")
-def adapters(make_lora, tiny_base, tmp_path_factory):
-    """A LoRA that says something of its own to each row, and one that says the same short thing, and ends."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    torch.manual_seed(3)
-    tokenizer, base = AutoTokenizer.from_pretrained(tiny_base), AutoModelForCausalLM.from_pretrained(tiny_base)
-    model = get_peft_model(base, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM"))
-    prompt = encode(tokenizer, render_prompt(tokenizer, [Message("user", ROWS[0][0])]))
-    answer = encode(tokenizer, "It is red<|im_end|>")
-    ids, labels = torch.tensor([prompt + answer]), torch.tensor([[-100] * len(prompt) + answer])
-    steps = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    while (loss := model(input_ids=ids, labels=labels).loss) > 0.01:
-        loss.backward()
-        steps.step()
-        steps.zero_grad()
-    folder = tmp_path_factory.mktemp("ends") / "ends"
-    model.save_pretrained(folder)
-    return {"many": make_lora(31, rank=8), "ends": folder}
+def ends(tiny_base, tmp_path_factory):
+    """A whole model whose replies end: the tiny base's end token is all zeros, so that it never comes."""
+    folder = shutil.copytree(tiny_base, tmp_path_factory.mktemp("whole") / "ends")
+    weights = load_file(folder / "model.safetensors")
+    tokens = weights["model.embed_tokens.weight"]
+    tokens[2] = 4 * tokens[100]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
 
 
 @pytest.fixture(scope="module")
-def models(tiny_base, adapters):
+def lora(make_lora):
+    return make_lora(31, rank=8)
+
+
+@pytest.fixture(scope="module")
+def models(tiny_base, lora, ends):
     """Name -> what a server may answer with."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    def load(name=None):
-        model = AutoModelForCausalLM.from_pretrained(tiny_base)
-        return model if name is None else PeftModel.from_pretrained(model, adapters[name]).merge_and_unload()
-
-    damaged = load("many")
+    base, whole = (AutoModelForCausalLM.from_pretrained(folder) for folder in (tiny_base, ends))
+    merged, damaged = (
+        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_base), lora).merge_and_unload()
+        for _ in range(2)
+    )
     with torch.no_grad():
         for weight in damaged.parameters():
             if weight.ndim > 1:  # 4 bits, a scale for each 32 numbers
                 blocks = weight.view(-1, 32)
                 scale = blocks.abs().amax(-1, keepdim=True) / 7
                 blocks.copy_((blocks / scale).round() * scale)
-    return {"many": load("many"), "ends": load("ends"), "base": load(), "4 bits": damaged}
+    return {"lora": merged, "ends": whole, "base": base, "4 bits": damaged}
 
 
 @pytest.fixture
-def asked(services, adapters, tmp_path):
+def asked(services, settings, lora, ends, tmp_path):
     """(adapter, address) -> what is compared."""
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps({"prompt": ask, "completion": said}) + "\n" for ask, said in ROWS))
 
-    def make(url, name="many", **changes):
-        return replace(Handover(services.adapters.import_file(adapters[name]).id, url, file), **changes)
+    def make(url, whole=False, **changes):
+        id = shutil.copytree(ends, settings.adapters_dir / "ends").name if whole else ""
+        return replace(Handover(id or services.adapters.import_file(lora).id, url, file), **changes)
 
     return make
 
@@ -82,7 +80,7 @@ def serve(server, models, tiny_base):
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_base)
 
-    def start(model="many", template="", no_stop=False, penalty=1.0, drawn=False, counts=True):
+    def start(model="lora", template="", no_stop=False, penalty=1.0, drawn=False, counts=True):
         calls = []
 
         def say(path, body):
@@ -131,8 +129,7 @@ def test_a_server_that_answers_the_same_is_said_to(services, asked, serve):
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("counts", [True, False])
 def test_a_planted_fault_is_named_with_its_rows(services, asked, serve, fault, counts):
-    adapter = "ends" if fault == STOP else "many"
-    found = services.handover.result(asked(serve(**FAULTS[fault], counts=counts), adapter))
+    found = services.handover.result(asked(serve(**FAULTS[fault], counts=counts), whole=fault == STOP))
     assert found.same is False
     assert fault == next(name for name in found.found if name != NEAR_TIE), found.differences
     assert found.sentence.startswith(f"Not the same: {fault} in ")
@@ -145,6 +142,15 @@ def test_a_repeat_penalty_of_the_servers_own_is_named_and_taken_out_of_the_compa
     found = services.handover.result(asked(serve(penalty=1.5)))
     assert (found.same, set(found.found) - {NEAR_TIE}) == (False, {SAMPLING}), found
     assert (found.without_penalty.same, found.without_penalty.equal) == (True, 8)
+
+
+def test_the_command_line_asks_and_says_it_as_json(call, asked, serve):
+    one = asked(serve(model="base"))
+    words = ("--to", "endpoint", "--url", f"{one.url}#any", "--rows", one.file, "--limit", 2)
+    code, found, _ = call("handover", one.adapter, *words)
+    assert (code, found["files"], found["same"], found["rows"]) == (0, [], False, 2)
+    assert [row["fault"] for row in found["differences"]] == [AS_BASE] * 2
+    assert found["pairs"][0].keys() >= {"a", "b", "metric", "difference", "low", "high", "p_value"}
 
 
 def test_what_may_not_be_asked_is_refused_in_words(services, asked, settings, serve):

@@ -6,9 +6,10 @@ from unittest.mock import Mock
 import pytest
 
 from playground.errors import AdapterError
-from playground.ui import adapters
+from playground.ui import adapters, handover
 from playground.ui.side import Log
 from playground.ui.wiring import Visit
+from playground.verdict.handover import Compared, Step
 from tests.refused import refused
 from tests.ui.conftest import says
 from tests.ui.fakes import EVIL, card, row
@@ -85,3 +86,21 @@ def test_each_adapter_of_a_blend_has_a_slider_and_one_adapter_is_no_blend(call, 
     given = {"how": "linear", "name": "both", "made": "", "weights": (1.0, 1.0)}
     refused("two adapters or more", call, adapters.make, tab, parts=[ID], **given)
     assert call(adapters.moved, tab, parts=["a", "b"], **given) == [{}], "before there is one"
+
+
+def test_a_comparison_with_another_server_shows_what_differs_with_its_rows(services, call, tab):
+    row = {"row": 3, "ours": "yes", "theirs": EVIL, "fault": "missing stop", "reason": "missing stop: it goes on"}
+    about = {"url": "http://127.0.0.1:9/v1", "model": "m"}
+    found = Compared(False, 4, 3, "Not the same: missing stop in 1 of 4 rows.", (row,), endpoint=about)
+    services.handover = Mock()
+    steps = (Step("Asking both", 2, 8), Step("Done", 4, 4, result=found))
+    services.handover.compare.side_effect = lambda *asked: (one for one in steps)
+    given = {"chosen": ID, "url": " http://127.0.0.1:9/v1 ", "rows": None, "agree": False}
+    drawn = call(handover.ask, tab.handover, **given)[-1]
+    says(drawn[tab.handover.result], "missing stop in 1 of 4 rows", "Row 3", "it goes on", "m at http://127.0.0.1")
+    assert [drawn[one] for one in (tab.handover.stop, tab.handover.ask)] == [
+        {"visible": False, "__type__": "update"},
+        {"interactive": True, "__type__": "update"},
+    ]
+    for empty, words in ({"chosen": ""}, "Choose an adapter"), ({"url": ""}, "Say where it serves"):
+        refused(words, call, handover.ask, tab.handover, **(given | empty))
