@@ -218,18 +218,16 @@ class Client:
 
     def models(self, endpoint: Endpoint) -> list[str]:
         """What it calls the models that it serves. Raises EndpointError."""
-        try:
-            return asyncio.run_coroutine_threadsafe(self._models(endpoint), self._running()).result()
-        except Exception as error:
+        listing = asyncio.run_coroutine_threadsafe(self._models(endpoint), self._running())
+        if isinstance(error := listing.exception(), Exception):
             raise _endpoint_error(endpoint, error) from error
+        return listing.result()
 
     def rendered(self, endpoint: Endpoint, messages: Sequence[Message]) -> str | list[int] | int | None:
         """These messages as its chat template writes them, where it tells: as tokens (vLLM's ``/tokenize``), as text
         (llama.cpp's ``/apply-template``), or how many tokens that is; None where it does not. Raises nothing."""
-        try:
-            return asyncio.run_coroutine_threadsafe(self._rendered(endpoint, messages), self._running()).result()
-        except Exception:
-            return None
+        asking = asyncio.run_coroutine_threadsafe(self._rendered(endpoint, messages), self._running())
+        return asking.result() if asking.exception() is None else None
 
     # -- in the loop's thread ------------------------------------------------------------------------------------
 

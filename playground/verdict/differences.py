@@ -22,7 +22,8 @@ AGAIN = 3
 """Rows that differ and are asked for once more: a greedy server says the same."""
 UNPENALISED = {"repeat_penalty": 1.0, "repetition_penalty": 1.0}
 """What turns a repeat penalty of the server's own off, as llama.cpp and vLLM call it."""
-MOSTLY = 0.8
+MOSTLY, ALIKE = 0.8, 0.5
+"""Shares: of rows that decide, and of characters that make two replies alike."""
 TEMPLATE, STOP, AS_BASE = "wrong template", "missing stop", "base served as adapter"
 SAMPLING, NEAR_TIE, QUANTISED, OTHER = "other sampling", "near-tie", "quantisation", "unexplained"
 ADVICE = {
@@ -87,7 +88,9 @@ def named(pairs: Sequence[Pair], ends: Sequence[str], template: str, decode: Dec
     ended = sum(one.ours.state.finish == "stop" for one in pairs)
     no_stop = 2 * sum(map(goes_on, apart)) >= ended
     told = [one for one in apart if one.base not in (None, one.texts[0])]
-    nearer = [one for one in told if _likeness(one.texts[1], one.base or "") > _likeness(*reversed(one.texts))]
+    nearer = [
+        one for one in told if _likeness(one.texts[1], one.base or "") > max(ALIKE, _likeness(*reversed(one.texts)))
+    ]
     is_base = len(told) > 1 and len(nearer) >= MOSTLY * len(told)
     drawn = sum(one.again not in (None, one.texts[1]) for one in apart)
     penalty = is_penalised(pairs)
