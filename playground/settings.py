@@ -39,6 +39,8 @@ WHOLE = {
 PRECISION = "PLAYGROUND_PRECISION"
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """torch's names."""
+ENGINE_KEY = "PLAYGROUND_ENGINE_KEY"
+"""Holds the key of the server that ``Settings.engine`` names; it is read at the moment of a request."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,12 @@ class Settings:
     api_token: bearer token for /v1; empty = this machine only. allowed_hosts: names under which the page may be opened,
     beside those of this machine. upload_mb: largest file that is taken; None = 20 where the app is shared, else 256.
     zero_seconds: longest single use of the device on a ZeroGPU Space. endpoints: the TOML file of servers that may
-    answer, None = ``endpoints.toml`` in the home. precision: what is computed in, a key of PRECISIONS, or
-    ``auto``: what suits the device. login: name and password that open the page, None = it is open. log_json: the log
-    is JSON lines, every request among them. lasting: whether the home outlives a restart: on a Space only where it lies
-    on a mounted disk. ray: the cluster that trains: ``auto``, or its job server's address; "" = this machine.
+    answer, None = ``endpoints.toml`` in the home. engine: what computes replies, ``vllm:URL``, or ``vllm:URL#FOLDER``
+    with the folder in which that server looks for adapters; "" = this process. precision: what is computed in, a key of
+    PRECISIONS, or ``auto``: what suits the device. login: name and password that open the page, None = it is open.
+    log_json: the log is JSON lines, every request among them. lasting: whether the home outlives a restart: on a Space
+    only where it lies on a mounted disk. ray: the cluster that trains: ``auto``, or its job server's
+    address; "" = this machine.
 
     Where the app is shared, for each visitor: session_disk_mb: uploads, runs, adapters, verdicts and exports together.
     session_runs: runs that wait or train at once. session_adapters: adapters kept. keep_hours: how long all of it stays
@@ -85,6 +89,7 @@ class Settings:
     log_json: bool = False
     lasting: bool = True
     ray: str = ""
+    engine: str = ""
 
     def __post_init__(self) -> None:
         given = {name.replace("_", " "): getattr(self, name) for name in ("upload_mb", *WHOLE)}
@@ -121,6 +126,10 @@ class Settings:
         ray = env.get("PLAYGROUND_RAY", "").strip()
         if ray and not re.fullmatch(r"auto|https?://[\w.:\[\]-]+/?", ray):
             raise InputError(f"PLAYGROUND_RAY is {ray!r}; it takes auto, or an address such as http://head:8265.")
+        engine = env.get("PLAYGROUND_ENGINE", "").strip()
+        if engine and not re.fullmatch(r"vllm:https?://[^\s/?#@]+(/[^\s?#]*)?(#/\S.*)?", engine):
+            takes = "vllm:http://HOST:PORT, and after a # the folder in which the server looks for adapters, if any"
+            raise InputError(f"PLAYGROUND_ENGINE is {engine!r}; it takes {takes}.")
         limits = {name: value for name, variable in WHOLE.items() if (value := _whole(env, variable))}
         return cls(
             home=where,
@@ -135,6 +144,7 @@ class Settings:
             login=(name, password) if name else None,
             log_json=log == "json",
             ray=ray,
+            engine=engine,
             upload_mb=_whole(env, "PLAYGROUND_UPLOAD_MB"),
             endpoints=Path(endpoints).expanduser().absolute() if endpoints else None,
             **limits,

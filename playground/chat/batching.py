@@ -7,11 +7,11 @@ import hashlib
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from playground.data.example import Message, parted
 from playground.data.render import encode, render_prompt, thinking
-from playground.engine.request import ROWS_MAX, Decoder, Direct, Row, RowState, Sampling
+from playground.engine.request import ROWS_MAX, Decoder, Direct, EngineLike, Row, RowState, Sampling
 from playground.errors import (
     AdapterError,
     BaseUnavailableError,
@@ -28,10 +28,6 @@ from playground.models.bases import BaseService, Tokenizer, kv_bytes_per_token
 from playground.models.endpoints import Endpoints
 from playground.models.remote import Client, Remote, RemoteReply
 from playground.runs.progress import ordinal
-
-if TYPE_CHECKING:
-    from playground.engine.engine import Engine
-
 
 WAIT_S = 0.5
 """How often a waiting batch reports its place in the queue."""
@@ -212,7 +208,7 @@ class Batches:
     def _decode(self, asked: Sequence[Asked], base: str, session: str) -> Iterator[list[Written]]:
         """One batch a model in memory: the base with all its adapters, then full fine-tunes. base: of the lease."""
         found = [Written() for _ in asked]
-        batches: dict[int, tuple[Engine, dict[int, Row]]] = {}
+        batches: dict[int, tuple[EngineLike, dict[int, Row]]] = {}
         salt, public = ("", []) if self._shipped is None else (session or "app", self._public(self._shipped()))
         for place, one in enumerate(asked):
             try:
@@ -245,11 +241,11 @@ class Batches:
         return rendered
 
     def _write(
-        self, engine: Engine, rows: dict[int, Row], asked: Sequence[Asked], found: list[Written]
+        self, engine: EngineLike, rows: dict[int, Row], asked: Sequence[Asked], found: list[Written]
     ) -> Iterator[list[Written]]:
         """One batch, into ``found``. A row that cannot begin (its prompt is too long, its adapter cannot be read) is
         found by halving the batch, and the others go on without it."""
-        begun, apart = False, {place: _Apart(engine.loaded.tokenizer, row.prompt) for place, row in rows.items()}
+        begun, apart = False, {place: _Apart(engine.tokenizer, row.prompt) for place, row in rows.items()}
         try:
             for states in self._stream(engine, list(rows.values())):
                 for place, state in zip(rows, states, strict=True):
@@ -273,7 +269,7 @@ class Batches:
                     found[place] = replace(found[place], failure=error)
             yield list(found)
 
-    def _stream(self, engine: Engine, rows: list[Row]) -> Iterator[list[RowState]]:
+    def _stream(self, engine: EngineLike, rows: list[Row]) -> Iterator[list[RowState]]:
         """The engine's stream. Out of memory: once more from the start after idle models have left, then a smaller
         setting is named. Raises PlaygroundError, and nothing else."""
         for again in (False, True):
@@ -292,9 +288,8 @@ class Batches:
                 stream.close()
             make_room(self._manager)
 
-    def _stamp(self, engine: Engine, one: Asked, rows: int) -> dict[str, Any]:
+    def _stamp(self, engine: EngineLike, one: Asked, rows: int) -> dict[str, Any]:
         """Everything that decides a reply's tokens: on the same device, dtype and number of rows they come again."""
-        dtype, device = self._decoder.where(engine)
         drawn = asdict(one.sampling) | {"stop": list(one.sampling.stop)}
         seed = drawn.pop("seed")
         adapter = None if one.card is None or one.card.is_base else one.card
@@ -306,14 +301,15 @@ class Batches:
             "prompt": {"text": one.prompt, "sha256": hashlib.sha256(one.prompt.encode()).hexdigest()},
             "sampling": drawn,
             "seed": seed,
-            "dtype": dtype,
-            "device": device,
+            **self._decoder.where(engine),
             "rows": rows,
         }
 
     def _needs(self, asked: Sequence[Asked]) -> int:
         """Bytes of the KV cache of the rows decoded at once, as long as the longest may become; grows in steps. Each
-        model in memory has a cache of its own."""
+        model in memory has a cache of its own. None where a server computes."""
+        if self._bases.elsewhere:
+            return 0
         from playground.engine.llama_memory import STEP
 
         needed = 0

@@ -328,10 +328,10 @@ def _sampling(stamp: Mapping[str, Any]) -> Sampling:
 
 
 def _notes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    near = "near-ties may fall the other way."
+    none, near = "not named", "near-ties may fall the other way."
     return [
-        f"The {what} is {now.get(what)} here and was {plain_text(str(then.get(what)), 40)}: {near}"
-        for what in ("device", "dtype")
+        f"The {what} is {now.get(what) or none} here and was {plain_text(str(then.get(what) or none), 60)}: {near}"
+        for what in ("engine", "device", "dtype")
         if then.get(what) != now.get(what)
     ]
 

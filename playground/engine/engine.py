@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -28,7 +28,7 @@ from playground.engine.hf_backend import HfBackend
 from playground.engine.llama_backend import LlamaBackend
 from playground.engine.llama_model import unfit
 from playground.engine.load import AdapterWeights, Loaded, fitted, live_fingerprint, load, out_in, read_adapter
-from playground.engine.request import GONE, AdapterFile, Row, RowState, Score, ScoreRow, Text
+from playground.engine.request import GONE, AdapterFile, Row, RowState, Score, ScoreRow, Text, Where, refuse_too_many
 from playground.errors import AdapterError, BaseUnavailableError, InputError
 from playground.library.bases import cannot_run
 from playground.library.safety import check_vocabulary
@@ -148,6 +148,7 @@ class Engine:
         quantised: bool = False,
         before: Callable[[], None] = lambda: None,
     ) -> None:
+        self.folder, self.proof = folder, "all weights read again"
         self.worker = WorkerThread(before=before)
         self.loaded: Loaded = self.worker.run(lambda: load(folder, dtype=dtype, quantised=quantised))
         self._limit = adapters_limit_bytes
@@ -221,6 +222,18 @@ class Engine:
             return 0.0
         with self._holding({adapter_id}):
             return self.backend.switch_ms(adapter_id)
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.loaded.tokenizer
+
+    @property
+    def where(self) -> Where:
+        return {"dtype": str(self.loaded.dtype).removeprefix("torch."), "device": str(self.loaded.device)}
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.loaded.bytes
 
     @property
     def adapter_bytes(self) -> int:
@@ -355,15 +368,7 @@ class Engine:
             word = f"{self.loaded.tokenizer.decode([max(ids)])!r:.40}"
             raise InputError(f"The text holds {word}, which the tokenizer knows and this base does not. Leave it out.")
         virtual = self._virtual_tokens.get(adapter or "", 0)
-        if not self._context or virtual + len(ids) + reply <= self._context:
-            return
-        before = f", the adapter puts {virtual} before it" if virtual else ""
-        if not reply:
-            raise InputError(f"The text is {len(ids)} tokens{before}; this base holds {self._context}. Shorten it.")
-        raise InputError(
-            f"The prompt is {len(ids)} tokens{before} and the reply may take {reply}; this base holds {self._context}. "
-            "Shorten the prompt, use fewer shots, or clear the conversation."
-        )
+        refuse_too_many(len(ids), self._context, reply, virtual)
 
 
 def _end_ids(loaded: Loaded) -> frozenset[int]:

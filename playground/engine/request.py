@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 from playground.data.example import HALF_CHARACTER
 from playground.errors import InputError
 from playground.evaluation.form import grammar
-
-if TYPE_CHECKING:
-    from playground.engine.engine import Engine
 
 SEED_MAX = 2**31 - 1
 TOP_K_MAX = 1000
@@ -218,14 +216,65 @@ def parts(lengths: Sequence[int]) -> Iterator[list[int]]:
         yield part
 
 
+Where = Mapping[str, str | None]
+"""What a stamp says of where a reply was computed: ``dtype`` and ``device``; of a server, None and ``engine``."""
+
+
+def refuse_too_many(tokens: int, context: int, reply: int = 0, virtual: int = 0) -> None:
+    """Raises InputError for a text, with its reply and an adapter's virtual tokens, that a base does not hold. context:
+    tokens that it holds, 0 = it names no limit."""
+    if not context or virtual + tokens + reply <= context:
+        return
+    before = f", the adapter puts {virtual} before it" if virtual else ""
+    if not reply:
+        raise InputError(f"The text is {tokens} tokens{before}; this base holds {context}. Shorten it.")
+    raise InputError(
+        f"The prompt is {tokens} tokens{before} and the reply may take {reply}; this base holds {context}. "
+        "Shorten the prompt, use fewer shots, or clear the conversation."
+    )
+
+
+class EngineLike(Protocol):
+    """One base with its adapters: ``engine.Engine`` in this process, whose methods say what these do, or
+    ``models.vllm_engine.VllmEngine`` on a server. path: what computes, in words. proof: how ``check_fingerprint`` told,
+    in words. weight_bytes, adapter_bytes, cache_bytes: of this machine's memory."""
+
+    folder: Path
+    path: str
+    proof: str
+
+    @property
+    def tokenizer(self) -> Any: ...
+    @property
+    def where(self) -> Where: ...
+    @property
+    def weight_bytes(self) -> int: ...
+    @property
+    def adapter_bytes(self) -> int: ...
+    @property
+    def cache_bytes(self) -> int: ...
+    @property
+    def fingerprint(self) -> str: ...
+    def check_fingerprint(self) -> tuple[str, bool, float]: ...
+    def attach(self, adapter: AdapterFile) -> float: ...
+    def detach(self, adapter_id: str) -> None: ...
+    def attached(self) -> dict[str, AdapterFile]: ...
+    def asleep(self) -> dict[str, AdapterFile]: ...
+    def has_no_effect(self, adapter_id: str) -> bool: ...
+    def select_ms(self, adapter_id: str | None) -> float: ...
+    def clear_prefix_cache(self) -> None: ...
+    def stream(self, rows: Sequence[Row]) -> Generator[list[RowState], None, None]: ...
+    def score(self, rows: Sequence[ScoreRow]) -> list[Score]: ...
+    def close(self) -> None: ...
+
+
 class Decoder(Protocol):
-    """Decodes rows with an engine, and tells where: (precision, device), as a stamp names them. together: how many it
-    is given at most."""
+    """Decodes rows with an engine, and tells where. together: how many it is given at most."""
 
     together: int
 
-    def stream(self, engine: Engine, rows: Sequence[Row]) -> Generator[list[RowState], None, None]: ...
-    def where(self, engine: Engine) -> tuple[str, str]: ...
+    def stream(self, engine: EngineLike, rows: Sequence[Row]) -> Generator[list[RowState], None, None]: ...
+    def where(self, engine: EngineLike) -> Where: ...
 
 
 class Direct:
@@ -233,8 +282,8 @@ class Direct:
 
     together = REPLIES_TOGETHER
 
-    def stream(self, engine: Engine, rows: Sequence[Row]) -> Generator[list[RowState], None, None]:
+    def stream(self, engine: EngineLike, rows: Sequence[Row]) -> Generator[list[RowState], None, None]:
         return engine.stream(rows)
 
-    def where(self, engine: Engine) -> tuple[str, str]:
-        return str(engine.loaded.dtype).removeprefix("torch."), str(engine.loaded.device)
+    def where(self, engine: EngineLike) -> Where:
+        return engine.where

@@ -239,8 +239,11 @@ class Generation:
         except Exception as error:  # one reply's settings or numbers must not end the others
             if is_out_of_memory(error):
                 raise
-            self.state.fault = self._message(error)  # first: whoever sees the end sees why
-            self.state.finish = "error"
+            self.fail(self._message(error))
+
+    def fail(self, fault: str) -> None:
+        self.state.fault = fault  # first: whoever sees the end sees why
+        self.state.finish = "error"
 
     def _add(self, token: int, logprobs: Sequence[float], now_s: float) -> None:
         state, sampling, constraint = self.state, self._row.sampling, self._constraint
@@ -248,7 +251,7 @@ class Generation:
         if state.first_token_s is None:
             state.first_token_s = now_s
         finish = ""
-        if token in self._ends and (constraint is not None or not sampling.ignore_eos):
+        if token in self._ends and (sampling.format or not sampling.ignore_eos):
             finish = "stop"
         else:
             self.tokens.append(token)
@@ -261,6 +264,11 @@ class Generation:
                 finish = "length" if constraint is None else "stop"  # which keeps room for the document's end
             elif constraint is not None and constraint.done:
                 finish = "stop"
+        self.tell(finish)
+
+    def tell(self, finish: str) -> None:
+        """The text of the tokens so far, cut off at a stop string. finish: as in ``RowState``."""
+        state, sampling = self.state, self._row.sampling
         text = self._text.whole() if finish else self._text.text
         cut = min((at for stop in sampling.stop if (at := text.find(stop)) >= 0), default=-1)
         if cut >= 0:

@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from playground.db import RunRow, RunStore
-from playground.engine.request import AdapterFile
-from playground.errors import AdapterError, BaseUnavailableError, BusyError, InputError, NotFoundError
+from playground.engine.request import AdapterFile, EngineLike
+from playground.errors import AdapterError, BaseUnavailableError, BusyError, EndpointError, InputError, NotFoundError
 from playground.gpu.manager import DeviceManager, retried
 from playground.gpu.policy import Wanted
 from playground.library.adapters import NAME_LIMIT, AdapterCard, AdapterLibrary, read_card
@@ -26,13 +25,11 @@ from playground.methods import get_method
 from playground.models.bases import BASE, BaseService, Load, load_engine, loaded_bytes
 from playground.models.bases import PREFIX as BASE_PREFIX
 from playground.models.catalogue import LOADED_FACTOR
+from playground.models.vllm_engine import refused
 from playground.settings import Settings
 from playground.training.run_files import marked_step, newest_complete, step_of
 from playground.training.spec import RunSpec
 from playground.workspace.visitors import Quota, handed_over
-
-if TYPE_CHECKING:
-    from playground.engine.engine import Engine
 
 PREFIX = "live-"
 _KEPT = 2  # copies that stay: the newest, and the one that a reply may be written with just now
@@ -82,7 +79,7 @@ class Residents:
         self._manager, self.bases, self._load_engine = manager, bases, load
         self._lock = threading.Lock()  # guards the table; never held while a model is loaded or unloaded
         self._loading = threading.Lock()
-        self._whole: dict[str, Engine] = {}
+        self._whole: dict[str, EngineLike] = {}
         self._misfits: dict[tuple[object, ...], str] = {}
 
     def wanted(self, cards: Sequence[AdapterCard | None]) -> Wanted:
@@ -91,7 +88,7 @@ class Residents:
         base = (self.bases.resident(),) if any(card is None or not card.is_whole for card in cards) else ()
         return (*base, *whole.items())
 
-    def ready(self, card: AdapterCard | None, base: str = "") -> tuple[Engine, str | None]:
+    def ready(self, card: AdapterCard | None, base: str = "") -> tuple[EngineLike, str | None]:
         """(engine, adapter id in it) for a card, or for the base itself. base: as ``BaseService.engine`` expects it.
         Raises AdapterError, OutOfMemoryError or BaseUnavailableError."""
         if card is not None and card.is_whole:
@@ -120,7 +117,11 @@ class Residents:
             return False
         try:
             return engine.has_no_effect(card.id)
-        except (AdapterError, BaseUnavailableError):  # it has been removed meanwhile, or the base has left
+        except (
+            AdapterError,
+            BaseUnavailableError,
+            EndpointError,
+        ):  # it has been removed meanwhile, or the base has left
             return False
 
     def detach(self, adapter_id: str) -> None:
@@ -152,6 +153,8 @@ class Residents:
         version of both, its numbers aside: attaching looks at them."""
         if card.objective == "reward":
             return "a reward model scores replies and writes none"
+        if self.bases.elsewhere and (why := refused(card)):
+            return why
         if card.kind != "peft" or not self.bases.state().fingerprint:
             return ""
         try:
@@ -166,7 +169,7 @@ class Residents:
             known = self._misfits[key] = unfit(card, shapes)
         return known
 
-    def _attach(self, engine: Engine, card: AdapterCard) -> float:
+    def _attach(self, engine: EngineLike, card: AdapterCard) -> float:
         if reason := self.unfit(card):
             raise AdapterError(f"{card.name} cannot be used: {reason}.")
         took = engine.attach(AdapterFile(card.id, card.path, card.sha256))
@@ -174,7 +177,7 @@ class Residents:
             self.bases.account()
         return took
 
-    def _whole_engine(self, card: AdapterCard) -> Engine:
+    def _whole_engine(self, card: AdapterCard) -> EngineLike:
         with self._loading:
             engine = self._whole.get(card.id)
             if engine is None:
@@ -194,7 +197,7 @@ class Residents:
 
     def _account(self, card: AdapterCard) -> None:
         if (engine := self._whole.get(card.id)) is not None:
-            held = int(engine.loaded.bytes * LOADED_FACTOR) + engine.cache_bytes
+            held = int(engine.weight_bytes * LOADED_FACTOR) + engine.cache_bytes
             self._manager.set_resident(_resident(card.id), held, lambda: self._drop_whole(card.id, by_device=True))
 
     def _drop_whole(self, adapter_id: str, *, by_device: bool = False) -> None:

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-from playground.errors import BaseUnavailableError, InputError, NotFoundError, PlaygroundError
+from playground.engine.request import EngineLike
+from playground.errors import BaseUnavailableError, EndpointError, InputError, NotFoundError, PlaygroundError
 from playground.gpu.device import CudaDevice
 from playground.gpu.manager import DeviceManager, Lanes, retried, use_share
 from playground.gpu.precision import Precision
@@ -24,18 +25,17 @@ from playground.methods.method import weights_in
 from playground.models.catalogue import LOADED_FACTOR, BaseChoice, Offer, next_larger, offers
 from playground.settings import DEFAULT_BASE, Settings
 
-if TYPE_CHECKING:
-    from playground.engine.engine import Engine
-
 JOB = "base"  # key of the job that loads a base
 BASE = "base"
 """The base in use, as a side's model."""
 PREFIX = "base:"
 """Begins the name of a side's model that is another base of this machine."""
+RETRY_S = 5.0
+"""How often a server that is to compute and does not answer is asked again."""
 ADAPTERS_SHARE = 8
 """Attached adapters may take one part in so many of the budget; past it the least recently used leave memory."""
 ONE_BASE = "Everybody here uses the same base; whoever runs this app chooses it. Try others on a machine of your own."
-Load = Callable[[Path, int | None], "Engine"]  # (folder, bytes that attached adapters may take) -> the engine
+Load = Callable[[Path, int | None], EngineLike]  # (folder, bytes that attached adapters may take) -> the engine
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,13 @@ class Tokenizer(Protocol):
 
 
 class Fingerprint(NamedTuple):
-    """value: the weights as they are in memory now. unchanged: as at load. seconds: what the check took."""
+    """value: the weights as they are in memory now. unchanged: as at load. seconds: what the check took. how: it was
+    made, in words."""
 
     value: str
     unchanged: bool
     seconds: float
+    how: str
 
 
 def load_engine(
@@ -74,7 +76,7 @@ def load_engine(
     *,
     lanes: Lanes | None = None,
     precision: Precision | None = None,
-) -> Engine:
+) -> EngineLike:
     """precision: None = what suits the device. lanes: shares the processor's cores out, None = they are all its own."""
     from playground.engine.engine import Engine
     from playground.engine.load import pick_device
@@ -132,7 +134,7 @@ class BaseService:
         self._state = BaseState("loading", "Preparing the base", settings.base)
         self.spec = settings.base
         self._base: Base | None = None
-        self.loaded: Engine | None = None  # the engine, if there is one already
+        self.loaded: EngineLike | None = None  # the engine, if there is one already
         self._tokenizers: dict[tuple[Path, str], Tokenizer] = {}  # by folder and fingerprint
         self._shapes: dict[tuple[Path, str], BaseShapes] = {}
 
@@ -141,7 +143,15 @@ class BaseService:
         self._start(self.spec, busy="")
 
     def _start(self, spec: str, busy: str, token: str = "") -> None:
-        self._jobs.start(JOB, lambda job: self._prepare(spec, job, token), "The base", busy=busy, interruptible=False)
+        def prepare(job: Job) -> None:
+            while True:
+                try:
+                    return self._prepare(spec, job, token)
+                except EndpointError:  # of the server that computes: asked again until it is there
+                    if job.pause(RETRY_S):
+                        raise
+
+        self._jobs.start(JOB, prepare, "The base", busy=busy, interruptible=False)
 
     @property
     def fetching(self) -> bool:
@@ -156,11 +166,11 @@ class BaseService:
     def resident(self) -> tuple[str, int]:
         """The base's name among the device's residents, and the bytes it takes there."""
         engine = self.loaded
-        held = (engine.loaded.bytes if engine is not None else 0) or self._weight_bytes(self.resolve())
+        held = (engine.weight_bytes if engine is not None else 0) or self._weight_bytes(self.resolve())
         return self.spec, int(held * LOADED_FACTOR)
 
     def _weight_bytes(self, base: Base) -> int:
-        return loaded_bytes(base.path, base.bytes, self.precision)
+        return 0 if self.elsewhere else loaded_bytes(base.path, base.bytes, self.precision)
 
     def account(self) -> None:
         """Report to the device what the base takes now, with its attached adapters and its KV cache."""
@@ -169,7 +179,12 @@ class BaseService:
             held += engine.adapter_bytes + engine.cache_bytes
             self._manager.set_resident(name, held, partial(self._unload, engine))
 
-    def _unload(self, engine: Engine) -> None:
+    @property
+    def elsewhere(self) -> bool:
+        """Whether a server computes replies, so that neither base nor replies take memory here."""
+        return bool(self._settings.engine)
+
+    def _unload(self, engine: EngineLike) -> None:
         """Free the memory; the next question loads the base again. Another one that was loaded meanwhile stays."""
         with self._lock:
             if self.loaded is not engine:
@@ -197,7 +212,7 @@ class BaseService:
         """Where the base in use lies, if that is known yet."""
         return self._base.path if self._base is not None else None
 
-    def engine(self, progress: bases.Progress = bases.no_progress, expected: str = "") -> Engine:
+    def engine(self, progress: bases.Progress = bases.no_progress, expected: str = "") -> EngineLike:
         """The loaded base, loading it now if nobody has. expected: the base that the caller has a lease on. Raises
         PlaygroundError, BaseUnavailableError where another one was chosen meanwhile."""
         engine = self.loaded
@@ -359,7 +374,8 @@ class BaseService:
         self._start(choice.spec, "A base is being prepared already. Wait until it is there.", token)
 
     def fingerprint_check(self) -> Fingerprint:
-        return Fingerprint(*self.engine().check_fingerprint())
+        engine = self.engine()
+        return Fingerprint(*engine.check_fingerprint(), engine.proof)
 
     def _prepare(self, spec: str, job: Job, token: str) -> None:
         """Fetch a base, wait for the memory that it needs and load it; ``state`` says how that goes."""
@@ -381,7 +397,7 @@ class BaseService:
             finally:
                 request.cancel()
 
-    def _load(self, spec: str, progress: bases.Progress = bases.no_progress) -> Engine:
+    def _load(self, spec: str, progress: bases.Progress = bases.no_progress) -> EngineLike:
         """Load a base in place of the one that is there. The caller has a lease for it, and holds ``_loading``."""
         tell = self._teller(spec, progress)
         base = self._judged(spec, tell)
@@ -395,7 +411,7 @@ class BaseService:
         with self._lock:
             before, old = self.spec, self.loaded
             self.spec, self._base, self.loaded, self._proven = spec, base, engine, True
-            self._tokenizers.setdefault((base.path, base.fingerprint), engine.loaded.tokenizer)
+            self._tokenizers.setdefault((base.path, base.fingerprint), engine.tokenizer)
         if old is not None:  # the new base replaces the old one with all that was attached to it
             old.close()
             self._manager.set_resident(before, 0)
@@ -469,6 +485,6 @@ class BaseService:
         self._state = BaseState("ready", words, self.spec, fingerprint=known)
 
 
-def _hash(engine: Engine) -> None:
+def _hash(engine: EngineLike) -> None:
     with contextlib.suppress(BaseUnavailableError):  # it has left memory already
         _ = engine.fingerprint

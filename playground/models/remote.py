@@ -189,7 +189,7 @@ class Client:
     def send(self, asked: Sequence[tuple[Remote, Sampling]]) -> Sending:
         """Ask for these; what goes wrong is each one's ``failure``."""
         replies = [RemoteReply(*one) for one in asked]
-        return Sending(replies, self._all(replies), self._running())
+        return Sending(replies, self._all(replies), self.loop)
 
     def ask(self, endpoint: Endpoint, messages: Sequence[Message], max_tokens: int) -> RemoteReply:
         """One whole reply, greedy. Raises EndpointError."""
@@ -211,27 +211,29 @@ class Client:
     def probe(self, endpoint: Endpoint) -> str:
         """Why it cannot be asked, "" where it can; it is sent no row. Raises nothing."""
         try:
-            asyncio.run_coroutine_threadsafe(self._probe(endpoint), self._running()).result()
+            asyncio.run_coroutine_threadsafe(self._probe(endpoint), self.loop).result()
         except Exception as error:
-            return str(_endpoint_error(endpoint, error))
+            return str(endpoint_error(endpoint, error))
         return ""
 
     def models(self, endpoint: Endpoint) -> list[str]:
         """What it calls the models that it serves. Raises EndpointError."""
-        listing = asyncio.run_coroutine_threadsafe(self._models(endpoint), self._running())
+        listing = asyncio.run_coroutine_threadsafe(self._models(endpoint), self.loop)
         if isinstance(error := listing.exception(), Exception):
-            raise _endpoint_error(endpoint, error) from error
+            raise endpoint_error(endpoint, error) from error
         return listing.result()
 
     def rendered(self, endpoint: Endpoint, messages: Sequence[Message]) -> str | list[int] | int | None:
         """These messages as its chat template writes them, where it tells: as tokens (vLLM's ``/tokenize``), as text
         (llama.cpp's ``/apply-template``), or how many tokens that is; None where it does not. Raises nothing."""
-        asking = asyncio.run_coroutine_threadsafe(self._rendered(endpoint, messages), self._running())
+        asking = asyncio.run_coroutine_threadsafe(self._rendered(endpoint, messages), self.loop)
         return asking.result() if asking.exception() is None else None
 
     # -- in the loop's thread ------------------------------------------------------------------------------------
 
-    def _running(self) -> asyncio.AbstractEventLoop:
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """That of the thread, which runs from here on."""
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
@@ -255,7 +257,7 @@ class Client:
                     raise down[endpoint]
                 await self._paid(one)
         except Exception as error:
-            one.failure = _endpoint_error(endpoint, error, one.sampling.format)
+            one.failure = endpoint_error(endpoint, error, one.sampling.format)
             if getattr(error, "status_code", None) not in _OF_THE_ROW and not isinstance(error, EndpointError):
                 down[endpoint] = one.failure
 
@@ -276,7 +278,7 @@ class Client:
         import openai
 
         endpoint, unknown = one.remote.endpoint, self._unknown.setdefault(one.remote.endpoint.name, set())
-        client = self._client(endpoint)
+        client = self.connected(endpoint)
         for left in reversed(range(TRIES)):
             one.settings, one.state, one.text = _settings(one.sampling, unknown), RowState(), ""
             if one.remote.extra:
@@ -290,7 +292,7 @@ class Client:
                 body["stream_options"] = {"include_usage": True}
             try:
                 chunks = await client.chat.completions.create(
-                    **body, **one.settings, stream=True, extra_headers=_headers(endpoint)
+                    **body, **one.settings, stream=True, extra_headers=headers(endpoint)
                 )
                 async with chunks:
                     async for chunk in chunks:
@@ -321,34 +323,34 @@ class Client:
     async def _probe(self, endpoint: Endpoint) -> None:
         import openai
 
-        client = self._client(endpoint)
+        client = self.connected(endpoint)
         try:
-            await client.with_options(max_retries=0, timeout=PROBE_S).models.list(extra_headers=_headers(endpoint))
+            await client.with_options(max_retries=0, timeout=PROBE_S).models.list(extra_headers=headers(endpoint))
         except openai.NotFoundError:
             return  # it answers, and has no list of its models
 
     async def _models(self, endpoint: Endpoint) -> list[str]:
-        client = self._client(endpoint).with_options(max_retries=0, timeout=PROBE_S)
-        listed = await client.models.list(extra_headers=_headers(endpoint))
+        client = self.connected(endpoint).with_options(max_retries=0, timeout=PROBE_S)
+        listed = await client.models.list(extra_headers=headers(endpoint))
         return [str(one.id) for one in listed.data or ()]
 
     async def _rendered(self, endpoint: Endpoint, messages: Sequence[Message]) -> str | list[int] | int | None:
-        client = self._client(endpoint).with_options(max_retries=0, timeout=PROBE_S)
+        client = self.connected(endpoint).with_options(max_retries=0, timeout=PROBE_S)
         root, asked = endpoint.url.removesuffix("/v1"), Remote(endpoint, tuple(messages)).sent
         asked |= {"model": endpoint.model, "add_generation_prompt": True}
         for path, holds in (("/tokenize", "tokens"), ("/apply-template", "prompt")):
             with contextlib.suppress(Exception):
-                options: Any = {"headers": _headers(endpoint)}
+                options: Any = {"headers": headers(endpoint)}
                 said: Any = await client.post(root + path, cast_to=object, body=asked, options=options)
                 if isinstance(said, dict) and (found := said.get(holds)):
                     return str(found) if holds == "prompt" else [int(token) for token in found]
         body: dict[str, Any] = Remote(endpoint, tuple(messages)).sent | {"model": endpoint.model, "max_tokens": 1}
         whole = await client.with_options(timeout=READ_S).chat.completions.create(
-            **body, extra_headers=_headers(endpoint)
+            **body, extra_headers=headers(endpoint)
         )
         return whole.usage.prompt_tokens if whole.usage is not None else None  # some count only what is not streamed
 
-    def _client(self, endpoint: Endpoint) -> openai.AsyncOpenAI:
+    def connected(self, endpoint: Endpoint) -> openai.AsyncOpenAI:
         """One for an address and key, so that connections are used again. Raises EndpointError without its key."""
         import openai
 
@@ -364,7 +366,7 @@ class Client:
         return self._clients[key]
 
 
-def _headers(endpoint: Endpoint) -> Mapping[str, Any]:
+def headers(endpoint: Endpoint) -> Mapping[str, Any]:
     """Its own key, and nothing that the environment holds for somebody else."""
     import openai
 
@@ -450,7 +452,7 @@ def _part(one: RemoteReply, *, done: bool = False) -> bool:
     return found.is_open
 
 
-def _endpoint_error(endpoint: Endpoint, error: Exception, form: str = "") -> EndpointError:
+def endpoint_error(endpoint: Endpoint, error: Exception, form: str = "") -> EndpointError:
     """What went wrong and what to do, never the key, nor what a server that refused it said. form: that the reply was
     to be held to."""
     import openai

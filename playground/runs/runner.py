@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from playground.engine.request import ROWS_MAX, AdapterFile, Row, RowState
+from playground.engine.request import ROWS_MAX, AdapterFile, EngineLike, Row, RowState, Where
 from playground.errors import BusyError, PlaygroundError
 from playground.gpu.device import Wrap, settle_fork
 from playground.training.processes import BEAT_S, HEARTBEAT, WAIT_S, folder_lock
@@ -123,21 +123,21 @@ class ZeroRunner:
             while len(self._callers) > CALLERS_MAX:
                 self._callers.popitem(last=False)
 
-    def stream(self, engine: Engine, rows: Sequence[Row]) -> Generator[list[RowState], None, None]:
+    def stream(self, engine: EngineLike, rows: Sequence[Row]) -> Generator[list[RowState], None, None]:
         """As ``Engine.stream``; ``engine`` is this process's own, on the CPU, and says what is attached."""
         there: dict[str, AdapterFile] = {**engine.asleep(), **engine.attached()}
         files = [there[name] for name in sorted({row.adapter for row in rows if row.adapter}) if name in there]
         turns = -(-len(rows) // ROWS_MAX)
         seconds = self._asked(turns * max(row.sampling.max_tokens for row in rows) / REPLY_TOKENS_PER_S)
-        stream = self._decode(seconds, str(engine.loaded.model.name_or_path), files, list(rows))
+        stream = self._decode(seconds, str(engine.folder), files, list(rows))
         with contextlib.closing(stream), _lent():
             for kind, value in stream:
                 if kind == "failed":
                     raise value[0](value[1])
                 yield value
 
-    def where(self, engine: Engine) -> tuple[str, str]:
-        return "bfloat16", "cuda"
+    def where(self, engine: EngineLike) -> Where:
+        return {"dtype": "bfloat16", "device": "cuda"}
 
     def start_worker(self, run_dir: Path, database: Path, attempt: int) -> tuple[int, float]:
         spec = RunSpec.read(run_dir)

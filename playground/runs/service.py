@@ -346,4 +346,4 @@ class DeviceService:
     def _precision(self) -> str:
         loaded = self._bases.loaded
         names = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
-        return names.get(str(loaded.loaded.dtype).removeprefix("torch."), "") if loaded is not None else ""
+        return names.get(loaded.where["dtype"] or "", "") if loaded is not None else ""

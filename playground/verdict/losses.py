@@ -19,6 +19,7 @@ from playground.models.bases import BaseService, kv_bytes_per_token
 
 LOGIT_BYTES = 128_000_000  # about what the distributions that are held at once take, beside the rows' KV cache
 LONGEST = 131_072  # tokens of a row, where nothing is to be cut: the engine says what does not fit
+NOT_SENT = "the server that answers here does not send whole distributions"
 NO_DIVERGENCE = "a full fine-tune is a model of its own: its distribution and the base's are never in memory at once"
 
 
@@ -134,6 +135,8 @@ class ScoringService:
 
     def _needs(self, asked: Sequence[ToScore]) -> int:
         """Bytes of the KV cache of rows that are scored together, and of the distributions of some places."""
+        if self._bases.elsewhere:
+            return 0
         tokenizer, longest = self._bases.tokenizer(), ROOM
         for one in asked:
             tokens = sum(len(encode(tokenizer, text)) for text in (one.prompt, one.completion))
@@ -207,7 +210,7 @@ class ForgettingService:
         for n, card in enumerate(cards):
             own = scores[n :: len(cards)]
             text, after = pooled(own), marks(said[card.id], shipped.questions)
-            why = "" if text.divergence is not None else NO_DIVERGENCE
+            why = "" if text.divergence is not None else NO_DIVERGENCE if card.is_whole else NOT_SENT
             losses = (text.base_loss or 0.0, text.loss, text.tokens)
             grown = harder([(one.base_loss, one.loss, one.tokens) for one in own if one.base_loss is not None])
             counts = (sum(before), sum(after), len(shipped.questions))

@@ -475,7 +475,7 @@ def test_a_base_counts_by_what_it_takes_packed_weights_by_their_files(
 class FakeEngine:
     """A whole model that takes 1000 bytes. cache_bytes: what it keeps between questions."""
 
-    loaded, cache_bytes, closed, forgotten = SimpleNamespace(bytes=1000), 0, False, 0
+    weight_bytes, cache_bytes, closed, forgotten = 1000, 0, False, 0
 
     def clear_prefix_cache(self):
         self.cache_bytes, self.forgotten = 0, self.forgotten + 1
@@ -526,7 +526,7 @@ def test_whether_an_adapter_fits_is_judged_without_reading_its_numbers(manager, 
     weights = folder / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"\xff\xff\xff\xff")
     shapes = base_shapes(fingerprint="ab" * 8)
-    bases = SimpleNamespace(state=lambda: shapes, shapes=lambda: shapes)
+    bases = SimpleNamespace(state=lambda: shapes, shapes=lambda: shapes, elsewhere=False)
     peft = card("a", path=folder, base_fingerprint="")
     assert Residents(manager, bases).unfit(peft) == ""
     shapes = base_shapes(layers=3, fingerprint="cd" * 8)
