@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -310,9 +310,9 @@ class VllmEngine:
             one.changed.set()
 
     async def _written(self, one: _Writing, model: str) -> None:
-        """Raises as ``_told``."""
+        """Raises as ``_telling``."""
         finish = ""
-        try:
+        with self._telling(one.row.sampling.format):
             chunks = await self._client.connected(self._endpoint).completions.create(
                 model=model,
                 prompt=list(one.ids),
@@ -328,8 +328,6 @@ class VllmEngine:
                     one.changed.set()
                     if one.reply.state.finish:
                         return
-        except Exception as error:
-            raise self._told(error, one.row.sampling.format) from error
         if finish not in ("stop", "length"):
             raise EndpointError(f"{self.path} broke off its reply. Try again.")
         one.reply.tell(finish)
@@ -390,7 +388,7 @@ class VllmEngine:
     # -- requests ------------------------------------------------------------------------------------------------------
 
     def _ask(self, request: Coroutine[Any, Any, T], missing: T | None = None) -> T:
-        """Its answer. missing: in place of one where the server has no such route. Raises as ``_told``."""
+        """Its answer. missing: in place of one where the server has no such route. Raises as ``_telling``."""
         try:
             return asyncio.run_coroutine_threadsafe(request, self._client.loop).result()
         except _RefusedError as error:
@@ -403,23 +401,27 @@ class VllmEngine:
 
     async def _sent(self, route: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The JSON object that it answers with, {} where it answers with none. route: after /v1, or a whole address.
-        body: to post, None = get it. Raises as ``_told``."""
-        try:
+        body: to post, None = get it. Raises as ``_telling``."""
+        with self._telling(route=route):
             client = self._client.connected(self._endpoint).with_options(max_retries=0)
             how: dict[str, Any] = {"cast_to": object, "options": {"headers": headers(self._endpoint)}}
             said = await (client.get(route, **how) if body is None else client.post(route, body=body, **how))
-        except Exception as error:
-            raise self._told(error, route=route) from error
         return said if isinstance(said, dict) else {}
 
-    def _told(self, error: Exception, form: str = "", route: str = "") -> Exception:
-        """What the server says of one request (_RefusedError), or that it does not answer (EndpointError)."""
+    @contextlib.contextmanager
+    def _telling(self, form: str = "", route: str = "") -> Iterator[None]:
+        """Raises what the server says of one request (_RefusedError), or that it does not answer (EndpointError)."""
+        import httpx
         import openai
 
-        told = endpoint_error(self._endpoint, error, form)
-        if isinstance(error, openai.APIStatusError) and (error.status_code in OF_THE_ROW or route == LOAD):
-            return _RefusedError(str(told), error.status_code, " ".join(str(error.message).split()))
-        return told
+        try:
+            yield
+        except (openai.OpenAIError, httpx.HTTPError, OSError, ValueError, LookupError, TypeError) as error:
+            told = endpoint_error(self._endpoint, error, form)
+            if isinstance(error, openai.APIStatusError) and (error.status_code in OF_THE_ROW or route == LOAD):
+                said = " ".join(str(error.message).split())
+                raise _RefusedError(str(told), error.status_code, said) from error
+            raise told from error
 
 
 class _Writing(NamedTuple):
