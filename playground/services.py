@@ -9,9 +9,8 @@ from playground.chat.compare import CompareService
 from playground.chat.demo import DemoService
 from playground.chat.programs import CompletionService, ReplayService
 from playground.db import RunStore
-from playground.gpu.device import CpuDevice, Device, Wrap, find_device, other_cards
+from playground.gpu.device import CpuDevice, Device, Precision, Wrap, find_device, other_cards
 from playground.gpu.manager import DeviceManager, Lanes
-from playground.gpu.precision import Precision
 from playground.jobs import Jobs
 from playground.library.adapters import AdapterLibrary
 from playground.models.adapters import AdapterService, Residents

@@ -9,18 +9,26 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import hashlib
 import importlib.util
+import json
 import multiprocessing
 import os
 import platform
 import re
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import psutil
+
+from playground.library.files import write_json
 
 if TYPE_CHECKING:
     import torch
@@ -286,6 +294,122 @@ def _usable_cpus() -> int:
 def usable_cores() -> int:
     """Cores that this process may use; two threads of one core count once."""
     return min(_usable_cpus(), psutil.cpu_count(logical=False) or _usable_cpus())
+
+
+# -- what is computed in -----------------------------------------------------------------------------------------------
+
+# On a GPU that follows from the device; on a processor it is measured when a model is first loaded there. Replies and
+# training are judged apart: a reply reads every weight for a few rows, a step of training multiplies hundreds.
+
+Use = Literal["chat", "train"]
+Widths = tuple[int, int]
+"""Of a model: hidden, and inside the MLP."""
+FILE = "precision.json"
+LEAST = 1.3
+"""Times as fast as fp32 that bf16 must be: it rounds, and timings are short."""
+SMALL = 50_000
+"""Numbers in a weight below which nothing is measured: what surrounds the products takes longer."""
+_measuring = threading.Lock()
+
+
+class Gain(NamedTuple):
+    """Times as fast as in fp32 that bf16 is here: replies, training."""
+
+    chat: float
+    train: float
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What every part asks: the engine, workers, estimates of memory. setting: as in ``Settings``. home: where a
+    measurement is kept, None = nowhere. kind: of the device, as torch names it; "" = not known before it is lent."""
+
+    setting: str = "auto"
+    home: Path | None = None
+    kind: str = "cpu"
+
+    def of(self, folder: Path, use: Use = "chat") -> str:
+        """A key of ``PRECISIONS`` for the model in ``folder``; "auto" where the device decides. Measures at most once,
+        about half a second. A GPU trains in what suits it, and fp16 is no precision to train in."""
+        if use == "train" and (self.kind != "cpu" or self.setting == "fp16"):
+            return "auto" if self.kind != "cpu" else "fp32"
+        if self.setting != "auto" or self.kind != "cpu":
+            return self.setting
+        widths = widths_of(folder)
+        if widths is None or widths[0] * widths[1] < SMALL:
+            return "fp32"
+        gain = self._gain(widths)  # prompts are read in products like those of training
+        faster = gain.train >= LEAST if use == "train" else gain.chat >= LEAST and gain.train >= 1
+        return "bf16" if faster else "fp32"
+
+    def weight_bytes(self, folder: Path, use: Use = "chat") -> int:
+        """Bytes of one weight of a model that stays as it is. Replies in bf16 on a processor keep a second layout."""
+        chosen = self.of(folder, use)
+        if (chosen, use, self.kind) == ("bf16", "chat", "cpu"):
+            return 4
+        return 4 if chosen == "fp32" or (chosen == "auto" and self.kind not in ("cuda", "xpu", "mps")) else 2
+
+    @property
+    def words(self) -> str:
+        """What was measured, for a person; "" where nothing was."""
+        found = self._known() if self.setting == "auto" and self.kind == "cpu" else None
+        if found is None:
+            return ""
+        chat, train = (f"{gain:.1f}" for gain in found)
+        return f"bf16 measured here at {chat} times the speed of fp32 for replies, {train} for training"
+
+    def _gain(self, widths: Widths) -> Gain:
+        with _measuring:
+            found = self._known()
+            if found is None:
+                from playground.gpu.precision import measure
+
+                found = _here[processor()] = measure(widths)
+                if self.home is not None:
+                    with contextlib.suppress(OSError):
+                        self.home.mkdir(parents=True, exist_ok=True)
+                        write_json(self.home / FILE, self._kept() | {processor(): found._asdict()})
+            return found
+
+    def _known(self) -> Gain | None:
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            return Gain(**{use: float(value) for use, value in self._kept()[processor()].items()})
+        return _here.get(processor()) if self.home is None else None
+
+    def _kept(self) -> dict[str, Any]:
+        with contextlib.suppress(OSError, ValueError):
+            if self.home is not None and isinstance(kept := json.loads((self.home / FILE).read_text()), dict):
+                return kept
+        return {}
+
+
+_here: dict[str, Gain] = {}
+"""What this process has measured."""
+
+
+def widths_of(folder: Path) -> Widths | None:
+    """None for a model whose config does not tell, or whose weights are packed."""
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        if config.get("quantization_config"):
+            return None
+        hidden = int(config.get("hidden_size") or config["n_embd"])
+        return hidden, int(config.get("intermediate_size") or config.get("n_inner") or 4 * hidden)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+@cache
+def processor() -> str:
+    """Stands for this processor with the torch that is installed, which is not imported."""
+    about = [platform.machine(), platform.processor()]
+    with contextlib.suppress(OSError):
+        first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
+        about += [line for line in first if line.startswith(("model name", "flags", "Features"))]
+    torch = "none"
+    with contextlib.suppress(PackageNotFoundError):
+        torch = version("torch")
+    return f"{hashlib.sha256(repr(about).encode()).hexdigest()[:16]}, torch {torch}"
 
 
 # -- ZeroGPU -----------------------------------------------------------------------------------------------------------

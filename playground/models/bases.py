@@ -13,9 +13,8 @@ from typing import NamedTuple, Protocol
 
 from playground.engine.request import EngineLike
 from playground.errors import BaseUnavailableError, EndpointError, InputError, NotFoundError, PlaygroundError
-from playground.gpu.device import CudaDevice
+from playground.gpu.device import CudaDevice, Precision
 from playground.gpu.manager import DeviceManager, Lanes, retried, use_share
-from playground.gpu.precision import Precision
 from playground.jobs import Job, Jobs
 from playground.library import bases
 from playground.library.adapters import AdapterCard

@@ -14,9 +14,18 @@ import pytest
 import torch  # before anything is replaced
 
 from playground.engine.load import pick_device
-from playground.gpu.device import CpuDevice, NvidiaDevice, find_device, other_cards, usable_cores
+from playground.gpu.device import (
+    FILE,
+    CpuDevice,
+    NvidiaDevice,
+    Precision,
+    find_device,
+    other_cards,
+    processor,
+    usable_cores,
+)
 from playground.gpu.manager import LINGER_S, LOOK_S, Lanes
-from playground.gpu.precision import FILE, Precision, measure, processor
+from playground.gpu.precision import measure
 from playground.settings import PROJECT_ROOT
 from playground.training.model import precision
 from tests.refused import refused

@@ -14,9 +14,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from playground.errors import BaseUnavailableError, CancelledError, NotFoundError
-from playground.gpu.device import CpuDevice, CudaDevice
+from playground.gpu.device import CpuDevice, CudaDevice, Precision
 from playground.gpu.manager import DeviceManager
-from playground.gpu.precision import Precision
 from playground.jobs import Jobs
 from playground.library import bases
 from playground.library.bases import kind_of, resolve
