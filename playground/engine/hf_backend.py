@@ -23,9 +23,8 @@ from playground.engine.constraint import Grammars
 from playground.engine.hf_rows import NO_SOFT_PROMPT, ActiveRows, Padded, SlottedLinear, SoftPrompt, new_cache, padded
 from playground.engine.load import AdapterWeights, Loaded, out_in
 from playground.engine.request import PLACES, ROWS_MAX, Row, RowState, Score, Text, parts
-from playground.engine.sequence import Generation, LossSum, rows_of, sample
+from playground.engine.sequence import Generation, LossSum, rows_of, sample, send
 from playground.errors import AdapterError, BaseUnavailableError
-from playground.gpu.device import send
 from playground.methods.method import VirtualTokens
 
 if TYPE_CHECKING:

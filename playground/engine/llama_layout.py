@@ -23,7 +23,7 @@ from torch import Tensor
 
 from playground.engine.load import AdapterWeights, ModuleWeights, Neck
 from playground.engine.request import ROWS_MAX
-from playground.gpu.precision import can_pack, packed, times_packed
+from playground.gpu.precision import can_pack, packed
 
 
 @dataclass(frozen=True)
@@ -418,7 +418,10 @@ class HalfProducts:
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
         """``residual + x @ weight + bias``: x [rows, in], weight [in, out] -> [rows, out], contiguous and new."""
         there = self._packed.get(weight.data_ptr())
-        y = product(x, weight) if there is None else times_packed(x.to(weight.dtype), there).to(x.dtype)
+        if there is None:
+            y = product(x, weight)
+        else:  # as ``gpu.precision.times_packed``
+            y = torch.ops.mkldnn._linear_pointwise(x.to(weight.dtype), there, None, "none", [], "").to(x.dtype)
         if bias is not None:
             y.add_(bias)
         return y if residual is None else y.add_(residual)

@@ -20,7 +20,7 @@ from torch import Tensor
 from playground.engine.llama_layout import LinearGroup, PackedAdapter, Pair, Scales
 from playground.engine.load import MaskedNecks, StackedNecks, stacked
 from playground.engine.request import ROWS_MAX
-from playground.gpu.device import send
+from playground.engine.sequence import send
 
 STEP = 256
 """Room grows by this many tokens at a time."""

@@ -37,7 +37,7 @@ from playground.engine.llama_layout import (
     product,
 )
 from playground.engine.llama_memory import STEP, AdapterSlots, CarriedBy, KVCache, Products, Selected
-from playground.gpu.device import send
+from playground.engine.sequence import send
 from playground.library.bases import BODY_ONLY
 
 ROPES = ("default", "linear", "llama3")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,8 +17,8 @@ from playground.data.render import thinking
 from playground.engine.constraint import Constraint
 from playground.engine.request import Row, RowState, Sampling, Score, TokenLogprob
 from playground.errors import is_out_of_memory
-from playground.gpu.device import send
 
+T = TypeVar("T")
 LIKELY = 256
 """Tokens that top-p looks at first: nearly always enough, and sorting a whole vocabulary takes 4 ms."""
 _UNFINISHED = "�"
@@ -86,11 +87,10 @@ def draw(samplers: Sequence[Sampler], logits: Tensor, *, blind: bool | None = No
     found: list[int | Exception] = [FloatingPointError("logits that are not finite") for _ in samplers]
     kinds: dict[tuple[float, ...], list[int]] = {}
     for place, sampler in enumerate(samplers):
-        try:
-            sampler.broken()  # its parser may have failed
+        if isinstance(failed := _tried(sampler.broken), Exception):  # its parser may have failed
+            found[place] = failed
+        else:
             kinds.setdefault(sampler.kind, []).append(place)
-        except Exception as error:  # one reply's form must not end the others
-            found[place] = error
     picked = [
         _picked([samplers[place] for place in places], rows_of(logits, places), blind) for places in kinds.values()
     ]
@@ -98,14 +98,24 @@ def draw(samplers: Sequence[Sampler], logits: Tensor, *, blind: bool | None = No
     order = [place for places in kinds.values() for place in places]
     for place, token, is_finite in zip(order, tokens, finite, strict=True):
         if is_finite:
-            try:
-                found[place] = samplers[place].take(token)
-            except Exception as error:
-                found[place] = error
+            found[place] = _tried(partial(samplers[place].take, token))
     for one in found:
         if isinstance(one, Exception) and is_out_of_memory(one):
             raise one
     return found
+
+
+def _tried(work: Callable[[], T]) -> T | Exception:
+    try:
+        return work()
+    except Exception as error:  # one reply's form must not end the others
+        return error
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor on the device. From memory that is pinned the host does not wait for all that the device has yet to
+    do, as it would otherwise; CUDA's allocator keeps that memory until the copy is made."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def rows_of(logits: Tensor, places: Sequence[int]) -> Tensor:

@@ -24,14 +24,11 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import psutil
 
 from playground.library.files import write_json
-
-if TYPE_CHECKING:
-    import torch
 
 RESERVE_SHARE = 0.1
 """Part of the device's memory that stays untouched for the system and the page itself."""
@@ -237,12 +234,6 @@ def computes_bf16() -> bool:
     import torch
 
     return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-
-
-def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A CPU tensor on the device. From memory that is pinned the host does not wait for all that the device has yet to
-    do, as it would otherwise; CUDA's allocator keeps that memory until the copy is made."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def find_device(card: Callable[[], CudaDevice] = NvidiaDevice, there: Callable[[], bool] = has_cuda) -> Device:

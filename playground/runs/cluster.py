@@ -111,7 +111,7 @@ class RayWorkers:
         logging.getLogger("ray._private").setLevel(logging.WARNING)
         try:
             self._client.submit_job(entrypoint=command, submission_id=_job(number), runtime_env=code, metadata=told)
-        except Exception as error:  # Ray's own and those of its HTTP client, of no common class
+        except (RuntimeError, OSError, ValueError) as error:  # Ray's own and those of its HTTP client
             raise PlaygroundError(f"The cluster took no job: {_short(error)}") from error
         self._ended[number] = False
         return number, self._clock()
