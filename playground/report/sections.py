@@ -398,7 +398,7 @@ def measured(record: Record) -> Context:
         ],
         "guards": [(GUARDS[name], "; ".join(texts), link("fact", name)) for name, texts in said.items()],
         "when": when if created else "not recorded",
-        "precision": ", ".join(str(device[name]) for name in ("device", "dtype") if device.get(name)),
+        "precision": ", ".join(str(device[name]) for name in ("engine", "device", "dtype") if device.get(name)),
         "took": seconds(record.get("seconds")),
         "spent": record.get("spent") or {},
         "timings": ", ".join(timings),

@@ -39,7 +39,8 @@ class HandoverView:
             self.download = gr.DownloadButton("Download", size="sm", visible=False, elem_classes="fit")
             hint = "the name of an endpoint" if shared else "http://127.0.0.1:11434/v1#MODEL, or an endpoint's name"
             self.url = gr.Textbox(label="Then: where it serves", placeholder=hint, max_lines=1, max_length=300)
-            self.rows = gr.File(label="Held-out rows; without any, those of its run", height=96)
+            gr.HTML(html.note("Held-out rows; without a file, those of its run are asked:"))
+            self.rows = gr.File(label="Held-out rows", show_label=False, height=96, elem_classes="drop")
             self.agree = gr.Checkbox(False, label="The rows may leave this machine for that server")
             with gr.Row(elem_classes="acts"):
                 self.ask = small("Ask it and compare", variant="primary")

@@ -14,7 +14,7 @@ from playground.chat.batching import Asked, Written
 from playground.chat.compare import Side
 from playground.data.render import encode, end_tokens
 from playground.engine.request import Sampling
-from playground.errors import InputError
+from playground.errors import InputError, NotFoundError
 from playground.evaluation.comparison import compare_sides
 from playground.evaluation.statistics import Measured, wilson
 from playground.evaluation.verdict import Answered
@@ -133,12 +133,18 @@ class HandoverService:
         EndpointError."""
         there, client = self._answering.batches.endpoints, self._answering.batches.client
         if urlsplit(url).scheme not in ("http", "https"):
-            return there.get(url)
+            try:
+                return there.get(url)
+            except NotFoundError as error:
+                if self._settings.shared:
+                    raise
+                raise NotFoundError(f"{error} Or give an address, such as http://127.0.0.1:11434/v1#MODEL.") from error
         if self._settings.shared:
             raise InputError("No address is asked from a shared app. Name one of the endpoints that are set up here.")
         address, _, model = url.partition("#")
-        source = "the address and #MODEL after it"
-        found = Endpoint("handover", address, model or "?", concurrency=1, source=source)  # some break off at a second
+        source = "the address (http://HOST:PORT/v1#MODEL)"
+        # one at a time: some break off at a second
+        found = Endpoint("handover", address, model or "The server", concurrency=1, source=source)
         if model:
             return found
         models = client.models(found)

@@ -408,4 +408,5 @@ def file_sha256(path: Path) -> str:
 
 def _device(answers: Collection[Answered]) -> dict[str, Any]:
     stamp = next((answer.stamp for answer in answers if answer.stamp and "device" in answer.stamp), None) or {}
-    return {name: stamp.get(name) for name in ("device", "dtype", "rows")}
+    names = ("engine",) * ("engine" in stamp) + ("device", "dtype", "rows")
+    return {name: stamp.get(name) for name in names}

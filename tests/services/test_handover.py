@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from playground.data.example import Message
 from playground.data.render import encode, render_prompt
-from playground.errors import InputError
+from playground.errors import EndpointError, InputError
 from playground.models.endpoints import Endpoint
 from playground.services import build_services
 from playground.verdict.differences import AS_BASE, NEAR_TIE, QUANTISED, SAMPLING, STOP, TEMPLATE
@@ -168,3 +168,7 @@ def test_what_may_not_be_asked_is_refused_in_words(services, asked, settings, se
     services.endpoints.add(Endpoint("far", "http://192.0.2.7/v1", "m"))
     assert "8 rows leave this machine for m at 192.0.2.7" in ask(services.handover, "far")
     assert "held-out rows" in ask(services.handover, serve(), file=None)
+    assert ask(shared, "foo").endswith("endpoints.toml names them.")
+    assert "Or give an address, such as http://127" in ask(services.handover, "foo")
+    away = refused("", services.handover.result, asked("http://127.0.0.1:9/v1"), error=EndpointError)
+    assert away.startswith("The server at 127.0.0.1 cannot be reached")

@@ -103,6 +103,13 @@ def test_a_thought_is_folded_and_counted_and_its_side_is_asked_for_it(services, 
     titles = fold["metadata"]["title"], stamp["metadata"]["title"]
     assert titles == ("Thought, 7 tokens", "5 in · 7 thought · 2 out · 1.0 s")
     assert "Yes." in said["content"]
+    for where, line in (
+        ({"dtype": "float32", "device": "cpu"}, "float32 on cpu"),
+        ({"engine": "vLLM 0.32.0 at far", "dtype": None, "device": None}, "vLLM 0.32.0 at far"),
+    ):
+        shown = Log(items=(replace(one, reply=replace(done, stamp=where)),)).messages()[-1]["content"]
+        says(shown, line)
+        assert "None on" not in shown
     cut = Log(items=(replace(one, reply=replace(done, text="", cut=True)),)).messages()[2]
     says(cut["content"], "still thinking when the limit ended it")
     wanted = sides(A=("base", "", 0, "", "", "off"), B=("endpoint:far", "", 0, "", "", "on"))
