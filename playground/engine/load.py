@@ -289,8 +289,9 @@ def load(folder: Path, *, dtype: torch.dtype | None = None, quantised: bool = Fa
     forbid_repacking(model)
     weights = dict(model.named_parameters())
     numbers = {name: weight for name, weight in weights.items() if weight.is_floating_point() and weight.numel()}
-    largest = torch.stack(torch._foreach_norm(list(numbers.values()), float("inf"))).isfinite().tolist()
-    if odd := next((name for name, sound in zip(numbers, largest, strict=True) if not sound), ""):
+    sums = torch.stack([weight.sum(dtype=torch.float32) for weight in numbers.values()]).isfinite().tolist()
+    suspects = [weight for weight, sound in zip(numbers.items(), sums, strict=True) if not sound]  # or a sum too large
+    if odd := next((name for name, weight in suspects if not weight.isfinite().all()), ""):
         why = f"The model in {folder.name} holds numbers in {odd} that are none (NaN or infinite)"
         raise BaseUnavailableError(f"{why}: its training diverged, or {dtype} does not hold them. Choose another base.")
     return Loaded(model, tokenizer, device, dtype, weights)
