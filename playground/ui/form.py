@@ -101,7 +101,7 @@ _PLACES = [("After attention and MLP (Houlsby)", "houlsby"), ("After the MLP (Pf
 _PLACEMENT = partial(gr.Radio, _PLACES, label="Where bottlenecks stand")
 _REWARDS = partial(gr.Textbox, label="What earns a reward, one a line", lines=2, visible=False)
 _KINDS = f"{checks.kinds()}, or model=ID of a reward model"
-_LR = _number("Learning rate", "Empty: by method, base and aim.", precision=None, minimum=None, step=0.0001)
+_LR = _number("Learning rate", "0 or empty: by method, base and aim.", precision=None, minimum=None, step=0.0001)
 _PARTS = "Gradient accumulation: less memory, the same learning."
 _CUT = "Tokens; a longer prompt is cut at its start."
 _CHOOSE = "For samples and the best checkpoint, from 10 rows on."
