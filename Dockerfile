@@ -3,7 +3,8 @@ FROM python:3.11-slim
 RUN useradd --create-home app && mkdir /home/app/data && chown app /home/app/data
 WORKDIR /home/app/playground
 COPY requirements.txt .
-RUN pip install --no-cache-dir -r requirements.txt
+ARG EXTRA=""
+RUN pip install --no-cache-dir -r requirements.txt ${EXTRA}
 COPY --chown=app . .
 USER app
 ENV PLAYGROUND_HOME=/home/app/data GRADIO_SERVER_NAME=0.0.0.0 GRADIO_SERVER_PORT=7860 PLAYGROUND_LOG=json
