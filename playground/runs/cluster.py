@@ -321,7 +321,7 @@ def train_on_node(run_dir: str, attempt: int) -> int:
     import ray
 
     place, node = Path(run_dir), ray.get_runtime_context().get_node_id()
-    name = _named(ray.util.get_node_ip_address(), node)  # type: ignore[no-untyped-call]
+    name = _named(ray.util.get_node_ip_address(), node)
     if not (place / "run.json").is_file():
         raise InputError(f"{place} is not seen by node {name}. The home must lie where every node sees it.")
     known = json.loads((place / PLACE).read_text()) if (place / PLACE).is_file() else {}
@@ -366,7 +366,7 @@ def main() -> int:
         print(f"{error} The home must lie where every node of the cluster sees it, at the same path.")
         return 2
     ray.init(log_to_driver=False)
-    needs = needs_of(spec, ray.nodes())  # type: ignore[no-untyped-call]
+    needs = needs_of(spec, ray.nodes())
     count = needs["num_cpus"]
     said = "a GPU" if "num_gpus" in needs else f"{count} CPU{'s' if count > 1 else ''}"
     write_json(run_dir / PLACE, {"needs": said})

@@ -25,7 +25,7 @@ from playground.chat.batching import Written
 from playground.server.gate import path_in
 from playground.services import Services
 
-prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
+prometheus.disable_created_metrics()
 FORMAT = prometheus.CONTENT_TYPE_LATEST
 _ROUTES = frozenset({"/v1/models", "/v1/chat/completions", "/healthz", "/status", "/metrics"})
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
