@@ -19,6 +19,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
+from playground.gpu.device import processor  # noqa: E402
 from playground.settings import Settings  # noqa: E402
 
 URL = "http://127.0.0.1:7997"
@@ -57,7 +58,7 @@ def main() -> None:
     page, token = ([round(pair[place], 2) for pair in pairs] for place in (0, 1))
     found = {
         "command": f"python benchmarks/start.py {times}",
-        "cores": len(os.sched_getaffinity(0)),
+        "device": f"{len(os.sched_getaffinity(0))} cores, {processor()}",
         "median_s": {"page": statistics.median(page), "first_token": statistics.median(token)},
         "page_s": page,
         "first_token_s": token,

@@ -1,8 +1,11 @@
-"""A run's settings to take away and bring back: as JSON, as the command line, as an Axolotl file, as a TRL script."""
+"""A run's settings to take away and bring back: as JSON, as the command line, as an Axolotl file, as a TRL script; and
+what launches that script elsewhere."""
 
 from __future__ import annotations
 
 import json
+import math
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -24,7 +27,10 @@ HUB = {"smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 """Where the default base is found elsewhere."""
 ROWS = "good-rows.jsonl"
 """The file that goes with an Axolotl file or a script: the good rows, as the Examples card hands them out."""
-KINDS = {"command": "command.txt", "settings": "settings.json", "axolotl": "axolotl.yaml", "trl": "train.py"}
+KINDS = {
+    **{"command": "command.txt", "settings": "settings.json", "axolotl": "axolotl.yaml", "trl": "train.py"},
+    **{"skypilot": "sky.yaml", "slurm": "job.sbatch", "hf-jobs": "job.sh"},
+}
 """The forms, and what a file of each is called."""
 _CARRIED = [name for name, one in SETTINGS.items() if one.carried]
 _ELSEWHERE = (
@@ -33,6 +39,8 @@ _ELSEWHERE = (
 )
 """What other trainers' forms mostly have no place for."""
 _BLANK = TrainRequest(Path())
+LARGE = 4e9
+"""Weights from which on a card of 24 GB is small for a run."""
 _TRL = {"sft": "SFT", "pretrain": "SFT", "dpo": "DPO", "kto": "KTO", "reward": "Reward"}
 
 
@@ -54,6 +62,9 @@ def written(
         return axolotl(request, plan, objective, base)
     if kind == "trl":
         return trl(request, plan, objective, base, config())
+    if kind in KINDS:
+        trl(request, plan, objective, base, config())  # where there is no script, there is nothing to launch
+        return launch(kind, request, plan, objective, base)
     raise InputError(f"There is no form {kind!r}. There are: {', '.join(KINDS)}.")
 
 
@@ -166,6 +177,17 @@ def trl(request: TrainRequest, plan: Plan, objective: str, base: str, config: Pe
     other = _initial(request, plan, base) | ({"task_type": "SEQ_CLS"} if objective == "reward" else {})
     peft = {"peft": type(config).__name__, "call": _call(config, other)} if config is not None else {"peft": ""}
     return _rendered("train.py.j2", request, plan, objective, base, trainer=_TRL[objective], **peft)
+
+
+def launch(kind: str, request: TrainRequest, plan: Plan, objective: str, base: str) -> str:
+    """What runs the TRL script on a cloud (SkyPilot), a cluster (Slurm) or the hub (Jobs), and fetches the adapter."""
+    name = re.sub(r"[^a-z0-9]+", "-", (request.name or Path(request.file).stem).lower()).strip("-")[:40] or "run"
+    large = plan.total_params > LARGE
+    place = {"card": "A100" if large else "L4", "flavor": "a100-large" if large else "l4x1"}
+    packages = "torch trl~=1.16.0 peft~=0.21.0" + " bitsandbytes" * get_method(request.method).quantised
+    hours = min(9, 1 + math.ceil(plan.seconds / 3600))
+    more = {"kind": kind, "name": name, "packages": packages, "hours": hours}
+    return _rendered("launch.j2", request, plan, objective, base, **place, **more).lstrip("\n")
 
 
 def _rendered(template: str, request: TrainRequest, plan: Plan, objective: str, base: str, **more: object) -> str:

@@ -198,8 +198,12 @@ def settings_label(method: str, settings: Settings) -> str:
 
 # Settings to take away and to bring back
 
-FORMS = {"command": "Command line", "settings": "Settings file", "axolotl": "Axolotl file", "trl": "TRL script"}
-LANGUAGES = {"command": "shell", "settings": "json", "axolotl": "yaml", "trl": "python"}
+FORMS = {
+    **{"command": "Command line", "settings": "Settings file", "axolotl": "Axolotl file", "trl": "TRL script"},
+    **{"skypilot": "SkyPilot", "slurm": "Slurm", "hf-jobs": "Hugging Face Jobs"},
+}
+LANGUAGES = {"settings": "json", "axolotl": "yaml", "trl": "python", "skypilot": "yaml"}
+"""Of the code that is shown; else shell."""
 LIMIT_BYTES = 100_000
 
 
@@ -211,7 +215,7 @@ def show_recipe(
     text = visit.services.training.recipe(request_of(source, visit.owner, name, method, settings), kind)
     file = visit.services.data.download(KINDS[kind], text, visit.owner)
     return {
-        tab.code: gr.update(value=text, language=LANGUAGES[kind], visible=True),
+        tab.code: gr.update(value=text, language=LANGUAGES.get(kind, "shell"), visible=True),
         tab.code_file: gr.update(value=str(file), label=f"Download {file.name}", visible=True),
     }
 

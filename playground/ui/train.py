@@ -73,7 +73,8 @@ class RunForm:
             with gr.Row(elem_classes="acts"):
                 self.code_file = gr.DownloadButton("Download", size="sm", visible=False)
                 self.bring = gr.UploadButton("Bring a settings file", size="sm", file_types=[".json"])
-            gr.HTML(html.note("Axolotl and TRL read the good rows, which the Examples card hands out."))
+            said = "Axolotl and TRL read the good rows, which the Examples card hands out."
+            gr.HTML(html.note(f"{said} The last three launch the TRL script."))
             self.code_error = hidden_slot()
         self.no_recipe: Updates = {self.code: AWAY, self.code_file: AWAY}
 

@@ -6,6 +6,7 @@ import re
 import runpy
 import shlex
 import shutil
+import subprocess
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -296,6 +297,19 @@ def test_curves_as_csv_and_as_an_event_file_that_is_replaced_when_written_again(
     refused("no curves yet", write_curves, NEW, tmp_path, "csv")
     (tmp_path / "file").write_text("")
     refused("another folder", write_curves, VIEW, tmp_path / "file" / "below", "csv")
+
+
+@pytest.mark.parametrize(("kind", "words"), [("skypilot", "L4:1"), ("slurm", "--time=02:00:00"), ("hf-jobs", "l4x1")])
+def test_a_launch_file_runs_the_one_script_and_brings_the_adapter_back(kind, words):
+    request = replace(REQUEST, name="My run; rm -rf /", method="qlora")
+    text = recipe.launch(kind, request, PLAN, "sft", "smollm2-135m")
+    assert all(part in text for part in (words, "python train.py", "my-run-rm-rf", "adapters import", "bitsandbytes"))
+    if kind == "skypilot":
+        yaml = pytest.importorskip("yaml")
+        assert yaml.safe_load(text)["run"] == "python train.py"
+    else:
+        assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
+        assert text.startswith("#!/bin/bash\n")
 
 
 def trl_row(objective, n):
