@@ -376,7 +376,7 @@ class _Decode(_Forward):
 def mask_of(tokens: int, total: int, dtype: torch.dtype, device: torch.device) -> Tensor | None:
     """What the last ``tokens`` of a sequence may see of all its ``total``; None where each sees those before it and
     itself alone (``attend``). On CUDA it is a shape that kernels know, without memory: a mask of numbers would leave
-    them only the path that writes every head's scores down, 2 GB at 32,000 tokens."""
+    them only the path that writes every head's scores down."""
     if tokens in (1, total):
         return None
     if device.type == "cuda":
