@@ -310,6 +310,7 @@ def test_a_launch_file_runs_the_one_script_and_brings_the_adapter_back(kind, wor
     else:
         assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
         assert text.startswith("#!/bin/bash\n")
+        assert "upload" not in text or f"--include train.py --include {recipe.ROWS} " in text
 
 
 def trl_row(objective, n):
