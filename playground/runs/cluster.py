@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 AUTO = "auto"
 HERE = "http://127.0.0.1:8265"
 """Where a Ray on this machine takes jobs. Asked by HTTP: Ray's own search waits for clusters that are long gone."""
-FIRST = 2**23
-"""Runs on a cluster are known by a number from here on, above the largest process id of any system."""
 POLL_S = 1.0
 NODES_EVERY = 4
 """So many looks at the jobs come between two at the nodes."""
@@ -104,7 +102,7 @@ class RayWorkers:
             (run_dir / left).unlink(missing_ok=True)
         with (run_dir / processes.LOG).open("a") as log:
             log.write(f"{processes.ATTEMPT} {attempt}\n")
-        number = FIRST + secrets.randbelow(2**31 - FIRST)
+        number = processes.ON_CLUSTER + secrets.randbelow(2**31 - processes.ON_CLUSTER)
         command = shlex.join(["python", "-m", "playground.runs.cluster", str(run_dir), str(attempt)])
         code, told = {"py_modules": [str(PROJECT_ROOT / "playground")]}, {"run": run_dir.name}
         logging.getLogger("ray.dashboard").setLevel(logging.WARNING)  # it tells of every package that it sends
@@ -118,13 +116,13 @@ class RayWorkers:
 
     def is_alive(self, pid: int | None, start: float | None) -> bool:
         """As the last look found it; until the first, and while the cluster does not answer, a job counts as alive."""
-        if pid is None or pid < FIRST:  # a run from before the cluster was set up
+        if pid is None or pid < processes.ON_CLUSTER:  # a run from before the cluster was set up
             return processes.is_alive(pid, start)
         self._watch()
         return not self._ended.setdefault(pid, False)
 
     def stop(self, pid: int, *, hard: bool) -> None:
-        if pid < FIRST:
+        if pid < processes.ON_CLUSTER:
             processes.stop(pid, hard=hard)
             return
         self._watch()
@@ -134,7 +132,7 @@ class RayWorkers:
 
     def activity(self, pid: int) -> tuple[float, bool]:
         """Its process is watched on its node."""
-        return processes.activity(pid) if pid < FIRST else (self._clock(), False)
+        return processes.activity(pid) if pid < processes.ON_CLUSTER else (self._clock(), False)
 
     # -- what the session manager and the page see ---------------------------------------------------------------------
 
@@ -230,7 +228,7 @@ class RayWorkers:
         try:
             info = client.get_job_info(_job(number))
         except RuntimeError as error:
-            if "404" not in str(error):
+            if not str(error).startswith("Request failed with status code 404"):
                 raise
             self._ended[number] = True  # of a cluster that is gone
             return

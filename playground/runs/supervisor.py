@@ -224,6 +224,8 @@ class Supervisor:
     def _check(self, row: RunRow, *, read_only: bool) -> None:
         followed = self.follow(row.run)
         log = followed.log.refresh()
+        if self._cluster is None and (row.pid or 0) >= processes.ON_CLUSTER:
+            return  # only who can ask the cluster knows
         alive = self._workers.is_alive(row.pid, row.pid_started_s)
         if alive and followed.lease is None and self._cluster is None:  # it outlived the process that started it
             card = processes.card_of(self._settings.runs_dir / row.run)

@@ -96,6 +96,10 @@ def started_s(pid: int) -> float | None:
         return None
 
 
+ON_CLUSTER = 2**23
+"""Runs on a cluster are known by a number from here on, above the largest process id of any system."""
+
+
 def is_alive(pid: int | None, start: float | None) -> bool:
     """Whether this very process still runs. Reaps it when it is a child of ours that has ended."""
     if pid is None:

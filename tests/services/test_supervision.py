@@ -12,6 +12,7 @@ from playground.runs.progress import LOOK_S, Patience, Pulse, ending_of, stall_b
 from playground.runs.service import TrainingService
 from playground.runs.supervisor import ENTER_S, KILL_AFTER_S, RunQueue
 from playground.settings import Settings
+from playground.training.processes import ON_CLUSTER
 from playground.workspace.visitors import Home, HomeTaken, Quota
 from tests.gpu.conftest import Clock
 from tests.refused import refused
@@ -59,6 +60,15 @@ def begun(training, workers):
 
 def states(training, *runs):
     return [training.show(run).state for run in runs]
+
+
+def test_a_run_of_a_cluster_is_not_ended_by_who_cannot_ask_the_cluster(training, workers):
+    begun(training, workers)
+    workers.alive.clear()
+    training.store.update(RUN, pid=ON_CLUSTER + 7)
+    assert states(training, RUN) == ["RUNNING"]
+    training.store.update(RUN, pid=ON_CLUSTER - 7)
+    assert states(training, RUN) == ["FAILED"], "a worker of this machine that is gone"
 
 
 @pytest.mark.parametrize("checkpoint", [0, 5])
