@@ -172,7 +172,7 @@ class RayWorkers:
         return {"address": address, "nodes": nodes, "lost": lost, **totals, "used": self._used, "message": said}
 
     def close(self) -> None:
-        """Let go of the cluster. A Ray that was started here ends with its last run: not before."""
+        """Stop following the cluster's jobs. A Ray that was started here ends with its last run, not before."""
         self._done.set()
         if self._local is not None and all(self._ended.values()):
             self._local.terminate()  # ``ray start --block`` ends everything that it began
