@@ -31,6 +31,8 @@ from playground.runs.progress import ordinal
 
 WAIT_S = 0.5
 """How often a waiting batch reports its place in the queue."""
+PACE_S, LONG_PACE_S = 0.05, 0.5
+"""How often somebody who looks on sees a reply grow, at most; and a job, or a program that waits for the end."""
 POLL_S = 0.1
 """How often replies of other servers are looked at."""
 READ_ERRORS = (
@@ -43,13 +45,14 @@ READ_ERRORS = (
 @dataclass(frozen=True)
 class Asked:
     """card: whose weights answer, None = the base in use. prompt: rendered text. logprobs: as in ``Row``. remote: the
-    server that answers in their place."""
+    server that answers in their place. pace_s: as in ``Row``, None = by the lane."""
 
     card: AdapterCard | None
     prompt: str
     sampling: Sampling
     logprobs: int | None = None
     remote: Remote | None = None
+    pace_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,8 @@ class Batches:
         another, with an empty prefix cache. An error becomes the reply's ``failure``: nothing the others wrote is lost.
         Models that do not fit into memory together answer one after another. Other servers answer beside them, as many
         requests at a time as each one takes."""
-        written: list[Written] = []
+        written, pace_s = list[Written](), LONG_PACE_S if lane == "measure" else PACE_S
+        asked = [one if one.pace_s is not None else replace(one, pace_s=pace_s) for one in asked]
         try:
             with contextlib.closing(self._run(asked, session, lane, apart)) as source:
                 for written in source:
@@ -223,7 +227,7 @@ class Batches:
                 continue
             rows = batches.setdefault(id(engine), (engine, {}))[1]
             shared = max((os.path.commonprefix([one.prompt, text]) for text in public), key=len, default="")  # noqa: RUF071 (text)
-            rows[place] = Row(one.prompt, adapter, one.sampling, one.logprobs, salt, shared)
+            rows[place] = Row(one.prompt, adapter, one.sampling, one.logprobs, salt, shared, one.pace_s or 0.0)
         for engine, rows in batches.values():
             for place in rows:
                 found[place] = replace(found[place], stamp=self._stamp(engine, asked[place], min(len(rows), ROWS_MAX)))

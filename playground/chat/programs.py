@@ -40,7 +40,7 @@ REPLAYED_MAX = 64
 class Chat:
     """What a program asks. model: ``base``, an adapter's id or ``base:ID``. replies: how many, in one batch; each takes
     the next seed. logprobs: as in ``Row``. fit: shorten ``sampling.max_tokens`` to what the base still holds, and to
-    what may be asked for here, in place of refusing."""
+    what may be asked for here, in place of refusing. pace_s: as in ``Row``."""
 
     model: str
     messages: tuple[Message, ...]
@@ -48,6 +48,7 @@ class Chat:
     replies: int = 1
     logprobs: int | None = None
     fit: bool = False
+    pace_s: float | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.replies <= REPLIES_MAX:
@@ -102,7 +103,7 @@ class CompletionService:
         prompt = prompt_of(self._bases.tokenizer(card), chat.messages, card, chat.sampling.think)
         sampling = self._fitting(prompt, chat, card)
         asked = [
-            Asked(card, prompt, replace(sampling, seed=seed % (SEED_MAX + 1)), chat.logprobs)
+            Asked(card, prompt, replace(sampling, seed=seed % (SEED_MAX + 1)), chat.logprobs, pace_s=chat.pace_s)
             for seed in range(sampling.seed, sampling.seed + chat.replies)
         ]
         for written in self._batches.run(asked, session):

@@ -105,7 +105,8 @@ class Row:
 
     logprobs: None, or how many of the most likely tokens to report at each place, beside the one drawn. cache_salt:
     rows of one salt share a prefix cache, so that nobody can guess another's prompt by how soon the first token comes
-    (vLLM's field of this name). shared_prefix: the start of the prompt that all may share."""
+    (vLLM's field of this name). shared_prefix: the start of the prompt that all may share. pace_s: how often, at most,
+    the caller is told how far a reply has come, but for its begin and its end; 0 = after every step."""
 
     prompt: str
     adapter: str | None = None
@@ -113,6 +114,7 @@ class Row:
     logprobs: int | None = None
     cache_salt: str = ""
     shared_prefix: str = ""
+    pace_s: float = 0.0
 
     def __post_init__(self) -> None:
         if self.logprobs is not None and not 0 <= self.logprobs <= LOGPROBS_MAX:

@@ -91,7 +91,7 @@ class Scheduler:
         self.model, self._tokenizer, self._ends = model, tokenizer, frozenset(ends)
         self._compute = compute
         self.attached: dict[str, PackedAdapter] = {}
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
         self._pending: list[_Sequence] = []
         self._running: list[_Sequence] = []
         self.slots, self.slots_beside = model.new_adapter_slots(), model.new_adapter_slots()
@@ -109,14 +109,14 @@ class Scheduler:
 
     def submit(self, rows: Sequence[Row], prompts: Sequence[Sequence[int]]) -> Handle:
         """Queue sequences; they join at the next round. Raises AdapterError for an adapter that is not attached."""
-        handle, fresh = Handle(self._changed), []
+        handle, fresh = Handle(self._lock, min((row.pace_s for row in rows), default=0.0)), []
         for row, prompt in zip(rows, prompts, strict=True):
             held = self._hold(row) if row.sampling.format else None
             reply = Generation(row, prompt, self._tokenizer, self._ends, held)
             handle.states.append(reply.state)
             shared = common_prefix(encode(self._tokenizer, row.shared_prefix), prompt) if row.shared_prefix else 0
             fresh.append(_Sequence(row, reply, handle, list(prompt), self.find(row.adapter), shared))
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise BaseUnavailableError(GONE)
             self._pending += fresh
@@ -160,7 +160,7 @@ class Scheduler:
 
     @property
     def busy(self) -> bool:
-        with self._changed:
+        with self._lock:
             return bool(self._running or self._pending)
 
     @property
@@ -170,7 +170,7 @@ class Scheduler:
 
     def close(self) -> None:
         """End sequences in flight with an error, take no others, and clear the prefix cache."""
-        with self._changed:
+        with self._lock:
             self._closed = True
         self._compute.run(lambda: self._fail(BaseUnavailableError(GONE)))
         self.clear_prefix_cache()
@@ -190,24 +190,23 @@ class Scheduler:
                 self._round()
         except BaseException as error:  # the callers wait for it on their own threads
             self._fail(error)
-        with self._changed:
+        with self._lock:
             again = self._scheduled = bool(self._running or self._pending)
         if again:
             self._compute.post(self._run_round)
 
     def _fail(self, error: BaseException) -> None:
         """Hand the error to every caller; the next sequences start with fresh memory."""
-        with self._changed:
+        with self._lock:
             for sequence in [*self._running, *self._pending]:
-                sequence.handle.error = error
+                sequence.handle.fail(error)
             self._running, self._pending = [], []
             self.kv_cache, self.slots = self.model.new_cache(self._reserve_bytes), self.model.new_adapter_slots()
             if self.captured is not None:
                 self.captured.clear()  # they were made of the old cache's memory
-            self._changed.notify_all()
 
     def _round(self) -> None:
-        with self._changed:
+        with self._lock:
             self._pending = [sequence for sequence in self._pending if not sequence.handle.cancelled]
         self._remove(lambda sequence: sequence.handle.cancelled)
         self._admit()  # (1)
@@ -216,15 +215,13 @@ class Scheduler:
         handles = {id(sequence.handle): sequence.handle for sequence in self._running}.values()
         self._remove(lambda sequence: bool(sequence.reply.state.finish))  # (4)
         self.shrink(self.keep_bytes)
-        with self._changed:
-            for handle in handles:
-                handle.version += 1
-            self._changed.notify_all()
+        for handle in handles:
+            handle.tell()
 
     def _admit(self) -> None:
         """Who joins: always the first of the call with the fewest sequences in the batch, so that one question does not
         wait for a hundred that were asked together before it."""
-        with self._changed:
+        with self._lock:
             waiting = list(self._pending) if len(self._running) < ROWS_MAX else []
         if not waiting:
             return
@@ -239,7 +236,7 @@ class Scheduler:
         self.kv_cache.ensure(len(self._running) + len(fresh), longest)
         for sequence in fresh:  # pending or running at any moment, so that ``_fail`` reaches it
             sequence.slot = self.slots.acquire(sequence.adapter)
-            with self._changed:
+            with self._lock:
                 self._pending.remove(sequence)
                 self._running.append(sequence)
 

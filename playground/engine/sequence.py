@@ -338,30 +338,45 @@ def _partial_stop(text: str, stops: Sequence[str]) -> int:
 
 
 class Handle:
-    """One call's sequences: iterate for their states, ``cancel`` on every way out. changed: the scheduler's."""
+    """One call's sequences: iterate for their states, ``cancel`` on every way out. lock: the scheduler's. pace_s: as in
+    ``Row``."""
 
-    def __init__(self, changed: threading.Condition) -> None:
+    def __init__(self, lock: threading.RLock, pace_s: float = 0.0) -> None:
         self.states: list[RowState] = []
         self.started = time.perf_counter()
         self.cancelled = False
-        self.error: BaseException | None = None
-        self.version = 0
-        self._changed = changed
+        self._error: BaseException | None = None
+        self._changed, self._pace_s = threading.Condition(lock), pace_s
+        self._due, self._told_s, self._marks = True, self.started, 0
 
     def cancel(self) -> None:
         with self._changed:
             self.cancelled = True
+
+    def fail(self, error: BaseException) -> None:
+        """End the iteration with what stopped the batch."""
+        with self._changed:
+            self._error = error
             self._changed.notify_all()
 
+    def tell(self) -> None:
+        """After a round: wake who iterates where a reply has begun or ended, or the pace asks for it. Whoever wakes at
+        every step takes the interpreter from the thread that computes the next one."""
+        with self._changed:
+            now = time.perf_counter()
+            marks = sum((one.first_token_s is not None) + bool(one.finish) for one in self.states)
+            if marks != self._marks or now - self._told_s >= self._pace_s:
+                self._due, self._told_s, self._marks = True, now, marks
+                self._changed.notify_all()
+
     def __iter__(self) -> Iterator[list[RowState]]:
-        """Snapshots after each round until every sequence is done. Raises what stopped the batch."""
-        seen = -1
+        """Snapshots after rounds, at the pace, until every sequence is done. Raises what stopped the batch."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda seen=seen: self.version != seen or self.error is not None)  # type: ignore[misc]
-                if self.error is not None:
-                    raise self.error
-                seen = self.version
+                self._changed.wait_for(lambda: self._due or self._error is not None)
+                if self._error is not None:
+                    raise self._error
+                self._due = False
                 states = [replace(state) for state in self.states]
             yield states
             if all(state.finish for state in states):

@@ -9,7 +9,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from playground.chat.batching import Written
+from playground.chat.batching import LONG_PACE_S, Written
 from playground.chat.programs import Chat
 from playground.data.example import TOOL, TOOLS, Message, answer_turn
 from playground.data.tools import OPEN, call_of, parted_reply, tool_names, tools_of, with_calls
@@ -92,11 +92,13 @@ def read_chat(body: Mapping[str, Any]) -> ChatRequest:
     if not isinstance(messages, list) or not messages:
         raise FieldError("messages", "messages is a list of at least one message, each with a role and a content.")
     read = _messages(body, messages)
-    chat = Chat(model, read, sampling, 1 if replies is None else replies, likeliest if asked else None, longest is None)
+    stream, likely = bool(_value(body, "stream", bool)), likeliest if asked else None
+    pace_s = 0.0 if stream else LONG_PACE_S
+    chat = Chat(model, read, sampling, 1 if replies is None else replies, likely, longest is None, pace_s)
     options = body.get("stream_options") or {}
     if not isinstance(options, Mapping):
         raise FieldError("stream_options", 'stream_options is an object, such as {"include_usage": true}.')
-    return ChatRequest(chat, bool(_value(body, "stream", bool)), bool(_value(options, "include_usage", bool)))
+    return ChatRequest(chat, stream, bool(_value(options, "include_usage", bool)))
 
 
 def _form(body: Mapping[str, Any]) -> str:

@@ -413,3 +413,12 @@ def test_memory_that_runs_out_is_the_batchs_affair_and_whoever_sees_a_replys_end
     feed(writer, torch.tensor([0.0, 1.0]), 0.0)
     assert set(ends) == {""}, "what is decoded last is not in the text yet"
     assert writer.state.finish == "length"
+
+
+def test_whoever_waits_for_the_end_is_woken_for_begin_and_end_alone(engine):
+    sampling = Sampling(max_tokens=60, ignore_eos=True)
+    patient = [states[0] for states in engine.stream([Row("Once", None, sampling, pace_s=3600.0)])]
+    assert len(patient) <= 3 or engine.path != "llama"  # there whoever waits computes
+    *_, often = engine.stream([Row("Once", None, sampling)])
+    assert patient[-1].tokens == often[0].tokens
+    assert patient[-1].finish == "length"
