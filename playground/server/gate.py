@@ -76,7 +76,8 @@ _JUDGED_ELSEWHERE = ("/healthz", "/v1/")
 
 class Gate:
     """ASGI middleware; plain, so that streams pass untouched. own: our routes, which are answered too and read their
-    own bodies. body_s, upload_s: how long the body of a call and of an upload may take to arrive."""
+    own bodies. body_s, upload_s: how long the body of a call and of an upload may take to arrive. free: bytes where a
+    folder lies."""
 
     def __init__(
         self,
@@ -85,8 +86,9 @@ class Gate:
         own: Sequence[Route] = (),
         body_s: float = BODY_S,
         upload_s: float = UPLOAD_S,
+        free: Callable[[Path], int] = disk_free,
     ) -> None:
-        self._app, self._settings, self._body_s, self._upload_s = app, settings, body_s, upload_s
+        self._app, self._settings, self._body_s, self._upload_s, self._free = app, settings, body_s, upload_s, free
         self._routes = [(method, OWN, route.path_regex) for route in own for method in sorted(route.methods or ())]
         more = (SIGN_IN_ROUTES if settings.sign_in else frozenset()) | (LOGIN_ROUTES if settings.login else frozenset())
         routes = GRADIO_ROUTES | more
@@ -155,7 +157,7 @@ class Gate:
         said, refused = headers.get("content-length", "0"), None
         if not said.isdecimal() or int(said) > limit + FRAMING_BYTES:
             refused = PlainTextResponse(too_large, 413)
-        elif self._settings.shared and disk_free(self._settings.home) < FREE_MIN_BYTES:
+        elif self._settings.shared and self._free(self._settings.home) < FREE_MIN_BYTES:
             refused = PlainTextResponse("The disk of this app is nearly full. Try again in an hour.", 507)
         elif self._incoming.is_crowded():
             refused = PlainTextResponse("Too many files wait here. Try again in a quarter of an hour.", 507)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -111,10 +111,16 @@ class Answering:
     """Runs what a verdict asks. Closing a phase frees the device; it raises PlaygroundError where every side fails."""
 
     def __init__(
-        self, bases: BaseService, data: DataService, adapters: AdapterService, batches: Batches, scoring: ScoringService
+        self,
+        bases: BaseService,
+        data: DataService,
+        adapters: AdapterService,
+        batches: Batches,
+        scoring: ScoringService,
+        ticks: Callable[[], float] = time.monotonic,
     ) -> None:
         self._bases, self._data, self._adapters = bases, data, adapters
-        self.batches, self._scoring = batches, scoring
+        self.batches, self._scoring, self._ticks = batches, scoring, ticks
 
     def examples(self, request: VerdictRequest) -> list[Example]:
         """The rows to judge by. Raises InputError when there are none."""
@@ -279,7 +285,7 @@ class Answering:
         by_row: dict[int, list[Item]] = {}
         for item in asking.items:
             by_row.setdefault(item.example.row, []).append(item)
-        first, rest, began = [*by_row][:1], [*by_row][1 : TIMED + 1], time.monotonic()
+        first, rest, began = [*by_row][:1], [*by_row][1 : TIMED + 1], self._ticks()
         steps = [(row, True) for row in first] + [(row, False) for row in rest]
         if len(rest) == TIMED - 1:
             steps += [(rest[0], True), (first[0], False)]
@@ -287,7 +293,7 @@ class Answering:
         rests = asked.questions.latency_s is not None or asked.prices.device_per_hour is not None
         most_s = TIMING_S * (TIMING_FOR_LIMIT if rests else 1)
         for row, cold in steps:
-            started = time.monotonic()
+            started = self._ticks()
             able = [(item, asking.request.sampling()) for item in by_row[row] if item.side.label not in asking.failed]
             able = [one for one in able if one[0].endpoint is None] if cold and rest else able
             # one reply a lease, so that nobody else waits for all of them; those that find no cache, together
@@ -295,7 +301,7 @@ class Answering:
                 now = Progress("Timing", done, of)
                 yield from self._write(asking, chunk, now, timed=() if cold and rest else (row,), apart=cold)
                 done += len(chunk)
-            if not cold and time.monotonic() - began + (time.monotonic() - started) > most_s:
+            if not cold and self._ticks() - began + (self._ticks() - started) > most_s:
                 break
         # what waited for a side that has failed is known now
         yield Progress("Timing", of, of, what="seconds")

@@ -175,10 +175,11 @@ class ForgettingService:
     def __init__(self, bases: BaseService, batches: Batches, scoring: ScoringService) -> None:
         self._bases, self._batches, self._scoring = bases, batches, scoring
         self._known: dict[tuple[str, str], list[str]] = {}
+        self.material = material
 
     def measure(self, cards: Sequence[AdapterCard], session: str = "local") -> Generator[Recalling, None, None]:
         """Tuned models against the base; the last has ``found``. Closing frees the device. Raises PlaygroundError."""
-        shipped = material()
+        shipped = self.material()
         key = (self._bases.resolve().fingerprint, shipped.sha256)
         models: list[AdapterCard | None] = [*([] if key in self._known else [None]), *cards]
         of = len(shipped.texts) * len(cards) + len(shipped.questions) * len(models)

@@ -3,7 +3,6 @@
 import shutil
 import socket
 import threading
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,17 +17,11 @@ from playground.services import Services, build_services
 from playground.settings import Settings
 from playground.workspace.visitors import Home
 from tests.engine.conftest import make_lora
+from tests.waiting import wait_for
 
 __all__ = ["make_lora"]
+wait_until = wait_for
 MODELS = ["one", "two", "three"]
-
-
-def wait_until(holds, bound_s=60.0):
-    """Look again and again until something holds; fails after ``bound_s``."""
-    until = time.monotonic() + bound_s
-    while not holds():
-        assert time.monotonic() < until, "it never came to hold"
-        time.sleep(0.02)
 
 
 @contextmanager
@@ -38,7 +31,7 @@ def on_a_port(app):
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
-        wait_until(lambda: server.started)
+        wait_for(lambda: server.started)
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
@@ -110,6 +103,6 @@ def served(tiny_base, lora_folders, tmp_path_factory):
     for folder in lora_folders:
         services.adapters.import_file(folder)
     with opened(services) as url:
-        wait_until(lambda: services.bases.state().phase in ("ready", "failed"))
+        wait_for(lambda: services.bases.state().phase in ("ready", "failed"))
         assert services.bases.loaded is not None, services.bases.state()
         yield Served(url, services)

@@ -25,7 +25,8 @@ from playground.server import gate
 from playground.server.gate import LIMIT_BYTES
 from playground.settings import Settings
 from playground.workspace.visitors import COOKIE
-from tests.api.conftest import on_a_port, sent, wait_until
+from tests.api.conftest import on_a_port, sent
+from tests.waiting import wait_for
 
 JOIN = "/gradio_api/queue/join"
 TWIN = ("GET", "/gradio_api/call/v2/{api_name}/{event_id}")
@@ -67,11 +68,11 @@ def alone(tmp_path, monkeypatch):
 def gated(alone):
     """(changes of the settings) -> Gradio's own app behind the gate, with a route of ours and run history on."""
 
-    def make(**changes):
+    def make(free=gate.disk_free, **changes):
         own = [Route("/own", lambda request: PlainTextResponse("ours"))]
         settings, page = replace(alone, **changes), small_page()
         page.max_file_size = settings.upload_limit_bytes
-        middleware = [Middleware(gate.Gate, settings=settings, own=own)]
+        middleware = [Middleware(gate.Gate, settings=settings, own=own, free=free)]
         return App.create_app(page, app_kwargs={"routes": list(own), "middleware": middleware})
 
     return make
@@ -193,7 +194,7 @@ def test_an_upload_is_limited_as_a_whole_and_leaves_nothing_behind(client, alone
     assert len(uploaded(client, 3, 300_000).json()) == 3
 
 
-def test_visitors_have_a_share_of_what_waits(gated, alone):
+def test_visitors_have_a_share_of_what_waits_and_a_full_disk_takes_nothing_of_theirs(gated, alone):
     client = caller(gated(shared=True))
     answers = [uploaded(client) for _ in range(gate.VISITOR_UPLOADS + 1)]
     assert [answer.status_code for answer in answers] == [200] * gate.VISITOR_UPLOADS + [400]
@@ -202,6 +203,8 @@ def test_visitors_have_a_share_of_what_waits(gated, alone):
     for cookie in (f"{COOKIE}={'a' * 32}", f"__Host-{COOKIE}={'b' * 32}"):
         assert uploaded(client, cookie=cookie).status_code == 200
     assert uploaded(caller(gated())).status_code == 200, "alone there is no share"
+    full = uploaded(caller(gated(lambda home: 1000, shared=True)))
+    assert (full.status_code, "nearly full" in full.text) == (507, True)
 
 
 def test_a_share_comes_back_once_what_was_sent_is_gone_and_a_crowded_folder_takes_no_upload(tmp_path, client, alone):
@@ -231,8 +234,8 @@ def test_a_share_comes_back_once_what_was_sent_is_gone_and_a_crowded_folder_take
 def test_a_visitor_who_leaves_in_an_upload_leaves_nothing_behind(gated, alone):
     body, headers = multipart(1, 500_000)
     with on_a_port(gated()) as url, sent(url, gate.UPLOAD, body[:300_000], headers["content-type"], len(body)):
-        wait_until(lambda: any(file.stat().st_size for file in alone.incoming_dir.glob("*")))
-    wait_until(lambda: not list(alone.incoming_dir.iterdir()))
+        wait_for(lambda: any(file.stat().st_size for file in alone.incoming_dir.glob("*")))
+    wait_for(lambda: not list(alone.incoming_dir.iterdir()))
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(gated, alone):

@@ -16,8 +16,9 @@ from playground.server.chat_format import Chunks, read_chat
 from playground.server.gate import LIMIT_BYTES
 from playground.server.routes import THREADS_MAX, Follower, build_routes
 from playground.services import build_services
-from tests.api.conftest import on_a_port, sent, told, wait_until
+from tests.api.conftest import on_a_port, sent, told
 from tests.refused import refused
+from tests.waiting import wait_for
 
 CHAT = "/v1/chat/completions"
 HELLO = {"model": "base", "messages": [{"role": "user", "content": "Hello"}]}
@@ -244,9 +245,9 @@ def test_a_client_that_leaves_ends_the_waiting_for_a_base_and_the_writing(settin
     for services, holds in ((build_services(settings), following), (writing, begun.is_set)):
         with on_a_port(Starlette(routes=build_routes(services, "internal"))) as url:
             with sent(url, CHAT, json.dumps(HELLO | {"stream": stream}).encode()):
-                wait_until(holds)
+                wait_for(holds)
                 assert not closed.is_set()
-            wait_until(lambda: not following())
+            wait_for(lambda: not following())
     assert closed.wait(30)
 
 

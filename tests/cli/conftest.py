@@ -1,10 +1,10 @@
 import json
-from functools import partial
 
 import pytest
 
 from playground.cli.main import main
 from playground.services import build_services
+from tests.services.conftest import little_to_remember
 from tests.services.forked import ForkedGPU
 
 
@@ -25,8 +25,13 @@ def call(settings, monkeypatch, capsys):
 
 @pytest.fixture
 def forks(monkeypatch):
-    """Runs are forks: a worker of its own takes seconds to import its libraries."""
-    forking = partial(build_services, zero=ForkedGPU(replies=False))
+    """Runs are forks: a worker of its own takes seconds to import its libraries. They have little to remember."""
+
+    def forking(settings):
+        services = build_services(settings, zero=ForkedGPU(replies=False))
+        services.forgetting.material = little_to_remember
+        return services
+
     monkeypatch.setattr("playground.cli.common.build_services", forking)
 
 

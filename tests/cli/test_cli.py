@@ -5,14 +5,12 @@ import os
 import subprocess
 import sys
 import tomllib
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from playground.cli.arguments import build_parser
 from playground.cli.main import ERRORS
-from playground.evaluation.forgetting import material
 from playground.runs.service import TrainRequest
 from playground.services import build_services
 from playground.settings import PROJECT_ROOT
@@ -264,9 +262,7 @@ def test_search_and_a_verdict_on_what_it_found(call, done, rows_file, tmp_path):
 
 
 @pytest.mark.usefixtures("forks")
-def test_a_race_from_start_to_table_and_again_later(call, rows_file, monkeypatch):
-    few = replace(material(), texts=material().texts[:2], questions=material().questions[:2])
-    monkeypatch.setattr("playground.verdict.losses.material", lambda: few)  # the whole text takes half a minute
+def test_a_race_from_start_to_table_and_again_later(call, rows_file):
     words = ("--methods", "ia3,lora", "--steps", 1, "--batch-size", 4, "--check", "contains:gladly", "--name", "Two")
     code, found, progress = call("race", rows_file, *words)
     assert code == 0, found

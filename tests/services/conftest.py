@@ -3,7 +3,6 @@ import json
 import re
 import resource
 import shutil
-import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +18,7 @@ from starlette.routing import Route
 
 from playground.chat.compare import Side
 from playground.evaluation.checks import parse_check
+from playground.evaluation.forgetting import material
 from playground.evaluation.verdict import Answered, SideFacts, conclude
 from playground.services import build_services
 from playground.settings import Settings
@@ -31,6 +31,7 @@ from tests.engine.conftest import make_lora
 from tests.gpu.conftest import Clock, FixedDevice
 from tests.services.forked import ForkedGPU
 from tests.ui.fakes import EVIL
+from tests.waiting import wait_for
 
 __all__ = ["Clock", "FixedDevice", "make_lora"]
 CHECK = "ends-with:END"
@@ -39,6 +40,11 @@ SIDES = ("Zarquon", "Slartibart", "Magrathea")
 T = TypeVar("T")
 forks = pytest.fixture(lambda: ForkedGPU(replies=False))
 rows_file = pytest.fixture(lambda tmp_path: put_rows(tmp_path / "rows.jsonl"))
+
+
+def little_to_remember():
+    """The whole text takes half a minute."""
+    return replace(material(), texts=material().texts[:2], questions=material().questions[:2])
 
 
 @dataclass
@@ -95,9 +101,8 @@ def supervised(settings, **parts):
         for view in services.training.runs():
             if view.state in ("QUEUED", "RUNNING"):
                 services.training.cancel(view.run)
-        until = time.monotonic() + 15
-        while any(view.state == "STOPPING" for view in services.training.runs()) and time.monotonic() < until:
-            time.sleep(0.05)
+        with contextlib.suppress(AssertionError):
+            wait_for(lambda: all(view.state != "STOPPING" for view in services.training.runs()), within_s=15)
         services.close()
 
 

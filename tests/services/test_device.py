@@ -22,6 +22,7 @@ from playground.verdict.losses import ToScore
 from tests.refused import refused
 from tests.services.conftest import FixedDevice, last, whole_model
 from tests.soak import torture
+from tests.waiting import wait_for
 
 card = pytest.fixture(lambda services, make_lora: services.adapters.import_file(make_lora(3)))
 
@@ -42,11 +43,11 @@ def test_a_run_takes_the_place_of_an_idle_base_and_the_base_comes_back(settings,
     before = ask(services)
     assert [one.name for one in services.manager.residents()] == [name]
     run = services.training.start(request)
-    torture.wait_for(lambda: not services.manager.residents(), "without the idle base", 30.0)
+    wait_for(lambda: not services.manager.residents(), "without the idle base", 30.0)
     assert services.bases.loaded is None
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(ask, services)
-        torture.wait_for(services.manager.queue, "waiting for the run to end", 30.0)
+        wait_for(services.manager.queue, "waiting for the run to end", 30.0)
         services.training.cancel(run)
         assert answer.result(60) == before, "it came back by itself, and says the same"
     services.close()
@@ -200,9 +201,9 @@ def test_rows_of_base_adapter_and_full_model_wait_their_turn_can_be_stopped_and_
     assert services.manager.leases() == []
 
 
-def test_what_was_forgotten_is_measured_for_several_at_once(services, card, whole, monkeypatch):
+def test_what_was_forgotten_is_measured_for_several_at_once(services, card, whole):
     few = replace(material(), texts=material().texts[:3], questions=material().questions[:9])
-    monkeypatch.setattr("playground.verdict.losses.material", lambda: few)
+    services.forgetting.material = lambda: few
     steps = list(services.forgetting.measure([card, whole]))
     assert [step.done for step in steps] == sorted(step.done for step in steps)
     assert steps[-1].done == steps[-1].of == 2 * 3 + 3 * 9, "the base is asked too"

@@ -27,8 +27,8 @@ from playground.services import build_services
 from playground.settings import Settings
 from tests.library.conftest import adapter, base_shapes, changed
 from tests.refused import refused
-from tests.soak.torture import wait_for
 from tests.ui.fakes import card
+from tests.waiting import wait_for
 
 KINDS = {"smollm2-135m": "default", "owner/name": "hub", "owner/name@v1.0": "hub", "Qwen/Qwen2.5-0.5B": "hub"}
 unavailable = partial(refused, error=BaseUnavailableError)
@@ -61,21 +61,6 @@ def test_what_cannot_be_resolved_says_why(real_base, tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     shutil.copy(real_base.path / "base.json", folder)
     unavailable("Start once", resolve, "smollm2-135m", settings, offline=True)  # a damaged cache is no base
-
-
-def test_two_at_once_prepare_it_once(tmp_path, tiny_base, monkeypatch):
-    """The slow part is replaced by a copy of the tiny model: what is tried is the lock and the move into place."""
-    prepared = []
-
-    def copy(staging, progress):
-        prepared.append(staging)
-        shutil.copytree(tiny_base, staging, dirs_exist_ok=True)
-
-    monkeypatch.setattr(bases, "_from_wheel", copy)
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: resolve("smollm2-135m", Settings(home=tmp_path)), range(4)))
-    assert (len(found), len(prepared)) == (4, 1)
-    assert {base.fingerprint for base in found} == {file_fingerprint(tiny_base)}
 
 
 @pytest.fixture
@@ -206,6 +191,14 @@ def hub(server, monkeypatch):
         return server
 
     return holds
+
+
+def test_several_at_once_prepare_it_once(hub, tmp_path, tiny_base):
+    server = hub(tiny_base)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: resolve("owner/name", Settings(home=tmp_path)), range(4)))
+    assert {base.fingerprint for base in found} == {file_fingerprint(tiny_base)}
+    assert sum(path.endswith("/config.json") for path, *_ in server.asked) == 1
 
 
 def test_a_base_comes_from_the_hub_small_files_first_and_goes_on_where_it_was_stopped(hub, tmp_path, tiny_base):

@@ -9,24 +9,18 @@ import pytest
 
 from playground.db import ENDED
 from playground.errors import InputError, NotFoundError, PlaygroundError
-from playground.evaluation.forgetting import material
 from playground.runs.planner import Plan
 from playground.services import build_services
 from playground.verdict.race import RaceRequest, RaceView
 from playground.verdict.race_store import HEAD, NONE, Entry, Race, RaceStore, cells, chosen, lanes, record, status, text
 from tests.refused import refused
-from tests.services.conftest import last
-from tests.soak.torture import wait_for
-
-
-@pytest.fixture(autouse=True)
-def little_to_remember(monkeypatch):
-    few = replace(material(), texts=material().texts[:2], questions=material().questions[:2])
-    monkeypatch.setattr("playground.verdict.losses.material", lambda: few)
+from tests.services.conftest import last, little_to_remember
+from tests.waiting import wait_for
 
 
 @pytest.fixture
 def racing(forking):
+    forking.forgetting.material = little_to_remember
     forking.race.start_measuring()
     return forking
 

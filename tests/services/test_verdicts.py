@@ -3,6 +3,8 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -62,10 +64,10 @@ def test_every_side_answers_every_row_and_the_figures_come_from_the_rows(service
     json.dumps(record, allow_nan=False)
 
 
-def test_timing_ends_with_its_time_and_the_same_count_for_all_sides(services, asked, monkeypatch):
-    monkeypatch.setattr("playground.verdict.answers.TIMING_S", 0.0)
-    view = last(services.verdicts.run(replace(asked, losses=False)))
-    timed = [row for row in services.verdicts.rows(view.id) if row["seconds"] is not None]
+def test_timing_ends_with_its_time_and_the_same_count_for_all_sides(services, asked):
+    hurried = verdicts_by(services, partial(Answering, ticks=count(0, 100).__next__), services.batches)
+    view = last(hurried.run(replace(asked, losses=False)))
+    timed = [row for row in hurried.rows(view.id) if row["seconds"] is not None]
     assert [(row["example"], row["side"]) for row in timed] == [(2, "Base"), (2, "Base + prompt")]
 
 

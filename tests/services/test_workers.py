@@ -25,7 +25,8 @@ from playground.training.processes import is_alive, worker_environment
 from tests.refused import refused
 from tests.services.conftest import last, put_checkpoint, put_rows, supervised
 from tests.soak import torture
-from tests.soak.torture import request, wait_for, wait_state, workers
+from tests.soak.torture import request, wait_state, workers
+from tests.waiting import wait_for
 
 
 @pytest.fixture(scope="module", autouse=True)

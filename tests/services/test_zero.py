@@ -21,7 +21,8 @@ from playground.training.processes import is_alive
 from tests.refused import refused
 from tests.services.conftest import last, supervised
 from tests.services.forked import ForkedGPU
-from tests.soak.torture import wait_for, wait_state
+from tests.soak.torture import wait_state
+from tests.waiting import wait_for
 
 SHORT = Sampling(max_tokens=8)
 gpu = pytest.fixture(lambda: ForkedGPU())
@@ -103,18 +104,26 @@ def test_spaces_is_imported_only_where_it_is_wanted_and_its_decorator_does_nothi
     services.close()
 
 
+def in_a_fork(call):
+    """What a call answers there, as a number."""
+    if not (pid := os.fork()):
+        os._exit(int(call()))
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
 def test_zero_is_told_by_the_environment_and_this_process_stays_on_the_cpu(monkeypatch):
     assert not device.is_zero({})
     assert not device.is_zero({"SPACES_ZERO_GPU": "0"})
     assert device.is_zero({"SPACES_ZERO_GPU": "true"})
     monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
     assert device.prepare() is None
-    monkeypatch.setattr(device, "_main", None)
-    assert not device.without_device()
-    device.stay_on_cpu()
-    assert device.without_device()
-    monkeypatch.setattr(device, "_main", os.getpid() + 1)
-    assert not device.without_device(), "a fork has it"
+
+    def process():
+        before = device.without_device()
+        device.stay_on_cpu()
+        return (before, device.without_device(), in_a_fork(device.without_device)) == (False, True, 0)
+
+    assert in_a_fork(process) == 1, "before, of the process itself, of a fork of it"
 
 
 def test_a_visitors_own_time_is_used_for_a_run_that_starts_later_and_its_length_is_capped(tmp_path):

@@ -7,7 +7,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from playground.server import gate
 from playground.services import Services
 from playground.workspace.visitors import COOKIE, HOST_COOKIE, owner_of
 from tests.api.conftest import opened
@@ -129,7 +128,7 @@ def test_ids_from_the_page_are_looked_up_among_ones_own(app):
     assert app.services.adapters.get(app.hers.adapter, ANNA).owner == ANNA
 
 
-def test_pages_from_elsewhere_and_uploads_onto_a_full_disk_are_refused_here_too(app, monkeypatch):
+def test_pages_from_elsewhere_are_refused_here_too(app):
     before = set(app.services.settings.incoming_dir.rglob("*"))
     with app.browser() as client:
         for headers in ({"host": "evil.example"}, {"origin": "https://evil.example"}):
@@ -137,9 +136,6 @@ def test_pages_from_elsewhere_and_uploads_onto_a_full_disk_are_refused_here_too(
             assert client.post("gradio_api/upload", files=MINE, headers=headers).status_code == 403
         for route in ("runs", "run-history/buckets", "proxy=https://a.hf.space/x", "file=http://127.0.0.1:1/x"):
             assert client.get(f"gradio_api/{route}").status_code == 404, route
-        monkeypatch.setattr(gate, "disk_free", lambda home: 1000)
-        full = client.post("gradio_api/upload", files=MINE)
-        assert (full.status_code, "nearly full" in full.text) == (507, True)
     assert set(app.services.settings.incoming_dir.rglob("*")) == before
 
 

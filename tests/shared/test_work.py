@@ -18,15 +18,14 @@ from playground.errors import BusyError
 from playground.runs.recipe import with_settings
 from playground.runs.service import TrainRequest
 from playground.server.routes import build_routes
-from playground.verdict import service as verdict_service
 from playground.verdict.answers import Answering
 from playground.verdict.race import RaceRequest
 from playground.verdict.request import VerdictRequest
-from playground.workspace import visitors
+from playground.verdict.service import LIVE_OF_ALL
 from playground.workspace.visitors import LOCAL
-from tests.api.conftest import wait_until
 from tests.services.conftest import last, verdicts_by
 from tests.shared.conftest import ANNA, BEN, adapter_of, ended_run, incoming, limited, refused
+from tests.waiting import wait_for
 
 SIDES = (Side("base", name="Base"), Side("base", "Be glad.", name="Told"))
 
@@ -42,7 +41,7 @@ def asked(file, owner, **changes):
 
 
 def run_out(services, owner):
-    wait_until(lambda: not any(view.live for view in services.verdicts.views(owner, None)))
+    wait_for(lambda: not any(view.live for view in services.verdicts.views(owner, None)))
 
 
 def test_a_verdict_of_more_replies_than_one_may_have_is_refused_with_what_is_allowed(services):
@@ -73,9 +72,9 @@ def test_what_waits_already_counts_and_is_given_back_at_the_end(services):
     tight.verdicts.stop(first, ANNA)
     holder.cancel()
     run_out(tight, ANNA)
-    wait_until(lambda: tight.jobs.count("verdict ") <= 1)
+    wait_for(lambda: tight.jobs.count("verdict ") <= 1)
     tight.verdicts.start(asked(file, ANNA))
-    wait_until(lambda: not tight.jobs.count("verdict "))
+    wait_for(lambda: not tight.jobs.count("verdict "))
     for owner in (ANNA, BEN):
         tight.quota.take_replies(owner, 30, "This")
 
@@ -106,15 +105,19 @@ def test_a_reply_of_more_tokens_than_one_may_ask_for_is_refused_at_every_door(se
     assert written.state.completion_tokens == 16
 
 
-def test_verdicts_of_everybody_together_have_a_limit(services, monkeypatch):
-    monkeypatch.setattr(verdict_service, "LIVE_OF_ALL", 1)
+def test_verdicts_of_everybody_together_have_a_limit(services):
+    keys = [f"verdict {n}" for n in range(LIVE_OF_ALL - 1)]
+    others = [services.jobs.start(key, lambda job: job.pause(60), "", turn="others") for key in keys]
     holder = services.manager.request("measure", "holder", "Answering", 1)
     file = upload(services, ANNA)
     first = services.verdicts.start(asked(file, ANNA))
-    refused("1 verdicts of several people", services.verdicts.start, asked(upload(services, BEN), BEN), error=BusyError)
-    monkeypatch.undo()
+    bens = asked(upload(services, BEN), BEN)
+    refused(f"{LIVE_OF_ALL} verdicts of several people", services.verdicts.start, bens, error=BusyError)
+    for other in others:
+        other.stop()
+        assert other.wait(60)
     second = services.verdicts.start(asked(file, ANNA))
-    wait_until(lambda: len(services.manager.queue()) == 1)
+    wait_for(lambda: len(services.manager.queue()) == 1)
     states = [services.verdicts.show(id, ANNA).state for id in (first, second)]
     assert states == ["MEASURING", "QUEUED"], "a visitor's own come one after another"
     for id in (second, first):
@@ -179,12 +182,12 @@ def test_verdicts_of_two_visitors_and_a_chat_take_turns_batch_by_batch(services)
     holder = services.manager.request("measure", "holder", "Answering", 1)
     for owner in (ANNA, BEN):
         verdicts.start(asked(upload(services, owner), owner))
-    wait_until(lambda: len(services.manager.queue()) == 2)
+    wait_for(lambda: len(services.manager.queue()) == 2)
     chat = services.manager.request("chat", "somebody", "Answering", 1)
     assert chat.lease is not None, "a chat does not wait for what is measured"
     chat.cancel()
     holder.cancel()
-    wait_until(lambda: not any(view.live for owner in (ANNA, BEN) for view in verdicts.views(owner)))
+    wait_for(lambda: not any(view.live for owner in (ANNA, BEN) for view in verdicts.views(owner)))
     assert {view.state for owner in (ANNA, BEN) for view in verdicts.views(owner)} == {"DONE"}
     answers = decoder.seen[:12]
     assert set(answers[:2]) == {ANNA, BEN}, "the second visitor's first batch follows the first one's first"
@@ -246,7 +249,7 @@ def test_adapters_count_with_those_that_runs_will_make(services, lora):
         adapter_of(tight, lora, LOCAL, name)
 
 
-def test_runs_at_once_are_limited_and_a_full_disk_takes_no_upload(services, monkeypatch):
+def test_runs_at_once_are_limited_and_a_full_disk_takes_no_upload(services):
     request = TrainRequest(upload(services, ANNA), "r", steps=2, batch_size=2, owner=ANNA)
     started = [services.training.start(request) for _ in range(3)]
     words = r"3 runs of yours wait or train already, of 3 .* cancel one"
@@ -256,8 +259,7 @@ def test_runs_at_once_are_limited_and_a_full_disk_takes_no_upload(services, monk
     services.training.cancel(started[0], ANNA)
     services.training.start(request)
     services.training.start(replace(request, file=upload(services, BEN), owner=BEN))
-    monkeypatch.setattr(visitors, "disk_free", lambda home: 1000)
-    refused("nearly full", upload, services, ANNA)
+    refused("nearly full", limited(services, session_disk_mb=2**40).quota.check_disk, ANNA, 2**50, "It")
 
 
 LONG = "A prompt that is long enough to be kept for the next question, since it has more than sixteen tokens."

@@ -25,7 +25,8 @@ from playground.settings import Settings
 from playground.training.run_files import EventReader, newest_complete, step_of
 from tests.services.conftest import make_lora, put_rows, services, supervised
 from tests.soak import torture
-from tests.soak.torture import SAVE_STEPS, STEPS, clock, request, wait_for, wait_state, workers
+from tests.soak.torture import SAVE_STEPS, STEPS, request, wait_state, workers
+from tests.waiting import clock, wait_for
 
 __all__ = ["make_lora", "services"]
 pytestmark = pytest.mark.soak

@@ -20,8 +20,8 @@ from playground.runs.service import TrainRequest
 from playground.settings import PROJECT_ROOT
 from playground.training.run_files import MARKER
 from tests.services.conftest import last
+from tests.waiting import wait_for
 
-PATIENCE_S = 180.0
 SAVE_STEPS = 4
 STEPS = 24
 RESULTS = PROJECT_ROOT / "benchmarks" / "results" / "session_manager.json"
@@ -31,36 +31,7 @@ def request(file, **more):
     return replace(TrainRequest(file, "t", steps=STEPS, batch_size=4, rank=2, save_steps=SAVE_STEPS), **more)
 
 
-_ran_s = [0.0]
-
-
-def _beat():
-    last = time.monotonic()
-    while True:
-        time.sleep(0.02)
-        now = time.monotonic()
-        _ran_s[0] += min(now - last, 1.0)
-        last = now
-
-
-threading.Thread(target=_beat, daemon=True).start()
-
-
-def clock():
-    """Seconds in which this machine really ran: a virtual one may be stopped for minutes, with all that is on it."""
-    return _ran_s[0]
-
-
-def wait_for(holds, what, within_s=PATIENCE_S, every_s=0.05):
-    """Until it holds; fails with ``what`` when it does not in time."""
-    end = clock() + within_s
-    while not (found := holds()):
-        assert clock() < end, f"after {within_s:.0f} s: not {what}"
-        time.sleep(every_s)
-    return found
-
-
-def wait_state(services, run, *states, within_s=PATIENCE_S):
+def wait_state(services, run, *states, within_s=180.0):
     def look():
         view = services.training.show(run)
         return view if view.state in states else None

@@ -4,6 +4,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
+from playground.data.example import Checked, Example, Message
 from playground.ui.page import WholePage
 from playground.ui.rows import Source
 from playground.ui.verdict_form import Kept
@@ -30,6 +31,12 @@ def call(me):
         return answers if isinstance(answers, dict) or answers is None else list(answers)
 
     return called
+
+
+def examples(count, ending="Reviewed by A. Person"):
+    said = [(f"question {n}", f"answer {n}. {ending}") for n in range(1, count + 1)]
+    rows = [Example((Message("user", one), Message("assistant", other)), n) for n, (one, other) in enumerate(said, 1)]
+    return Checked("prompt-completion", "sft", count, tuple(rows))
 
 
 def where(source=SET, **changes):

@@ -15,9 +15,8 @@ from playground.ui.asking import Comparison
 from playground.ui.compare import CompareTab
 from playground.ui.side import Divider, Log, Setup
 from tests.refused import refused
-from tests.ui.conftest import says
+from tests.ui.conftest import examples, says
 from tests.ui.fakes import EVIL, card, row
-from tests.ui.test_verdict import examples
 
 SAMPLING = {"temperature": 0.0, "top_p": 1.0, "max_tokens": 128, "seed": 7}
 SCORED = {"check": {"kind": "ends-with", "text": "Dr. Sharma"}}

@@ -9,7 +9,7 @@ import gradio as gr
 import pytest
 
 from playground.chat.compare import Side
-from playground.data.example import Checked, Example, Message, Repair
+from playground.data.example import Repair
 from playground.errors import BaseUnavailableError, InputError
 from playground.models.bases import BaseState
 from playground.ui import verdict as verdict_tab
@@ -20,7 +20,7 @@ from playground.ui.verdict_form import FILE, UPLOAD, Kept
 from playground.verdict.service import VerdictView
 from tests.evaluation.helpers import verdict as made_verdict
 from tests.refused import refused
-from tests.ui.conftest import SET, says, stranger, where
+from tests.ui.conftest import SET, examples, says, stranger, where
 from tests.ui.fakes import EVIL
 
 SETTINGS = {"limit": None, "repeats": 1, "draws": 1, "max_tokens": 96, "temperature": 0, "seed": 7}
@@ -37,12 +37,6 @@ def judged(services):
     services.verdicts.record, services.verdicts.held = record, rows
     services.verdicts.listed = [VerdictView(ID, f"ward {EVIL}", "DONE", created_s=1.79e9)]
     return services
-
-
-def examples(count, ending="Reviewed by A. Person"):
-    said = [(f"question {n}", f"answer {n}. {ending}") for n in range(1, count + 1)]
-    rows = [Example((Message("user", one), Message("assistant", other)), n) for n, (one, other) in enumerate(said, 1)]
-    return Checked("prompt-completion", "sft", count, tuple(rows))
 
 
 NOTHING = {"name": "", "column": "", "read": None, "written": None}
