@@ -4,13 +4,11 @@ default base.
     python benchmarks/beside.py [--seconds 120] [--alone 30] [--before FOLDER] [--only before|after] [--out
     benchmarks/results/beside.json]
 
-One app at a time, in a process and a home of its own. One conversation after another is streamed, one reply at a time;
-then a run is
-begun by the command line with ``--detach``, which the app trains; then replies are written beside it for SECONDS. What
-is told is a
-share of what the same app did alone a moment before. --before: an older checkout, measured in the same way first.
---only: measure this one
-alone, and put it into --out beside what is there.
+One app at a time, in a process and a home of its own. One conversation after another is streamed, one reply at a
+time; then a run is begun by the command line with ``--detach``, which the app trains; then replies are written beside
+it for SECONDS. What is told is a share of what the same app did alone a moment before. --before: an older checkout,
+measured in the same way first.
+--only: measure this one alone, and put it into --out beside what is there.
 """
 
 from __future__ import annotations

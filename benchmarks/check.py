@@ -3,11 +3,8 @@
     python benchmarks/check.py [--rows 100000] [--rounds 3] [--note TEXT] [--out benchmarks/results/check.json]
 
 The rows are made here, with a fixed seed: questions and answers of 20 to 2,500 words in prose of common and invented
-words, some of them
-repeated or broken.
-Each round is a process of its own; medians are told. Seconds are those of the clock, from the start of the process:
-loading the
-tokenizer is in them. Memory is the process's largest resident set.
+words, some of them repeated or broken. Each round is a process of its own; medians are told. Seconds are those of the
+clock, from the start of the process: loading the tokenizer is in them. Memory is the process's largest resident set.
 """
 
 from __future__ import annotations

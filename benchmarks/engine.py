@@ -1,6 +1,5 @@
 """The app against PEFT, generate and llama.cpp: base + 3 LoRA adapters (r = 8, all linear), 4 replies of 64 tokens,
-prefill
-included, greedy, on the default base.
+prefill included, greedy, on the default base.
 
     python benchmarks/engine.py [--rounds 3] [--before CHECKOUT] [--apps-only] [--llama-cpp PYTHON GGUF] [--add] [--out
     FILE]
@@ -8,16 +7,12 @@ included, greedy, on the default base.
     python benchmarks/engine.py --only switching|attaching|many --out ...     # the engine alone; put into what is there
 
 Ours is the real app in a process and a home of its own, asked over /v1 with 1, 2, 4 and 8 requests at once, the base
-and the
-adapters in turn; before: an older checkout's app, asked in the same way. The others are processes of their own with the
-allocator as
-it comes. Correctness first: the app's texts against PEFT's, near-ties counted. Then they take turns: one measured run
-each, ROUNDS times,
-medians. Every run asks what nobody asked before, from the first word on, so that no beginning is there already. Ends of
-replies are
-suppressed in every arm, so that all write 64 tokens. --llama-cpp: a Python that has llama-cpp-python, and the base as
-GGUF (it has no
-LoRA here: base only). --add: more rounds of the same for --out.
+and the adapters in turn; before: an older checkout's app, asked in the same way. The others are processes of their
+own with the allocator as it comes. Correctness first: the app's texts against PEFT's, near-ties counted. Then they
+take turns: one measured run each, ROUNDS times, medians. Every run asks what nobody asked before, from the first word
+on, so that no beginning is there already. Ends of replies are suppressed in every arm, so that all write 64 tokens.
+--llama-cpp: a Python that has llama-cpp-python, and the base as GGUF (it has no LoRA here: base only). --add: more
+rounds of the same for --out.
 """
 
 from __future__ import annotations

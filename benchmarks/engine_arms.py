@@ -1,6 +1,5 @@
 """The arms of ``engine.py`` that are not the app, one a process: ``engine_arms.py ARM BASE ADAPTERS``. Runs once for
-each line on
-stdin, over the four conversations that it holds."""
+each line on stdin, over the four conversations that it holds."""
 
 from __future__ import annotations
 

@@ -3,13 +3,11 @@
     python benchmarks/grpo.py [--sft-steps 6] [--steps 40] [--rows 40] [--batch-size 8] [--lr 0.0001] [--seed 7]
         [--out benchmarks/results/grpo.json]
 
-On hospital_reports and the default base: LoRA on a few steps of sft, then GRPO from that adapter, rewarded by the share
-of a report's
-required parts (the four lines it begins with, and its last line at the end), as grades. Held-out rows are answered
-by the base, by the adapter GRPO began with, and by the one it made; greedy, 128 tokens at most, no system prompt.
-Adherence = all parts in their order;
-parts = the share of them. Wilson intervals at 95 %; the difference is tested by an exact McNemar test on the same rows.
-The result is written whether or not it helps.
+On hospital_reports and the default base: LoRA on a few steps of sft, then GRPO from that adapter, rewarded by the
+share of a report's required parts (the four lines it begins with, and its last line at the end), as grades. Held-out
+rows are answered by the base, by the adapter GRPO began with, and by the one it made; greedy, 128 tokens at most, no
+system prompt. Adherence = all parts in their order; parts = the share of them. Wilson intervals at 95 %; the
+difference is tested by an exact McNemar test on the same rows. The result is written whether or not it helps.
 """
 
 from __future__ import annotations

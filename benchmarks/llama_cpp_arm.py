@@ -1,6 +1,5 @@
-"""llama.cpp through llama-cpp-python, in a Python of its own: ``llama_cpp_arm.py GGUF``. Base only, one after another,
-by the
-GGUF's own chat template."""
+"""llama.cpp through llama-cpp-python, in a Python of its own: ``llama_cpp_arm.py GGUF``. Base only, one after
+another, by the GGUF's own chat template."""
 
 from __future__ import annotations
 

@@ -3,9 +3,8 @@
     python benchmarks/memory_estimate.py [--out benchmarks/results/memory_estimate.json]
 
 Each method trains four steps on the shipped sets in a worker process of its own; the estimate made before the run is
-compared with
-the worker's peak (resident set on a CPU, reserved memory on CUDA). Take PLAYGROUND_HOME of a machine that does nothing
-else.
+compared with the worker's peak (resident set on a CPU, reserved memory on CUDA). Take PLAYGROUND_HOME of a machine
+that does nothing else.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@
     python benchmarks/race.py --again benchmarks/results/race.json          # the docs' page and picture from a result
 
 The race service does it all, as the page and the command line do. Each run is a process of its own and nothing else
-computes
-beside it; what was learned is measured when all have ended. ``--page`` writes docs/race.md and docs/race.svg.
+computes beside it; what was learned is measured when all have ended. ``--page`` writes docs/race.md and
+docs/race.svg.
 """
 
 from __future__ import annotations

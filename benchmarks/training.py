@@ -1,19 +1,16 @@
 """A training step against TRL's SFTTrainer and transformers' Trainer: LoRA (r = 8, all linear layers) on
-hospital_reports, the default base,
-fp32, the same rows in the same batches of 8, the same seed, the loss on the answers only.
+hospital_reports, the default base, fp32, the same rows in the same batches of 8, the same seed, the loss on the
+answers only.
 
     python benchmarks/training.py [--rounds 3] [--warm 3] [--steps 12] [--threads 1] [--out
     benchmarks/results/training.json]
 
 Each arm is a process of its own; they take turns. The loss of the first step must be the same in all (to 1e-3) before
-any speed counts.
-tokens/s counts the rows' own tokens, the same in every arm, padding never. First table: ours as the app starts it,
-peers with their
-defaults (TRL's recompute activations; an arm without that stands beside it). Second table: every arm with the allocator
-settings of our worker. limit: F / (4 body + 4 f head) tokens/s, where F is the best large fp32 product in the arms of
-ours, and f the
-share of tokens that are learned. --threads 1: one thread in every arm, timed in processor seconds, which a busy machine
-does not change.
+any speed counts. tokens/s counts the rows' own tokens, the same in every arm, padding never. First table: ours as the
+app starts it, peers with their defaults (TRL's recompute activations; an arm without that stands beside it). Second
+table: every arm with the allocator settings of our worker. limit: F / (4 body + 4 f head) tokens/s, where F is the
+best large fp32 product in the arms of ours, and f the share of tokens that are learned. --threads 1: one thread in
+every arm, timed in processor seconds, which a busy machine does not change.
 --precisions: LoRA alone, every arm in fp32 and in bf16 (the base's weights; the adapters stay in fp32). The first
 losses agree to 1e-3 within fp32, and to 0.02 across precisions.
 """

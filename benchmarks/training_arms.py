@@ -1,6 +1,6 @@
-"""The arms of ``training.py``, one a process: ``training_arms.py ARM BASE FILE STEPS FOLDER``. Prints one line of JSON:
-the loss of each
-step, when each ended (``now``), and what a large product of matrices reaches in this process."""
+"""The arms of ``training.py``, one a process: ``training_arms.py ARM BASE FILE STEPS FOLDER``. Prints one line of
+JSON: the loss of each step, when each ended (``now``), and what a large product of matrices reaches in this
+process."""
 
 from __future__ import annotations
 
