@@ -178,7 +178,8 @@ class DeviceManager:
 
     run: runs an unload outside of whatever called for it. keep_alive_s: how long a resident may idle, 0 = for ever.
     lanes: entered while chat leases are open, so that a run leaves chat its cores; None where no processor computes.
-    others: further cards, for training; each has such a budget too."""
+    others: further cards, for training; each has such a budget too. ``run_bytes``: the most that a run may take, on one
+    card."""
 
     def __init__(
         self,
@@ -193,6 +194,7 @@ class DeviceManager:
         self.device, self.others = device, tuple(others)
         self._other_budgets = [default_budget(one) if budget_bytes is None else budget_bytes for one in others]
         self.budget_bytes = budget_bytes if budget_bytes is not None else default_budget(device)
+        self.run_bytes = max(self.budget_bytes, *self._other_budgets, 0)
         self._clock, self._run, self._keep_alive_s, self._lanes = clock, run, keep_alive_s, lanes
         self._changed = threading.Condition()
         self._numbers = itertools.count(1)
@@ -215,11 +217,6 @@ class DeviceManager:
     @property
     def free_bytes(self) -> int:
         return max(0, self.budget_bytes - self.used_bytes)
-
-    @property
-    def run_bytes(self) -> int:
-        """The most that a training run can have, on whichever card."""
-        return max(self.budget_bytes, *self._other_budgets, 0)
 
     def cards(self) -> list[tuple[str, int, int]]:
         """(name, budget, bytes in use) of each card."""

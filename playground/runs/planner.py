@@ -125,8 +125,7 @@ def _same_base(card: AdapterCard, base: BaseShapes, what: str) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """Counts of weights and rows (rows: learned from), seconds, bytes. blocked: why it cannot start, or "". teaches:
-    whether it is long enough for content, a sentence, or ""."""
+    """Counts of weights and rows (rows: learned from), seconds, bytes. blocked: why it cannot start, or ""."""
 
     trainable_params: int
     total_params: int
@@ -140,7 +139,22 @@ class Plan:
     blocked: str = ""
     validation_rows: int = 0
     test_rows: int = 0
-    teaches: str = ""
+    objective: str = "sft"
+    batch_size: int = RunSettings.batch_size
+    accumulate: int = 1
+
+    @property
+    def teaches(self) -> str:
+        """Whether it is long enough for content, a sentence, or ""."""
+        if self.objective != "sft" or not self.rows:
+            return ""
+        apart = f" A step is computed in {self.accumulate} parts." if self.accumulate > 1 else ""
+        passes, wanted = self.steps * self.batch_size / self.rows, content_steps(self.rows, self.batch_size)
+        how = f"{plural(self.steps, 'step')} go {passes:.1f} times through the rows"
+        if self.steps >= min(wanted, CONTENT_STEPS) and passes >= 1:
+            return f"Form and content: {how}.{apart}"
+        more = START_UP_S + max(0.0, self.seconds - START_UP_S) / self.steps * wanted
+        return f"Form only: {how}. Content takes about {wanted:,} steps, {duration(more)}.{apart}"
 
 
 @dataclass(frozen=True)
@@ -205,7 +219,9 @@ class Planner:
             blocked=self._blocked(resolved, needed),
             validation_rows=len(resolved.parts.validation),
             test_rows=len(resolved.parts.test),
-            teaches=_teaches(resolved, needed.seconds),
+            objective=resolved.objective,
+            batch_size=request.batch_size,
+            accumulate=request.accumulate,
         )
 
     def _blocked(self, resolved: Resolved, needed: Estimate) -> str:
@@ -442,20 +458,6 @@ class Planner:
                 if len(self._answers) > REMEMBERED:
                     del self._answers[next(iter(self._answers))]
         return longest, min(known[1], longest)
-
-
-def _teaches(resolved: Resolved, seconds: float) -> str:
-    rows, batch = len(resolved.parts.train), resolved.request.batch_size
-    if resolved.objective != "sft" or not rows:
-        return ""
-    parts = resolved.request.accumulate
-    apart = f" A step is computed in {parts} parts." if parts > 1 else ""
-    passes, wanted = resolved.steps * batch / rows, content_steps(rows, batch)
-    how = f"{plural(resolved.steps, 'step')} go {passes:.1f} times through the rows"
-    if resolved.steps >= min(wanted, CONTENT_STEPS) and passes >= 1:
-        return f"Form and content: {how}.{apart}"
-    more = START_UP_S + max(0.0, seconds - START_UP_S) / resolved.steps * wanted
-    return f"Form only: {how}. Content takes about {wanted:,} steps, {duration(more)}.{apart}"
 
 
 def _data_name(checked: Checked, file: Path) -> str:

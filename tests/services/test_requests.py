@@ -75,9 +75,9 @@ def test_on_a_card_a_run_is_long_enough_for_content_and_fits_its_memory_and_on_a
     services = build_services(settings, device=Card())
     whole = services.training.plan(request := TrainRequest(rows_file, "mine"))
     least = services.training.plan(replace(request, accumulate=8)).memory_bytes
-    services.manager.budget_bytes = (whole.memory_bytes + least) // 2
-    smaller = services.training.plan(request)
-    assert least <= smaller.memory_bytes <= services.manager.budget_bytes
+    budget = (whole.memory_bytes + least) // 2
+    smaller = build_services(replace(settings, budget_bytes=budget), device=Card()).training.plan(request)
+    assert least <= smaller.memory_bytes <= budget
     assert not smaller.blocked
     assert re.search(r"computed in [248] parts", smaller.teaches)
 
