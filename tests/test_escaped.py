@@ -70,7 +70,7 @@ def test_templates_escape_and_say_where_they_do_not():
         if name.endswith("Environment"):
             environments[file] = {one.arg: ast.unparse(one.value) for one in node.keywords}.get("autoescape")
     assert sorted(calls) == sorted(WITHOUT_ESCAPING)
-    others = dict.fromkeys(("runs/recipe.py", "library/card.py", "library/serving.py"))
+    others = dict.fromkeys(("runs/recipe.py", "library/card.py", "library/exporting.py"))
     assert environments == {"report/report.py": "True", **others}, "the others make Python and Markdown, not HTML"
     picture = '<p class="&#34;x">&lt;b&gt;<i>&amp;</i></p>'
     assert tag("p", "<b>", tag("i", "&"), class_='"x', aria_label=None) == picture, "and so do pictures"

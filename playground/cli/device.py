@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from playground.chat.demo import DemoState
-from playground.cli.arguments import weights_of
-from playground.cli.common import Outcome, Progress, call, services_for
+from playground.cli.common import Outcome, Progress, call, services_for, weights_of
 from playground.errors import EndpointError, InputError, PlaygroundError
 from playground.library.adapters import AdapterCard
 from playground.services import Services, build_services

@@ -11,8 +11,7 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from playground.cli.arguments import build_parser
-from playground.cli.common import Outcome
+from playground.cli.common import Outcome, build_parser
 from playground.errors import PlaygroundError
 from playground.settings import Settings
 

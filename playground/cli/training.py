@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from playground.cli.arguments import mapping_of, request_of
-from playground.cli.common import Outcome, Progress, owned_or_served, services_for
+from playground.cli.common import Outcome, Progress, mapping_of, owned_or_served, request_of, services_for
 from playground.data.advice import as_json, as_text, repair_words
 from playground.db import ACTIVE
 from playground.errors import CancelledError, RunFailedError

@@ -11,13 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from playground.chat.compare import Side, parse_side
-from playground.cli.arguments import mapping_of
-from playground.cli.common import Outcome, Progress, agreed, judge_in_app, owned_or_served, refuse_missing, services_for
+from playground.cli.common import (
+    Outcome,
+    Progress,
+    agreed,
+    judge_in_app,
+    mapping_of,
+    owned_or_served,
+    refuse_missing,
+    services_for,
+)
 from playground.errors import InputError, RunFailedError
-from playground.evaluation.comparison import Questions, money
+from playground.evaluation.comparison import TIMED, Questions, money
 from playground.evaluation.cost import Prices, read_prices
 from playground.evaluation.decision import Terms
-from playground.evaluation.reasons import TIMED
 from playground.library.files import write_json
 from playground.report.format import draws_words
 from playground.services import Services

@@ -13,14 +13,19 @@ import numpy as np
 from playground.evaluation import cost
 from playground.evaluation.checks import Check
 from playground.evaluation.comparison import (
+    PASS,
+    TIMED,
     Facts,
     NotWorse,
     Questions,
     Table,
     compare_sides,
+    decided,
+    guards_of,
     money,
     not_worse,
     overlap_words,
+    what_helps,
 )
 from playground.evaluation.cost import Prices, SideCost, SideFigures, TokenPrices
 from playground.evaluation.criterion import Criterion
@@ -35,7 +40,6 @@ from playground.evaluation.decision import (
     rows_for_equality,
 )
 from playground.evaluation.inferred_checks import labels_of
-from playground.evaluation.reasons import PASS, TIMED, decided, guards_of, what_helps
 from playground.evaluation.statistics import Measured
 
 SCHEMA = 2

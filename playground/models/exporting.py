@@ -20,8 +20,16 @@ from playground.errors import InputError, RunFailedError, hub_errors
 from playground.gpu.device import Device
 from playground.jobs import Jobs
 from playground.library.adapters import AdapterCard
-from playground.library.exporting import FORMATS, refuse_unmergeable
-from playground.library.serving import ENDPOINT, LLAMA_CPP, OLLAMA, TARGETS, laid_over, refuse_unservable
+from playground.library.exporting import (
+    ENDPOINT,
+    FORMATS,
+    LLAMA_CPP,
+    OLLAMA,
+    TARGETS,
+    laid_over,
+    refuse_unmergeable,
+    refuse_unservable,
+)
 from playground.models.adapters import AdapterService
 from playground.models.bases import BaseService
 from playground.settings import PROJECT_ROOT, Settings

@@ -12,7 +12,7 @@ import gradio as gr
 
 from playground.errors import InputError
 from playground.jobs import Job
-from playground.library.serving import LABELS, OLLAMA
+from playground.library.exporting import LABELS, OLLAMA
 from playground.services import Services
 from playground.ui import html
 from playground.ui.wiring import AWAY, Stream, Updates, Visit, hidden_slot, listen, slot

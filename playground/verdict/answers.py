@@ -17,10 +17,10 @@ from playground.data.retrieval import Documents
 from playground.data.split import BY_CHANCE, part
 from playground.engine.request import Sampling
 from playground.errors import EndpointError, InputError, OutOfMemoryError, PlaygroundError
+from playground.evaluation.comparison import TIMED
 from playground.evaluation.forgetting import REFUSALS_REPLY_TOKENS as REPLY_TOKENS
 from playground.evaluation.forgetting import questions
 from playground.evaluation.form import REFERENCES
-from playground.evaluation.reasons import TIMED
 from playground.evaluation.verdict import Answered
 from playground.library.adapters import AdapterCard
 from playground.models.adapters import AdapterService

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from playground.cli.arguments import build_parser
+from playground.cli.common import build_parser
 from playground.cli.main import ERRORS
 from playground.runs.service import TrainRequest
 from playground.services import build_services

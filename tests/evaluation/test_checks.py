@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from playground.cli.arguments import build_parser
+from playground.cli.common import build_parser
 from playground.evaluation.checks import Check, is_check, parse_check, parse_checks, schema_file
 from playground.evaluation.verdict import SideFacts, conclude
 from playground.report.report import body_html

@@ -10,9 +10,8 @@ import pytest
 
 from playground.errors import InputError
 from playground.library.adapters import read_card
-from playground.library.exporting import blend, merge, run
+from playground.library.exporting import TARGETS, blend, go_template, hand_over, laid_over, merge, run
 from playground.library.gguf_file import check_gguf, write_gguf
-from playground.library.serving import TARGETS, go_template, hand_over, laid_over
 
 from .conftest import refused
 
@@ -102,7 +101,7 @@ def test_an_adapter_as_gguf_adds_to_the_bases_file_what_the_merged_one_holds(bas
     folder = make_lora(21, 4, base, **options)
     work = tmp_path / "work"
     work.mkdir()
-    hand_over(read_card(folder), base, work, "llama.cpp", tmp_path / "out", lambda *said: None, merge)
+    hand_over(read_card(folder), base, work, "llama.cpp", tmp_path / "out", lambda *said: None)
     names = {file.name.removeprefix(folder.name) for file in (tmp_path / "out").iterdir()}
     assert names >= {"-f16.gguf", "-q8_0.gguf", "-adapter.gguf", "base-f16.gguf", "README.md"}
     (below, _), (merged, _), (eight, _), (adapter, said) = (
@@ -155,7 +154,7 @@ def test_what_a_server_cannot_lay_over_is_merged_or_refused_and_says_so(base, ma
     for card, to in ((plain, "vllm"), (dora, "vllm"), (replace(plain, method="prefix"), "endpoint")):
         out, work = tmp_path / f"{card.method}-{to}", tmp_path / f"work-{card.method}"
         work.mkdir()
-        hand_over(card, base, work, to, out, lambda *said: None, merge)
+        hand_over(card, base, work, to, out, lambda *said: None)
         readme = (out / "README.md").read_text()
         if card is dora:
             assert "merged into its base, since it is dora" in readme
@@ -165,7 +164,7 @@ def test_what_a_server_cannot_lay_over_is_merged_or_refused_and_says_so(base, ma
         assert (config["base_model_name_or_path"] == str(base)) is (to == "vllm") or to == "endpoint"
         assert ("--lora-modules" in readme, "lora_filesystem_resolver" in readme) == (to == "vllm",) * 2
     for to in TARGETS[:3]:
-        asked = (replace(plain, method="prefix"), base, tmp_path, to, tmp_path / "no", lambda *said: None, merge)
+        asked = (replace(plain, method="prefix"), base, tmp_path, to, tmp_path / "no", lambda *said: None)
         refused(r"cannot serve .* \(prefix\).*--to endpoint", hand_over, *asked, error=InputError)
 
 

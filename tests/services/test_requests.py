@@ -15,7 +15,7 @@ import pytest
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig
 from safetensors import safe_open
 
-from playground.cli.arguments import build_parser, request_of
+from playground.cli.common import build_parser, request_of
 from playground.gpu.device import CpuDevice, CudaDevice
 from playground.library.bases import BaseShapes
 from playground.methods.method import Options
