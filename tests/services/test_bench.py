@@ -108,19 +108,6 @@ def test_every_version_and_count_is_scored_and_a_verdict_says_how_its_prompt_was
     assert tried(tried="By hand.") == "By hand."
 
 
-def test_stopped_while_it_runs_it_keeps_what_was_measured(services, rows_file, kept):
-    id = services.bench.score(rows_file, kept, (0, 4), (CHECK,), max_tokens=60)
-    while services.bench.show(id).done < 16 and not services.jobs.wait(f"verdict {id}", 0.01):
-        pass
-    services.bench.stop(id)
-    view = ended(services, id)
-    assert view.state == "STOPPED"
-    assert 1 <= view.record["examples"] <= 6
-    assert {side["answers"] for side in view.record["sides"]} == {view.record["examples"]}
-    assert services.manager.leases() == []
-    assert f"on {view.record['examples']} validation rows" in services.bench.best(id).sentence
-
-
 def test_a_wrong_call_runs_nothing_and_held_out_rows_of_a_set_stand_for_it(services, rows_file, kept, tmp_path):
     few, score = put_rows(tmp_path / "few.jsonl", 9), services.bench.score
     refused("no validation part", score, few, kept, (0,), ())
@@ -295,6 +282,7 @@ def test_a_search_that_is_stopped_keeps_what_it_knows(services, rows_file):
     assert (view.state, services.manager.leases()) == ("STOPPED", [])
     assert view.record["search"]["candidates"][0]["n"] > 0
     assert services.search.found(rows_file).id == id
+    assert f"on {view.record['examples']} validation rows" in services.bench.best(id).sentence
     refused("from 0 to 16", services.search.request, rows_file, {}, (17,), ())
     state, took = services.verdicts.files.state(id), view.record["search"]["seconds"]
     killed = services.verdicts.files.put(replace(state, state="MEASURING", pid=999_999_999))

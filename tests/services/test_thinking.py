@@ -17,6 +17,7 @@ from playground.runs.request import TrainRequest
 from playground.verdict.request import VerdictRequest
 from tests.refused import refused
 from tests.services.conftest import last, put_rows, supervised
+from tests.services.forked import ForkedGPU
 from tests.soak.torture import wait_state
 
 FORM = 'json-schema:{"type": "object", "properties": {"id": {"type": "integer"}}, "required": ["id"]}'
@@ -37,9 +38,14 @@ def base(request, tiny_base, tmp_path_factory):
     return folder
 
 
+def on_base(settings, base):
+    """Its runs are forks of this process."""
+    return supervised(replace(settings, base=str(base), zero_seconds=100_000), zero=ForkedGPU(replies=False))
+
+
 @pytest.fixture
 def thinks(settings, base):
-    with supervised(replace(settings, base=str(base))) as built:
+    with on_base(settings, base) as built:
         yield built
 
 
@@ -142,7 +148,7 @@ def test_a_base_with_tools_is_checked_trained_and_judged_by_its_calls(settings, 
     said = [row | {"messages": asked_about(city)[:2]} for row, city in zip(rows, [*cities[:5], "Kiew"], strict=True)]
     said[5]["messages"][0] = rows[5]["messages"][0]
     replies.write_text("\n".join(map(json.dumps, said)))
-    with supervised(replace(settings, base=str(base))) as built:
+    with on_base(settings, base) as built:
         checked = built.data.check(file)
         row = built.data.row(checked, 1, 2048)
         assert [turn["role"] for turn in row["turns"]] == ["tools", "user", "assistant", "tool", "assistant"]

@@ -22,12 +22,10 @@ from playground.evaluation.cost import Prices
 from playground.evaluation.forgetting import Forgetting
 from playground.evaluation.metrics import metrics_for
 from playground.evaluation.verdict import Answered
-from playground.jobs import Jobs
 from playground.services import build_services
-from playground.verdict.answers import Answering, Item, Progress
-from playground.verdict.files import VerdictFiles, answer_of
+from playground.verdict.answers import Answering
+from playground.verdict.files import answer_of
 from playground.verdict.losses import Recalling
-from playground.verdict.measuring import Measuring, Work
 from playground.verdict.records import RecordMaker, file_sha256, undertrained
 from playground.verdict.request import VerdictRequest, request_from
 from tests.refused import refused
@@ -125,18 +123,18 @@ def test_shots_are_other_rows_and_documents_are_read(services, asked, tmp_path):
 
 
 def failing(services, phase, fault):
-    """Verdicts that ``fault`` strikes in one phase, after every step that makes something known."""
+    """Verdicts that ``fault`` strikes in one phase, after every step that makes something known of what is asked."""
 
-    def steps(*args):
-        for step in getattr(Answering, phase)(*args):
+    def steps(self, asking):
+        for step in getattr(Answering, phase)(self, asking):
             yield step
             if step.known:
-                fault()
+                fault(asking)
 
     return verdicts_by(services, type("Failing", (Answering,), {phase: steps}), services.batches)
 
 
-def out_of_memory():
+def out_of_memory(asking):
     raise OutOfMemoryError("The device is full.")
 
 
@@ -187,7 +185,7 @@ def test_one_that_waits_and_is_stopped_is_stopped_and_one_that_cannot_be_judged_
     assert services.jobs.wait(f"verdict {first}", 60)
     file = tmp_path / "gone.jsonl"
     file.write_bytes(asked.file.read_bytes())
-    verdicts = failing(services, "losses", lambda: file.unlink(missing_ok=True))
+    verdicts = failing(services, "losses", lambda asking: file.unlink(missing_ok=True))
     view = last(verdicts.run(replace(asked, file=file, limit=2)))
     assert view.state == "FAILED"
     assert "gone.jsonl" in view.error
@@ -202,63 +200,33 @@ def test_a_request_crosses_to_another_process_whole_and_the_ready_made_sides(ask
     assert (held.label, held.format, held.shots_from) == ("Base + prompt + form", "references", rows_file)
 
 
-A, B = Side("base", name="A"), Side("base", "Be brief.", name="B")
-PLACES = [(row, side) for row in (1, 2) for side in "AB"]
+@pytest.mark.parametrize("phase", ["repeats", "timings"])
+def test_a_side_that_fails_late_is_left_out_and_the_other_keeps_what_is_known_of_it(services, asked, phase):
+    def fails(asking):
+        asking.failed["Base + prompt"] = "It cannot go on."
+
+    verdicts = failing(services, phase, fails)
+    view = last(verdicts.run(replace(asked, repeats=2, limit=3, losses=False)))
+    assert (view.state, "Base + prompt was left out: It cannot go on." in view.error) == ("DONE", True)
+    rows = verdicts.rows(view.id)
+    assert [(row["side"], len(row["repeats"])) for row in rows] == [("Base", 2)] * 3
+    assert [row["seconds"] is None for row in rows] == [True, False, False]
 
 
-class FakeAnswering:
-    """Two sides, two rows; B fails in one phase, after its first row is known."""
+def test_forgetting_goes_on_without_an_adapter_that_fails(services, asked, make_lora):
+    good, bad = (services.adapters.import_file(make_lora(seed)).id for seed in (3, 4))
 
-    def __init__(self, fails_in="", items=()):
-        self.fails_in, self.items = fails_in, items
-
-    def prepare(self, request):
-        return list(self.items)
-
-    def answers(self, asking):
-        yield Progress("Answering", 4, 4, tuple(Answered(*at, "q", "p", "r", "r", 1, 1, None, None) for at in PLACES))
-
-    def repeats(self, asking):
-        yield from self._steps("repeats", ("x", "y"), asking.failed)
-
-    def timings(self, asking):
-        yield from self._steps("seconds", 0.5, asking.failed)
-
-    def _steps(self, what, value, failed):
-        for done, at in enumerate(PLACES, 1):
-            if what == self.fails_in and done == 4:
-                failed["B"] = "It cannot go on."
-            yield Progress(what, done, 4, what=what, known={at: value})
-
-
-def measured(folder, answering, forgetting=None, **changes):
-    files = VerdictFiles(folder)
-    work = Work(files.new("local", "verdict", {}, 0.0))
-    request = VerdictRequest(folder / "rows.jsonl", (A, B), losses=False, refusals=False, **changes)
-    with Jobs().here("verdict", "The verdict", "") as job:
-        Measuring(answering, forgetting, files, None).run(work, request, job)
-    return work
-
-
-@pytest.mark.parametrize("phase", ["repeats", "seconds"])
-def test_a_side_that_fails_late_is_left_out_and_the_other_keeps_what_is_known_of_it(phase, tmp_path):
-    work = measured(tmp_path, FakeAnswering(phase), repeats=2, forgetting=False)
-    assert set(work.answers) == {(1, "A"), (2, "A")}
-    assert all(one.repeats == ("x", "y") and one.seconds == 0.5 for one in work.answers.values())
-
-
-def test_forgetting_goes_on_without_an_adapter_that_fails(tmp_path):
     class Fails:
         def measure(self, cards, session):
-            if any(card.id == "bad" for card in cards):
+            if any(card.id == bad for card in cards):
                 raise AdapterError("It overflows.")
             yield Recalling(1, 1, "", tuple(Forgetting(1.0, 1.1, 10, 5, 4, 10, 0.1, "") for _ in cards))
 
-    cards = [SimpleNamespace(id="good", is_base=False), SimpleNamespace(id="bad", is_base=False)]
-    both = zip((A, B), cards, strict=True)
-    items = tuple(Item(SimpleNamespace(row=1), side, card, "p", (), ()) for side, card in both)
-    work = measured(tmp_path, FakeAnswering("", items), Fails())
-    assert (list(work.forgotten), len(work.answers)) == (["A"], 4)
+    services.forgetting = Fails()
+    sides = (Side(good, name="A"), Side(bad, name="B"))
+    asked = replace(asked, sides=sides, limit=2, losses=False, forgetting=True)
+    record = last(verdicts_by(services, Answering, services.batches).run(asked)).record
+    assert (list(record["forgetting"]), len(record["sides"])) == (["A"], 2)
 
 
 @pytest.mark.parametrize(

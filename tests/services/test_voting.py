@@ -138,7 +138,7 @@ def over(services, id):
     return services.judging.show(id)
 
 
-def test_it_judges_in_both_orders_and_agreement_shows(services, ended, judge):
+def test_a_server_judges_in_both_orders_and_agreement_shows_and_the_base_takes_its_place(services, ended, judge):
     vote_all(services, ended)
     judge.say = first_with_end
     assert services.judging.judges()[-1] == ("deep at 127.0.0.1", ENDPOINT)
@@ -156,7 +156,9 @@ def test_it_judges_in_both_orders_and_agreement_shows(services, ended, judge):
     assert [one.side for one in found.judge.standings] == list(SIDES)
     assert KEY not in (services.verdicts.files.folder(ended) / "votes.jsonl").read_text()
     refused("has judged all 17 comparisons", services.judging.start, ended, ENDPOINT)
-    judged(services, ended, BASE, limit=3)
+    view = judged(services, ended, BASE, limit=3)
+    assert (view.name, view.done, view.of, view.error) == ("The base", 3, 3, "")
+    assert services.manager.leases() == []
     cast = [one for one in services.voting.files.read(ended) if one.owner == JUDGE]
     assert len(cast) == 3, "another judge takes the place of the first"
 
@@ -205,14 +207,6 @@ def test_the_address_comes_from_the_environment_alone(services, ended):
     refused("model is missing", endpoint_of, {"JUDGE_URL": "https://x/v1"})
     refused("No endpoint is set", services.judging.start, ended, ENDPOINT)
     refused("no adapter", services.judging.start, ended, "http://127.0.0.1/v1")
-
-
-def test_a_side_of_the_playground_judges_too(services):
-    id = put_verdict(services, examples=3)
-    view = judged(services, id, BASE, limit=3)
-    assert (view.name, view.done, view.of, view.error) == ("The base", 3, 3, "")
-    assert [one.owner for one in services.voting.files.read(id)] == [JUDGE] * 3
-    assert services.manager.leases() == []
 
 
 def by_the_end(path, body):
