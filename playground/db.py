@@ -334,27 +334,18 @@ class RaceTable(_Tables):
         """Newest first."""
         return [json.loads(row[0]) for row in self._read("SELECT record FROM races ORDER BY created_s DESC, race DESC")]
 
-    def record(self, race: str) -> dict[str, Any]:
-        """Raises NotFoundError."""
-        return _race(self._connection(), race)
-
     def change_record(self, race: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
         """Read, change and write in one transaction. Raises NotFoundError."""
         with self._write() as db:
-            record = change(_race(db, race))
+            row = db.execute("SELECT record FROM races WHERE race = ?", (race,)).fetchone()
+            if row is None:
+                raise NotFoundError(f"There is no race {race[:80]!r}.")
+            record = change(json.loads(row[0]))
             db.execute("UPDATE races SET record = ? WHERE race = ?", (json.dumps(record, allow_nan=False), race))
             return record
 
     def remove(self, race: str) -> None:
         self._changed("DELETE FROM races WHERE race = ?", race)
-
-
-def _race(db: sqlite3.Connection, race: str) -> dict[str, Any]:
-    row = db.execute("SELECT record FROM races WHERE race = ?", (race,)).fetchone()
-    if row is None:
-        raise NotFoundError(f"There is no race {race[:80]!r}.")
-    record: dict[str, Any] = json.loads(row[0])
-    return record
 
 
 @dataclass(frozen=True)

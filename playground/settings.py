@@ -43,6 +43,16 @@ ENGINE_KEY = "PLAYGROUND_ENGINE_KEY"
 """Holds the key of the server that ``Settings.engine`` names; it is read at the moment of a request."""
 
 
+class InHome:
+    """A path below the home of the settings that it is asked of."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __get__(self, settings: Settings, owner: object = None) -> Path:
+        return settings.home / self._path
+
+
 @dataclass(frozen=True)
 class Settings:
     """One process's settings. home: the one folder the app writes to. base: the default one: ``smollm2-135m``, a hub id
@@ -150,48 +160,18 @@ class Settings:
             **limits,
         )
 
-    @property
-    def bases_dir(self) -> Path:
-        return self.home / "bases"
-
-    @property
-    def runs_dir(self) -> Path:
-        return self.home / "runs"
-
-    @property
-    def adapters_dir(self) -> Path:
-        return self.home / "adapters"
-
-    @property
-    def uploads_dir(self) -> Path:
-        return self.home / "uploads"
-
-    @property
-    def incoming_dir(self) -> Path:
-        """Where the page's server puts what a browser sends; nothing else that a caller names is opened."""
-        return self.uploads_dir / "gradio"
-
-    @property
-    def exports_dir(self) -> Path:
-        """Packed adapters on their way out, each in a folder with a name that cannot be guessed."""
-        return self.home / "exports"
+    bases_dir, runs_dir, adapters_dir = InHome("bases"), InHome("runs"), InHome("adapters")
+    uploads_dir, database = InHome("uploads"), InHome("playground.sqlite")
+    incoming_dir = InHome("uploads/gradio")
+    """Where the page's server puts what a browser sends; nothing else that a caller names is opened."""
+    exports_dir = InHome("exports")
+    """Packed adapters on their way out, each in a folder with a name that cannot be guessed."""
+    shipped_adapters_dir, examples_dir = PROJECT_ROOT / "adapters", PROJECT_ROOT / "examples"
 
     @property
     def endpoints_file(self) -> Path | None:
         """None where the app is shared and its environment names none."""
         return self.endpoints or (None if self.shared else self.home / "endpoints.toml")
-
-    @property
-    def database(self) -> Path:
-        return self.home / "playground.sqlite"
-
-    @property
-    def shipped_adapters_dir(self) -> Path:
-        return PROJECT_ROOT / "adapters"
-
-    @property
-    def examples_dir(self) -> Path:
-        return PROJECT_ROOT / "examples"
 
     @property
     def upload_limit_bytes(self) -> int:

@@ -223,7 +223,7 @@ def bench(settings: Settings, options: Namespace) -> Outcome:
     texts, shots = [(name, _text(name)) for name in options.prompt], _shots(options.shots)
     services = services_for(settings, options.base, [Side(options.model)])
     mapping = mapping_of(options) or None
-    services.bench.rows(file, mapping=mapping, seed=options.seed)  # a wrong file is refused before anything is kept
+    services.bench.parts(file, mapping=mapping, seed=options.seed)  # a wrong file is refused before anything is kept
     kept = {services.bench.keep(text, file).id: name for name, text in texts}
     shipped = services.data.shipped_with(file)
     checks = options.check or ([shipped.check] if shipped is not None else [])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
@@ -20,16 +20,12 @@ from playground.data.example import (
     TAGS,
     TOOLS,
     Example,
-    Judged,
     Message,
     Passage,
-    Preference,
     PromptOnly,
-    Row,
     Tags,
     joined,
     uses_tools,
-    variants,
 )
 from playground.data.tools import OPEN, WHO_CAN, LaidOut, ToolSupport, laid_out, tool_support
 from playground.errors import InputError
@@ -403,76 +399,6 @@ def learned_turns(tokenizer: Any, example: Example, turns: str = ALL) -> list[bo
     each = turns == ALL and (len(answer_by_answer(tokenizer, example, turns)) > 1 or _in_turn(tokenizer, example))
     able = [turn.role == "assistant" and turn.learned for turn in example.messages]
     return able if each else [False] * (len(able) - 1) + [True]
-
-
-READ, LEARNED, CUT = "read", "learned", "cut"
-
-
-class Token(NamedTuple):
-    """A token's own text and its kind: READ, LEARNED or CUT. A character of several tokens stands in the last one."""
-
-    text: str
-    kind: str
-
-
-@dataclass(frozen=True)
-class TokenPreview:
-    """title: which of a row's texts it is, "" where there is one. tokens: all of them, in order."""
-
-    title: str
-    tokens: tuple[Token, ...]
-
-    def count(self, kind: str) -> int:
-        return sum(token.kind == kind for token in self.tokens)
-
-
-def preview_tokens(tokenizer: Any, row: Row, max_tokens: int, turns: str = LAST) -> tuple[TokenPreview, ...]:
-    """A row as the base is given it: a preference is two texts. Raises InputError as ``render_example`` does."""
-    if isinstance(row, Passage):
-        return (TokenPreview("", tuple(_tokens(tokenizer, encode(tokenizer, row.text), LEARNED))),)
-    if isinstance(row, PromptOnly):
-        return (TokenPreview("", tuple(_tokens(tokenizer, render_asked(tokenizer, row).prompt_ids, READ))),)
-    titles: tuple[str, ...] = ("",)
-    if isinstance(row, Preference):
-        titles = ("The better answer", "The worse answer")
-    elif isinstance(row, Judged):
-        titles = (f"A {'good' if row.good else 'bad'} answer",)
-    if isinstance(row, Example) and len(parts := answer_by_answer(tokenizer, row, turns)) > 1:
-        each = (
-            TokenPreview(f"Up to turn {len(one.messages)}", (*_preview(tokenizer, one, max_tokens, LAST),))
-            for one in parts
-        )
-        return tuple(each)
-    turns = turns if isinstance(row, Example) else LAST
-    return tuple(
-        TokenPreview(title, tuple(_preview(tokenizer, example, max_tokens, turns)))
-        for title, example in zip(titles, variants(row), strict=True)
-    )
-
-
-def _preview(tokenizer: Any, example: Example, max_tokens: int, turns: str) -> Iterator[Token]:
-    row = render_example(tokenizer, example, max_tokens, turns)
-    if row.cut:
-        whole = render_example(tokenizer, example, row.tokens + row.cut, turns)
-        yield from _tokens(tokenizer, (whole.prompt_ids + whole.completion_ids)[: row.cut], CUT)
-    yield from _tokens(tokenizer, row.prompt_ids, READ)
-    at = 0
-    for begin, end in (*row.read, (len(row.completion_ids),) * 2):
-        yield from _tokens(tokenizer, row.completion_ids[at:begin], LEARNED)
-        yield from _tokens(tokenizer, row.completion_ids[begin:end], READ)
-        at = end
-
-
-def _tokens(tokenizer: Any, ids: Sequence[int], kind: str) -> Iterator[Token]:
-    pending: list[int] = []
-    for place, token in enumerate(ids):
-        pending.append(token)
-        text = tokenizer.decode(pending)
-        if text.endswith("\ufffd") and len(pending) < 8 and place < len(ids) - 1:
-            text = ""  # half a character
-        else:
-            pending = []
-        yield Token(text, kind)
 
 
 _PROMPT_TOKENS = 32

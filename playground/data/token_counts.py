@@ -1,4 +1,5 @@
-"""Tokens of each row for the base: which rows are cut and where, what padding costs, which cannot be learned."""
+"""Tokens of each row for the base: which rows are cut and where, what padding costs, which cannot be learned; and a row
+shown token by token."""
 
 from __future__ import annotations
 
@@ -13,7 +14,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from playground.data.example import BadRow, Checked, Example, Passage, PromptOnly, Row, RowWarning, uses_tools, variants
+from playground.data.example import (
+    BadRow,
+    Checked,
+    Example,
+    Judged,
+    Passage,
+    Preference,
+    PromptOnly,
+    Row,
+    RowWarning,
+    uses_tools,
+    variants,
+)
 from playground.data.files import no_usable_rows
 from playground.data.records import OnProgress, Progress
 from playground.data.render import (
@@ -260,3 +273,68 @@ class _Measure:
             reason = "its answer is nothing but the base's special tokens: there is nothing to learn"
             return BadRow(example.row, reason, "Write an answer in words, or remove the row.")
         return rendered.cut + len(rendered.prompt_ids), len(rendered.completion_ids)
+
+
+READ, LEARNED, CUT = "read", "learned", "cut"
+
+
+class Token(NamedTuple):
+    """A token's own text and its kind: READ, LEARNED or CUT. A character of several tokens stands in the last one."""
+
+    text: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class TokenPreview:
+    """title: which of a row's texts it is, "" where there is one. tokens: all of them, in order."""
+
+    title: str
+    tokens: tuple[Token, ...]
+
+    def count(self, kind: str) -> int:
+        return sum(token.kind == kind for token in self.tokens)
+
+
+def preview_tokens(tokenizer: Any, row: Row, max_tokens: int, turns: str = LAST) -> tuple[TokenPreview, ...]:
+    """A row as the base is given it: a preference is two texts. Raises InputError as ``render_example`` does."""
+    if isinstance(row, Passage):
+        return (TokenPreview("", tuple(_tokens(tokenizer, encode(tokenizer, row.text), LEARNED))),)
+    if isinstance(row, PromptOnly):
+        return (TokenPreview("", tuple(_tokens(tokenizer, render_asked(tokenizer, row).prompt_ids, READ))),)
+    titles: tuple[str, ...] = ("",)
+    if isinstance(row, Preference):
+        titles = ("The better answer", "The worse answer")
+    elif isinstance(row, Judged):
+        titles = (f"A {'good' if row.good else 'bad'} answer",)
+    if isinstance(row, Example) and len(parts := answer_by_answer(tokenizer, row, turns)) > 1:
+        turns, titles = LAST, tuple(f"Up to turn {len(one.messages)}" for one in parts)
+    else:
+        turns, parts = turns if isinstance(row, Example) else LAST, [*variants(row)]
+    each = zip(titles, parts, strict=True)
+    return tuple(TokenPreview(title, tuple(_preview(tokenizer, one, max_tokens, turns))) for title, one in each)
+
+
+def _preview(tokenizer: Any, example: Example, max_tokens: int, turns: str) -> Iterator[Token]:
+    row = render_example(tokenizer, example, max_tokens, turns)
+    if row.cut:
+        whole = render_example(tokenizer, example, row.tokens + row.cut, turns)
+        yield from _tokens(tokenizer, (whole.prompt_ids + whole.completion_ids)[: row.cut], CUT)
+    yield from _tokens(tokenizer, row.prompt_ids, READ)
+    at = 0
+    for begin, end in (*row.read, (len(row.completion_ids),) * 2):
+        yield from _tokens(tokenizer, row.completion_ids[at:begin], LEARNED)
+        yield from _tokens(tokenizer, row.completion_ids[begin:end], READ)
+        at = end
+
+
+def _tokens(tokenizer: Any, ids: Sequence[int], kind: str) -> Iterator[Token]:
+    pending: list[int] = []
+    for place, token in enumerate(ids):
+        pending.append(token)
+        text = tokenizer.decode(pending)
+        if text.endswith("\ufffd") and len(pending) < 8 and place < len(ids) - 1:
+            text = ""  # half a character
+        else:
+            pending = []
+        yield Token(text, kind)

@@ -13,7 +13,7 @@ import gradio as gr
 from gradio.blocks import Block
 from gradio.events import Dependency
 
-from playground.data.split import BY_CHANCE, SplitBy
+from playground.data.split import BY_CHANCE, Parts, SplitBy
 from playground.errors import InputError
 from playground.services import Services
 from playground.ui import html, verdict_form, verdict_shown
@@ -208,7 +208,7 @@ def score(
         [int(count) for count in counts or ()],
         list(lines_of(checks)),
         owner=visit.owner,
-        rows=visit.services.bench.rows(place.file, visit.owner, place.mapping, place.seed, place.test, place.by),
+        rows=_parts(visit, place).validation,
         mapping=place.mapping,
         max_tokens=int(max_tokens or 96),
         seed=int(draw or 0),
@@ -241,7 +241,7 @@ def find(
         [int(count) for count in counts or ()],
         lines_of(checks),
         60 * minutes if minutes else None,
-        parts=visit.services.bench.parts(place.file, visit.owner, place.mapping, place.seed, place.test, place.by),
+        parts=_parts(visit, place),
         owner=visit.owner,
         mapping=place.mapping,
         right=() if form_only else lines_of(right),
@@ -324,6 +324,10 @@ def _rival(rival: Rival | None) -> str:
         return ""
     read = f", over {rival.tokens:,} tokens" if rival.tokens else ""
     return html.note(f"{rival.name} was trained for {rival.seconds / 60:.1f} minutes{read}: as long is fair.")
+
+
+def _parts(visit: Visit, place: _Place) -> Parts:
+    return visit.services.bench.parts(place.file, visit.owner, place.mapping, place.seed, place.test, place.by)
 
 
 def _place(services: Services, where: ExampleValues) -> _Place:

@@ -17,9 +17,8 @@ from markupsafe import Markup
 from playground.data.advice import bad_rows, kept_warnings, repair_words
 from playground.data.example import Checked, Unused
 from playground.data.records import Records, of_copy
-from playground.data.render import TokenPreview
 from playground.data.split import BY_CHANCE, SplitBy
-from playground.data.token_counts import TokenReport
+from playground.data.token_counts import TokenPreview, TokenReport
 from playground.errors import PlaygroundError
 from playground.report import charts
 from playground.ui import html, words

@@ -304,20 +304,6 @@ class PromptBench:
         """Raises NotFoundError."""
         self.book.remove(id, owner)
 
-    def rows(
-        self,
-        file: Path,
-        owner: str = LOCAL,
-        mapping: Columns = None,
-        seed: int = SEED,
-        test: float | None = None,
-        by: SplitBy = BY_CHANCE,
-    ) -> tuple[int, ...]:
-        """Row numbers of the validation part, as a run with this seed draws it. test: the share that is held back
-        for the verdict, None = the file's own. by: columns that the parts follow. Raises InputError where there is no
-        such part."""
-        return self.parts(file, owner, mapping, seed, test, by).validation
-
     def parts(
         self,
         file: Path,
@@ -327,7 +313,8 @@ class PromptBench:
         test: float | None = None,
         by: SplitBy = BY_CHANCE,
     ) -> Parts:
-        """All three, as ``rows``."""
+        """As a run with this seed draws them. test: the share that is held back for the verdict, None = the file's own.
+        by: columns that they follow. Raises InputError where there is no validation part."""
         source = self.learned_from(file)
         checked = self._data.check(source, mapping, owner)
         found = self._data.split(source, checked.examples, seed, test=test, by=by, owner=owner, checked=checked)
@@ -362,7 +349,7 @@ class PromptBench:
         if faults := [words for words, is_so in wrong.items() if is_so]:
             raise InputError(" ".join(faults))
         if "rows" not in drawn:
-            drawn["rows"] = self.rows(source, owner, drawn.get("mapping"), drawn.get("seed", SEED))
+            drawn["rows"] = self.parts(source, owner, drawn.get("mapping"), drawn.get("seed", SEED)).validation
         sides = []
         for one, count in itertools.product(kept, counts):
             name = f"{one.id} + {plural(count, 'shot')}" if count else one.id

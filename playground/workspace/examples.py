@@ -20,12 +20,12 @@ from playground.data.example import Checked, Example, Message, Preference, Row, 
 from playground.data.files import MEBI, opened, read_files, read_records
 from playground.data.hub import FIRST, parse_dataset, write_dataset
 from playground.data.records import OnProgress, Records, reading_of
-from playground.data.render import ALL, LAST, TokenPreview, learned_turns, preview_tokens
+from playground.data.render import ALL, LAST, learned_turns
 from playground.data.replies import Said, read_replies
 from playground.data.retrieval import Documents, read_documents, with_documents
 from playground.data.split import BY_CHANCE, VALIDATION, Columns, Parts, SplitBy, columns_of, share_for_test, split
 from playground.data.text_formats import pasted_kind
-from playground.data.token_counts import TokenReport, token_report
+from playground.data.token_counts import TokenPreview, TokenReport, preview_tokens, token_report
 from playground.errors import InputError, NotFoundError
 from playground.settings import Settings
 from playground.workspace.visitors import LOCAL, Quota, handed_over

@@ -15,7 +15,7 @@ from playground.data import render
 from playground.data.check import check_file
 from playground.data.editing import good_rows_jsonl
 from playground.data.example import CHANNELS, Example, Judged, Message, Passage, Preference, answer_turn, parted
-from playground.data.token_counts import token_report
+from playground.data.token_counts import CUT, LEARNED, READ, preview_tokens, token_report
 from playground.errors import InputError
 from tests.data.conftest import Words, chat, jsonl, lengths, put, usable
 from tests.refused import refused
@@ -214,12 +214,12 @@ WRITTEN = {
 def test_calls_are_learned_as_the_template_writes_them_and_their_results_are_read(tokenizer, family):
     mine, (call, end) = of_family(tokenizer, family), WRITTEN[family]
     mine.add_special_tokens({"eos_token": end})
-    shown = render.preview_tokens(mine, CALLED, 2048, render.ALL)
-    learned = ["".join(token.text for token in one.tokens if token.kind == render.LEARNED) for one in shown]
+    shown = preview_tokens(mine, CALLED, 2048, render.ALL)
+    learned = ["".join(token.text for token in one.tokens if token.kind == LEARNED) for one in shown]
     assert "".join(learned).startswith(call)
     assert "".join(learned).endswith(f"It is 3.14.{end}")
     assert "3.14" not in "".join(learned).replace("It is 3.14.", ""), "the result is read, not learned"
-    read = "".join(token.text for one in shown for token in one.tokens if token.kind == render.READ)
+    read = "".join(token.text for one in shown for token in one.tokens if token.kind == READ)
     assert all(text in read for text in ("Looks up.", "Be brief.", "Pi?", "3.14"))
     assert render.learned_turns(mine, CALLED) == [False, False, False, True, False, True]
     first = render.render_example(mine, Example(CALLED.messages[:4], 1), 2048)
@@ -272,21 +272,24 @@ ASKED = (Message("user", "What is it?"),)
 
 
 def test_the_tokens_write_the_whole_text_a_chat_alternates_a_cut_is_shown_and_other_rows_have_titles(tokenizer):
-    (one,) = render.preview_tokens(tokenizer, chat("Wie groß? 你好 😀", "Sehr groß 😀."), 2048)
-    assert "你好 😀" in "".join(token.text for token in one.tokens if token.kind == render.READ)
-    assert "".join(token.text for token in one.tokens if token.kind == render.LEARNED) == "Sehr groß 😀.<|im_end|>"
-    (whole,) = render.preview_tokens(tokenizer, CHAT, 2048, render.ALL)
-    assert [kind for kind, _ in groupby(token.kind for token in whole.tokens)] == [render.READ, render.LEARNED] * 3
-    (cut,) = render.preview_tokens(tokenizer, CHAT, len(whole.tokens) - 5, render.ALL)
-    assert cut.count(render.CUT) == 5
+    (one,) = preview_tokens(tokenizer, chat("Wie groß? 你好 😀", "Sehr groß 😀."), 2048)
+    assert "你好 😀" in "".join(token.text for token in one.tokens if token.kind == READ)
+    assert "".join(token.text for token in one.tokens if token.kind == LEARNED) == "Sehr groß 😀.<|im_end|>"
+    (whole,) = preview_tokens(tokenizer, CHAT, 2048, render.ALL)
+    assert [kind for kind, _ in groupby(token.kind for token in whole.tokens)] == [
+        READ,
+        LEARNED,
+    ] * 3
+    (cut,) = preview_tokens(tokenizer, CHAT, len(whole.tokens) - 5, render.ALL)
+    assert cut.count(CUT) == 5
     assert [token.text for token in cut.tokens] == [token.text for token in whole.tokens]
     for row, titles in (
         (Preference(ASKED, "Yes.", "No.", 1), ["The better answer", "The worse answer"]),
         (Judged(ASKED, "Yes.", False, 1), ["A bad answer"]),
         (Passage("Some words.", 1), [""]),
     ):
-        assert [text.title for text in render.preview_tokens(tokenizer, row, 2048)] == titles
-    assert {token.kind for token in render.preview_tokens(tokenizer, row, 2048)[0].tokens} == {render.LEARNED}
+        assert [text.title for text in preview_tokens(tokenizer, row, 2048)] == titles
+    assert {token.kind for token in preview_tokens(tokenizer, row, 2048)[0].tokens} == {LEARNED}
 
 
 def passages(*texts):

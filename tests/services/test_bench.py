@@ -103,7 +103,7 @@ def test_every_version_and_count_is_scored_and_a_verdict_says_how_its_prompt_was
         return str(last(services.verdicts.run(request)).record["tried"])
 
     assert (tried(), tried(sides=(Side("base", "Another prompt."),))) == (best.sentence, "")
-    seen = (*test[:1], services.bench.rows(rows_file)[0])
+    seen = (*test[:1], services.bench.parts(rows_file).validation[0])
     assert tried(rows=seen) == f"{best.sentence} 1 of these rows are judged by too, which favours the prompt."
     assert tried(tried="By hand.") == "By hand."
 
@@ -120,7 +120,7 @@ def test_a_wrong_call_runs_nothing_and_held_out_rows_of_a_set_stand_for_it(servi
     shipped = services.data.shipped("hospital_reports")
     version = services.bench.keep(shipped.system_prompt, shipped.heldout)
     assert services.bench.versions(shipped.file) == [version]
-    rows = services.bench.rows(shipped.heldout)
+    rows = services.bench.parts(shipped.heldout).validation
     assert rows == split(services.data.check(shipped.file).examples, 7, test=0.0).validation
     request = services.bench.request(shipped.heldout, [version.id], (0, 4), (shipped.check,))
     assert (request.file, request.rows) == (shipped.file, rows)

@@ -14,9 +14,8 @@ from playground.data.advice import Advice
 from playground.data.editing import Table
 from playground.data.example import BadRow, Checked, Example, Message
 from playground.data.records import Records
-from playground.data.render import Token, TokenPreview
 from playground.data.split import split
-from playground.data.token_counts import TokenReport
+from playground.data.token_counts import Token, TokenPreview, TokenReport
 from playground.errors import AdapterError, InputError, NotFoundError
 from playground.jobs import Jobs
 from playground.library.adapters import AdapterCard
