@@ -12,11 +12,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from playground.evaluation.comparison import link, overlap_words, p_words
+from playground.evaluation.comparison import TIMED, link, overlap_words, p_words
 from playground.evaluation.cost import CHANGES_A_YEAR, Prices, break_even
 from playground.evaluation.criterion import FIELD
 from playground.evaluation.decision import GUARDS, LADDER, WORDS
-from playground.evaluation.reasons import TIMED
 from playground.evaluation.verdict import VOLUME
 from playground.report import format as shown
 from playground.report.charts import Line, curves, line_and_dot, radar, tag
