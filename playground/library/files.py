@@ -257,6 +257,11 @@ def sha256_of(paths: list[Path]) -> str:
     return _sha256(tuple((str(path), s.st_ino, s.st_size, s.st_mtime_ns) for path, s in stats))
 
 
+def file_sha256(path: Path) -> str:
+    """Of a file's bytes, or of all files of a folder in their order."""
+    return sha256_of(sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path])
+
+
 @lru_cache(maxsize=512)
 def _sha256(files: tuple[tuple[str, int, int, int], ...]) -> str:
     whole = hashlib.sha256()

@@ -21,7 +21,7 @@ from playground.library.adapters import AdapterCard
 from playground.methods import all_methods
 from playground.models.adapters import AdapterRow
 from playground.services import Services
-from playground.ui import handover, html, side, wiring, words
+from playground.ui import html, servers, side, wiring, words
 from playground.ui.html import FAILURES, card, size
 from playground.ui.runs import PICK_JS
 from playground.ui.side import Log, Setup, method_label
@@ -78,7 +78,7 @@ class AdaptersTab:
                     self.upload = gr.UploadButton(label, size="sm", file_count="multiple")
                 self._build_hub(shared=shared)
                 self._build_blend()
-                self.handover = handover.HandoverView(shared=shared)
+                self.handover = servers.HandoverView(shared=shared)
                 self.push = PushView()
             with gr.Column(scale=5, min_width=300, elem_classes="card rail one-pane"):
                 self._build_chat()
@@ -176,7 +176,7 @@ def wire(services: Services, tab: AdaptersTab) -> None:
     outputs, moves = [tab.made, tab.chosen, tab.active, tab.listing], [weight.release for weight in tab.weights]
     for events, handler in ((tab.make.click, make), ([*moves, tab.how.input], moved)):
         appear(then_turned(on(events, handler, outputs, **tab.blend)).then, tab.actions)
-    handover.wire(services, tab.handover, tab.chosen)
+    servers.wire_handover(services, tab.handover, tab.chosen)
     view = tab.push
     ready = {view.token: "", **_push_button(view, busy=False)}
     listen(services, view, view.send.click, push, list(ready), failure=view.result, restored=ready, chosen=tab.chosen)

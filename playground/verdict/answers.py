@@ -27,11 +27,10 @@ from playground.models.adapters import AdapterService
 from playground.models.bases import BaseService
 from playground.models.endpoints import Endpoint
 from playground.models.remote import Remote, Spending
-from playground.verdict import recorded
 from playground.verdict.files import VERDICT
 from playground.verdict.losses import ScoringService, ToScore
 from playground.verdict.records import judged_at, rows_judged
-from playground.verdict.request import VerdictRequest
+from playground.verdict.request import VerdictRequest, recorded_answers, recorded_replies, refuse_missing_replies
 from playground.workspace.examples import DataService
 
 Key = tuple[int, str]
@@ -207,14 +206,14 @@ class Answering:
         for side in request.sides:
             self._read(side, request)
         examples = self.examples(request)
-        recorded.refuse_missing(self._data, request, examples, answered)
+        refuse_missing_replies(self._data, request, examples, answered)
         asked = [side.label for side in request.sides if side.replies is None]
         left = sum((one.row, side) not in answered for one in examples for side in asked)
         return left * request.replies_each
 
     def recorded_words(self, request: VerdictRequest) -> list[str]:
         """As in ``VerdictService``."""
-        joined = recorded.joined(self._data, request, self.examples(request)) if request.has_recorded else ()
+        joined = recorded_replies(self._data, request, self.examples(request)) if request.has_recorded else ()
         return [f"{side.label}: {found.words}" for side, _, found in joined]
 
     def recorded(self, request: VerdictRequest, answered: Collection[Key]) -> list[Answered]:
@@ -224,7 +223,7 @@ class Answering:
         def count(text: str) -> int:
             return len(encode(tokenizer, text))
 
-        found = recorded.answers(self._data, request, self.examples(request), count)
+        found = recorded_answers(self._data, request, self.examples(request), count)
         return [one for one in found if (one.example, one.side) not in answered]
 
     def formed(self, request: VerdictRequest) -> VerdictRequest:

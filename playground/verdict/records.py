@@ -8,7 +8,6 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from playground.chat.compare import Side
@@ -26,7 +25,7 @@ from playground.evaluation.values import is_blank
 from playground.evaluation.verdict import Answered, Judged, SideFacts, conclude
 from playground.library.adapters import AdapterCard
 from playground.library.card import read_run, united
-from playground.library.files import sha256_of
+from playground.library.files import file_sha256
 from playground.models.bases import BaseService
 from playground.training.spec import RunSettings, settings_of
 from playground.verdict.files import answer_of, row_of
@@ -399,11 +398,6 @@ def _run(card: AdapterCard | None) -> dict[str, Any]:
     with contextlib.suppress(PlaygroundError, OSError, ValueError):
         return read_run(card.path) if card is not None else {}
     return {}
-
-
-def file_sha256(path: Path) -> str:
-    """Of a file's bytes, or of all files of a folder in their order."""
-    return sha256_of(sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path])
 
 
 def _device(answers: Collection[Answered]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from playground.evaluation.criterion import Criterion, judges_in
 from playground.evaluation.form import REFERENCES
 from playground.evaluation.verdict import Answered
 from playground.jobs import Job, Jobs, sentence
+from playground.library.files import file_sha256
 from playground.models.adapters import AdapterService
 from playground.models.bases import BaseService
 from playground.models.endpoints import PREFIX
@@ -33,7 +34,7 @@ from playground.verdict.files import DONE, FAILED, LIVE, MEASURING, STOPPED, VER
 from playground.verdict.judges import Judges, Trust
 from playground.verdict.losses import ForgettingService
 from playground.verdict.measuring import Measuring, Work
-from playground.verdict.records import Kept, RecordMaker, SoFar, file_sha256
+from playground.verdict.records import Kept, RecordMaker, SoFar
 from playground.verdict.request import VerdictRequest, request_from
 from playground.verdict.search import Searching
 from playground.workspace.examples import DataService

@@ -6,7 +6,7 @@ from unittest.mock import Mock
 import pytest
 
 from playground.errors import AdapterError
-from playground.ui import adapters, handover
+from playground.ui import adapters, servers
 from playground.ui.side import Log
 from playground.ui.wiring import Visit
 from playground.verdict.handover import Compared, Step
@@ -96,11 +96,11 @@ def test_a_comparison_with_another_server_shows_what_differs_with_its_rows(servi
     steps = (Step("Asking both", 2, 8), Step("Done", 4, 4, result=found))
     services.handover.compare.side_effect = lambda *asked: (one for one in steps)
     given = {"chosen": ID, "url": " http://127.0.0.1:9/v1 ", "rows": None, "agree": False}
-    drawn = call(handover.ask, tab.handover, **given)[-1]
+    drawn = call(servers.ask, tab.handover, **given)[-1]
     says(drawn[tab.handover.result], "missing stop in 1 of 4 rows", "Row 3", "it goes on", "m at http://127.0.0.1")
     assert [drawn[one] for one in (tab.handover.stop, tab.handover.ask)] == [
         {"visible": False, "__type__": "update"},
         {"interactive": True, "__type__": "update"},
     ]
     for empty, words in ({"chosen": ""}, "Choose an adapter"), ({"url": ""}, "Say where it serves"):
-        refused(words, call, handover.ask, tab.handover, **(given | empty))
+        refused(words, call, servers.ask, tab.handover, **(given | empty))
