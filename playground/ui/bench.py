@@ -4,24 +4,22 @@ the best within a budget; the best goes over."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from gradio.blocks import Block
 from gradio.events import Dependency
 
-from playground.data.split import BY_CHANCE, Parts, SplitBy
 from playground.errors import InputError
 from playground.services import Services
 from playground.ui import html, verdict_form, verdict_shown
 from playground.ui.form import lines_of
 from playground.ui.html import FAILURES, card
+from playground.ui.judged import ExampleValues, shipped_set, tried_on
 from playground.ui.runs import PICK_JS
 from playground.ui.sidebar import require
-from playground.ui.verdict_form import FILE, UPLOAD, ExampleValues
 from playground.ui.wiring import (
     Choices,
     Drawn,
@@ -49,10 +47,6 @@ IDEA = (
 )
 COUNTS = (0, 2, SHOTS, 8)
 NONE = "No version yet. Write one above and keep it."
-DROPPED = (
-    "Every row of this file is judged by, so none is left to choose a prompt by. Choose an example set, or a file of"
-    " the Train tab."
-)
 TAKEN = "Base + best prompt"
 NO_SERVER = ("none", "")
 PACE_S = 2.0
@@ -93,17 +87,6 @@ class BenchView:
         self.shown += [self.find, self.resume, self.rival, self.servers, self.server]
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a prompt is tried. rows: of the validation part, by the Train tab's seed and shares."""
-
-    file: Path
-    mapping: dict[str, str] | None
-    seed: int
-    test: float
-    by: SplitBy = BY_CHANCE
-
-
 def wire(services: Services, view: BenchView, tab: VerdictTab, where: dict[str, Block]) -> None:
     """tab: the Verdict tab, for its checks and prompt. where: the widgets behind ``verdict_form.ExampleValues``."""
     on = partial(listen, services, view, failure=view.error, where=where)
@@ -135,7 +118,7 @@ def opened(visit: Visit, view: BenchView, *, text: str, where: ExampleValues) ->
     """The fold was opened, or other examples were chosen: the text becomes a set's prompt, unless it was edited."""
     updates: Updates = dict(reopened(visit, view, where=where).items())
     if (text or "").strip() in {"", *(one.system_prompt for one in visit.services.data.sets())}:
-        shipped = verdict_form.shipped_set(visit.services, where["source"])
+        shipped = shipped_set(visit.services, where["source"])
         updates[view.text] = shipped.system_prompt if shipped else ""
     return updates
 
@@ -144,7 +127,7 @@ def reopened(visit: Visit, view: BenchView, *, where: ExampleValues) -> Drawn:
     """As ``opened``, without the text."""
     drawn = show(visit, view, sent={}, where=where)
     try:
-        _place(visit.services, where)
+        tried_on(visit, where)
     except InputError as error:
         drawn[view.error] = slot(card(error))
     return drawn
@@ -153,7 +136,7 @@ def reopened(visit: Visit, view: BenchView, *, where: ExampleValues) -> Drawn:
 def show(visit: Visit, view: BenchView, *, sent: dict[str, Any], where: ExampleValues) -> Drawn:
     """Versions, the newest bench on these examples, and what can be done; what equals what was ``sent`` is left out."""
     try:
-        place = _place(visit.services, where)
+        place = tried_on(visit, where)
         versions = visit.services.bench.versions(place.file, visit.owner)
         bench = visit.services.bench.newest(place.file, visit.owner)
         listing, (head, best) = list_html(versions, place.file.name), _head(visit, bench)
@@ -182,7 +165,7 @@ def show(visit: Visit, view: BenchView, *, sent: dict[str, Any], where: ExampleV
 
 
 def keep(visit: Visit, view: BenchView, *, text: str, where: ExampleValues) -> None:
-    visit.services.bench.keep(text or "", _place(visit.services, where).file, visit.owner)
+    visit.services.bench.keep(text or "", tried_on(visit, where).file, visit.owner)
 
 
 def remove(visit: Visit, view: BenchView, *, picked: str) -> None:
@@ -201,14 +184,14 @@ def score(
     where: ExampleValues,
 ) -> None:
     require(visit.services)
-    place = _place(visit.services, where)
+    place = tried_on(visit, where)
     visit.services.bench.score(
         place.file,
         [one.id for one in visit.services.bench.versions(place.file, visit.owner)],
         [int(count) for count in counts or ()],
         list(lines_of(checks)),
         owner=visit.owner,
-        rows=_parts(visit, place).validation,
+        rows=place.parts(visit).validation,
         mapping=place.mapping,
         max_tokens=int(max_tokens or 96),
         seed=int(draw or 0),
@@ -233,7 +216,7 @@ def find(
 ) -> None:
     """Begin a search among the kept versions, what stands in the box, and what the search itself proposes."""
     require(visit.services)
-    place = _place(visit.services, where)
+    place = tried_on(visit, where)
     kept = {one.id: one.text for one in visit.services.bench.versions(place.file, visit.owner)}
     request = visit.services.search.request(
         place.file,
@@ -241,7 +224,7 @@ def find(
         [int(count) for count in counts or ()],
         lines_of(checks),
         60 * minutes if minutes else None,
-        parts=_parts(visit, place),
+        parts=place.parts(visit),
         owner=visit.owner,
         mapping=place.mapping,
         right=() if form_only else lines_of(right),
@@ -257,20 +240,20 @@ def find(
 def resume(visit: Visit, view: BenchView, *, minutes: float | None, send: bool, where: ExampleValues) -> None:
     """Go on with the newest search on these examples; what it was asked stays."""
     require(visit.services)
-    id, before = visit.services.search.newest(_place(visit.services, where).file, visit.owner)
+    id, before = visit.services.search.newest(tried_on(visit, where).file, visit.owner)
     budget_s = 60 * minutes if minutes else before.budget_s or 0.0
     visit.services.verdicts.start(visit.services.search.resume(id, budget_s, visit.owner, bool(send)))
 
 
 def stop(visit: Visit, view: BenchView, *, where: ExampleValues) -> None:
     """End it and keep what is measured."""
-    if bench := visit.services.bench.newest(_place(visit.services, where).file, visit.owner):
+    if bench := visit.services.bench.newest(tried_on(visit, where).file, visit.owner):
         visit.services.bench.stop(bench.id, visit.owner)
 
 
 def use(visit: Visit, view: BenchView, *, tab: VerdictTab, where: ExampleValues) -> Updates:
     """The best prompt goes to the form; with shots that the form does not offer, as a side of its own."""
-    place = _place(visit.services, where)
+    place = tried_on(visit, where)
     bench = visit.services.bench.newest(place.file, visit.owner)
     if bench is None:
         raise InputError("Nothing has been scored yet. Score the versions first.")
@@ -324,22 +307,3 @@ def _rival(rival: Rival | None) -> str:
         return ""
     read = f", over {rival.tokens:,} tokens" if rival.tokens else ""
     return html.note(f"{rival.name} was trained for {rival.seconds / 60:.1f} minutes{read}: as long is fair.")
-
-
-def _parts(visit: Visit, place: _Place) -> Parts:
-    return visit.services.bench.parts(place.file, visit.owner, place.mapping, place.seed, place.test, place.by)
-
-
-def _place(services: Services, where: ExampleValues) -> _Place:
-    """The examples behind the form's choice. Raises InputError where none of them may be used to choose a prompt."""
-    source, uploaded, training = where["source"], where["uploaded"], where["training"]
-    shipped = verdict_form.shipped_set(services, source)
-    if shipped is not None:
-        return _Place(shipped.file, None, int(where["seed"]), 0.0)
-    if source == UPLOAD and uploaded is not None:
-        share = services.data.test_share(uploaded, training.good) and float(where["test"]) / 100
-        mapping, by = (training.asked, training.by) if training.path == uploaded else (None, BY_CHANCE)
-        return _Place(uploaded, mapping, int(where["seed"]), share, by)
-    if source == FILE:
-        raise InputError(DROPPED)
-    raise InputError("Choose the examples of the verdict first: a prompt is tried on other rows of the same.")

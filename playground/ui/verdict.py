@@ -19,13 +19,13 @@ from playground.evaluation.cost import NOTE, Prices, prices_to_json
 from playground.evaluation.criterion import kinds as criteria
 from playground.report.report import FAULTS
 from playground.services import Services
-from playground.ui import bench, blind, html, rows, side, verdict_form, verdict_shown, words
+from playground.ui import bench, blind, html, judged, rows, side, verdict_form, verdict_shown, words
 from playground.ui.asking import CheckValues, Comparison, Setups
 from playground.ui.bench import BenchView
 from playground.ui.blind import LabelView, VoteView
+from playground.ui.judged import Kept
 from playground.ui.runs import PICK_JS
 from playground.ui.side import RecordedView
-from playground.ui.verdict_form import Kept
 from playground.ui.verdict_shown import FORMATS
 from playground.ui.wiring import (
     PICKED,
@@ -228,7 +228,7 @@ def _file(label: str, types: list[str]) -> gr.File:
 
 
 def examples_of(tab: VerdictTab, training: TrainTab) -> dict[str, Block]:
-    """The widgets behind ``verdict_form.ExampleValues``."""
+    """The widgets behind ``judged.ExampleValues``."""
     opened: dict[str, Block] = {"uploaded": training.uploaded, "training": training.source}
     parts: dict[str, Block] = {"seed": training.fields["seed"], "test": training.fields["test"]}
     return {"source": tab.source, "kept": tab.kept, **opened, **parts}
@@ -326,7 +326,7 @@ def carry(
     tab: VerdictTab,
     *,
     tabs: gr.Tabs,
-    where: verdict_form.ExampleValues,
+    where: judged.ExampleValues,
     line: verdict_form.LineUpValues,
     comparison: Comparison,
     check: CheckValues,
@@ -346,8 +346,8 @@ def carry(
         made.append(Side(setup.model, setup.prompt.strip(), setup.shots, file, name, **formed))
     kept = replace(where["kept"], carried=tuple(made))
     first = read[comparison.shown[0]].source if comparison.shown else ""
-    from_there = verdict_form.UPLOAD if first == side.UPLOAD else verdict_form.SET + first
-    choices = verdict_form.sources(visit.services, uploaded, kept)
+    from_there = judged.UPLOAD if first == side.UPLOAD else judged.SET + first
+    choices = judged.sources(visit.services, uploaded, kept)
     chosen = from_there if from_there in [value for _, value in choices] else where["source"]
     there: Updates = {tabs: gr.update(selected="verdict")}
     try:

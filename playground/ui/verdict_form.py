@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 import gradio as gr
 
 from playground.chat.compare import RECORDED, Side
-from playground.data.example import Checked, Example
+from playground.data.example import Checked
 from playground.data.records import Records
-from playground.data.split import BY_CHANCE, SplitBy
 from playground.errors import InputError, PlaygroundError
 from playground.evaluation.comparison import Changes, Questions
 from playground.evaluation.cost import Prices, prices_from_json
@@ -28,68 +27,18 @@ from playground.services import Services
 from playground.ui import html, rows, side, words
 from playground.ui.form import lines_of
 from playground.ui.html import card, plural
-from playground.ui.rows import Source
+from playground.ui.judged import FILE, UPLOAD, ExampleValues, Judged, Kept, examples, shipped_set, sources
 from playground.ui.side import RecordedValues
 from playground.ui.sidebar import ready, require
 from playground.ui.wiring import AWAY, Drawn, Initial, Updates, Visit, slot
 from playground.verdict.answers import Size
-from playground.verdict.records import judged_at
 from playground.verdict.request import VerdictRequest
-from playground.workspace.examples import ShippedSet
 
 if TYPE_CHECKING:
     from playground.ui.verdict import VerdictTab
 
-SET, UPLOAD, FILE = "set:", "upload", "file"
-"""Where examples come from: a shipped set by its id, the Train tab's upload, a file that was dropped on this tab."""
 FEWEST_INFERRED = 5
 stated_html = html.piece("verdict", "terms")
-
-
-@dataclass(frozen=True)
-class Judged:
-    """The examples of a verdict. rows: their numbers, None = every row. shots: the file that answered examples come
-    from. about: in words. references: answers that are not judged by, to infer checks from. answers: of all rows of the
-    file. judged: (row, answer) of those that are judged by. by: columns that the file is split by."""
-
-    file: Path
-    rows: tuple[int, ...] | None
-    count: int
-    shots: Path
-    mapping: dict[str, str] | None
-    about: str
-    references: tuple[str, ...] = ()
-    answers: tuple[str, ...] = ()
-    judged: tuple[tuple[int, str], ...] = ()
-    by: SplitBy = BY_CHANCE
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Files of this tab's visitor and sides that came over from the Compare tab: state, never a value from the page.
-    reading: of the dropped file, as in ``Source``."""
-
-    dropped: Path | None = None
-    reading: dict[str, str] = field(default_factory=dict)
-    docs: Path | None = None
-    replies: Path | None = None
-    carried: tuple[Side, ...] = ()
-
-    @property
-    def opened(self) -> Source:
-        """The dropped file, and how its rows are read."""
-        return Source(self.dropped, reading=self.reading)
-
-
-class ExampleValues(TypedDict):
-    """Where examples come from. training, seed, test: of the Train tab, the test part as a percentage."""
-
-    source: str | None
-    kept: Kept
-    uploaded: Path | None
-    training: Source
-    seed: float
-    test: float
 
 
 class LineUpValues(TypedDict):
@@ -133,64 +82,6 @@ class SituationValues(TypedDict):
     budget: float | None
     forgets: float | None
     prices: str
-
-
-def shipped_set(services: Services, source: str | None) -> ShippedSet | None:
-    return next((one for one in services.data.sets() if SET + one.id == source), None)
-
-
-def sources(services: Services, uploaded: Path | None, kept: Kept) -> list[tuple[str, str]]:
-    choices = [(f"{one.title}: its held-out rows", SET + one.id) for one in services.data.sets()]
-    if uploaded is not None:
-        choices.append((f"Your file {uploaded.name}: its test part", UPLOAD))
-    if kept.dropped is not None:
-        choices.append((f"{kept.dropped.name}: every row", FILE))
-    return choices
-
-
-def examples(visit: Visit, where: ExampleValues) -> Judged:
-    """The examples behind a choice. Raises InputError with what is missing."""
-    source, uploaded, dropped = where["source"] or "", where["uploaded"], where["kept"].dropped
-    if source.startswith(SET):
-        shipped = shipped_set(visit.services, source)
-        if shipped is None:
-            raise InputError("There is no such example set. Choose one of those in the list.")
-        there = visit.services.data.check(shipped.heldout, None, visit.owner).examples
-        about = f"{plural(len(there), 'held-out row')} of {shipped.title}; shots come from its {shipped.file.name}."
-        return Judged(shipped.heldout, None, len(there), shipped.file, None, about, (), *_answers(there))
-    if source == UPLOAD and uploaded is not None:
-        mapping = where["training"].asked if where["training"].path == uploaded else None
-        checked = visit.services.data.check(uploaded, mapping, visit.owner)
-        share = visit.services.data.test_share(uploaded, len(checked.examples)) and float(where["test"]) / 100
-        by = where["training"].by if where["training"].path == uploaded else BY_CHANCE
-        seed = int(where["seed"])
-        rows = visit.services.data.split(uploaded, checked.examples, seed, 0.0, share, by, visit.owner, checked).test
-        if not rows:
-            few = f"{uploaded.name} has no test part: {plural(len(checked.examples), 'row')} with an answer"
-            raise InputError(f"{few}, and the part is drawn from 20 on. Drop a file to judge by.")
-        held = set(rows)
-        learned = tuple(one.completion for one in judged_at(checked.examples) if one.row not in held)
-        about = f"{plural(len(rows), 'row')} of {uploaded.name} that training does not read, drawn by seed {seed}."
-        answers = _answers(checked.examples, held)
-        return Judged(uploaded, rows, len(rows), uploaded, mapping, about, learned, *answers, by)
-    if source == FILE and dropped is not None:
-        asked = where["kept"].opened.asked
-        found = visit.services.data.check(dropped, asked, visit.owner).examples
-        if not found:
-            raise InputError(f"{dropped.name} holds no row with a request and an answer. A verdict needs both.")
-        count = f"{plural(len(found), 'row')} of {dropped.name}"
-        about = f"{count}. Rows that the adapter was trained on are counted and said."
-        answers = _answers(found)
-        return Judged(dropped, None, len(found), dropped, asked, about, answers[0], *answers)
-    raise InputError(words.VERDICT_EXAMPLES)
-
-
-def _answers(
-    there: Sequence[Example], rows: Collection[int] | None = None
-) -> tuple[tuple[str, ...], tuple[tuple[int, str], ...]]:
-    """(all answers; number and answer of these rows, None = of all)."""
-    said = [(one.row, one.completion) for one in judged_at(there)]
-    return tuple(text for _, text in said), tuple(one for one in said if rows is None or one[0] in rows)
 
 
 CARRIED, SHOTS = "carried:", "shots"

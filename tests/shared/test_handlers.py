@@ -15,10 +15,10 @@ import pytest
 from playground.errors import PlaygroundError
 from playground.ui import side, sidebar
 from playground.ui.asking import Comparison
+from playground.ui.judged import Kept
 from playground.ui.page import Memo, WholePage
 from playground.ui.rows import Source
 from playground.ui.side import Log
-from playground.ui.verdict_form import Kept
 from playground.ui.wiring import Visit
 from tests.shared.conftest import ANNA, BEN, SECRET, filled
 

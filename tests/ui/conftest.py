@@ -5,9 +5,9 @@ import gradio as gr
 import pytest
 
 from playground.data.example import Checked, Example, Message
+from playground.ui.judged import Kept
 from playground.ui.page import WholePage
 from playground.ui.rows import Source
-from playground.ui.verdict_form import Kept
 from playground.ui.wiring import Visit
 from tests.ui.fakes import FakeServices
 

@@ -10,7 +10,7 @@ from unittest.mock import create_autospec
 
 import pytest
 
-from playground.data.split import BY_CHANCE
+from playground.data.split import BY_CHANCE, Parts
 from playground.errors import BaseUnavailableError, InputError
 from playground.evaluation.votes import agreed
 from playground.models.bases import BaseState
@@ -18,8 +18,8 @@ from playground.report import charts
 from playground.services import build_services
 from playground.settings import Settings
 from playground.ui import bench, blind, race, words
+from playground.ui.judged import FILE, UPLOAD, Kept
 from playground.ui.rows import Source
-from playground.ui.verdict_form import FILE, UPLOAD, Kept
 from playground.verdict.bench import Best, PromptBench, Score, Version
 from playground.verdict.judges import Trust
 from playground.verdict.judging import JudgingService, JudgingView
@@ -51,7 +51,7 @@ fold = pytest.fixture(lambda tab: tab.race)
 def benched(services):
     made = create_autospec(PromptBench, instance=True)
     made.versions.return_value, made.newest.return_value, made.best.return_value = [], None, BEST
-    made.rows.return_value = (3, 5)
+    made.parts.return_value = Parts((1,), (3, 5), (), 7)
     services.bench, services.search = made, create_autospec(PromptSearch, instance=True)
     services.search.rival.return_value = Rival("hospital <b>", 312.0, 41_000)
     return services
@@ -79,7 +79,7 @@ def test_all_versions_are_scored_on_the_validation_part(benched, call, prompts):
     def score(counts, checks="", place=None):
         given = {"counts": counts, "checks": checks, "max_tokens": 64, "draw": 9}
         call(bench.score, prompts, **given, where=place or where())
-        return benched.bench.score.call_args, benched.bench.rows.call_args.args
+        return benched.bench.score.call_args, benched.bench.parts.call_args.args
 
     file, mine = benched.data.sets()[0].file, Path("mine.csv")
     benched.bench.versions.return_value = [Version("v1", "Be glad.", 1.0, file.name)]

@@ -15,8 +15,8 @@ from playground.models.bases import BaseState
 from playground.ui import verdict as verdict_tab
 from playground.ui import verdict_form, verdict_shown, words
 from playground.ui.asking import Comparison
+from playground.ui.judged import FILE, UPLOAD, Kept
 from playground.ui.rows import Source
-from playground.ui.verdict_form import FILE, UPLOAD, Kept
 from playground.verdict.service import VerdictView
 from tests.evaluation.helpers import verdict as made_verdict
 from tests.refused import refused
