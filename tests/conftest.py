@@ -1,8 +1,10 @@
 """What every test may use: a home of its own, and a tiny random model with the default base's first tokens."""
 
+import ast
 import gc
 import json
 import os
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: more thre
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from playground.library.bases import resolve
-from playground.settings import Settings
+from playground.settings import PROJECT_ROOT, Settings
 
 FIRST = ("tests/e2e/", "tests/services/", "tests/training/", "tests/cli/", "tests/engine/")
 """What takes longest, so that no process ends with it while the other has nothing left to do."""
@@ -46,6 +48,15 @@ def pytest_collection_finish(session):
 def pytest_ignore_collect(collection_path, config):
     """What is long (``soak``) runs only where ``-m`` speaks of it."""
     return True if "soak" in collection_path.parts and "soak" not in config.option.markexpr else None
+
+
+@cache
+def trees():
+    """Every file of the package, parsed: seconds, which no process spends that only collects."""
+    return {
+        path: ast.parse(path.read_text(encoding="utf-8"))
+        for path in sorted((PROJECT_ROOT / "playground").rglob("*.py"))
+    }
 
 
 @pytest.fixture(scope="session")

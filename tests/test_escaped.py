@@ -5,7 +5,7 @@ import re
 
 from playground.report.charts import tag
 from playground.settings import PROJECT_ROOT
-from tests.test_layers import trees
+from tests.conftest import trees
 
 PLAYGROUND = PROJECT_ROOT / "playground"
 TAG = re.compile(r"</[a-z]|<[a-z]\w*(\s|/?>)", re.IGNORECASE)

@@ -1,10 +1,10 @@
 """Imports go down only, in the order of docs/architecture.md: a module may import its own layer and those below it."""
 
 import ast
-from functools import cache
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from playground.settings import PROJECT_ROOT
+from tests.conftest import trees
+
 LAYERS = [
     *("cli", "serve", "ui", "server", "services", "storage", "verdict", "chat", "runs", "models", "workspace"),
     *("jobs", "training", "engine", "gpu", "report", "evaluation", "db", "library", "methods", "data"),
@@ -24,14 +24,8 @@ HEAVY = {
 """What a layer may not import at all (gpu and library may import torch inside a function)."""
 
 
-@cache
-def trees():
-    """Every file of the package, parsed: seconds, which no process spends that only collects."""
-    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "playground").rglob("*.py"))}
-
-
 def layer_of(path):
-    return path.relative_to(ROOT / "playground").parts[0].removesuffix(".py")
+    return path.relative_to(PROJECT_ROOT / "playground").parts[0].removesuffix(".py")
 
 
 def imports(path):

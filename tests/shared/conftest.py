@@ -14,9 +14,11 @@ from playground.library import bases
 from playground.services import build_services
 from playground.settings import DEFAULT_BASE, Settings
 from playground.training.spec import RunSpec
+from playground.verdict.race_store import RUNNING, Entry, Race
 from playground.workspace.visitors import owner_of
 from tests.engine.conftest import make_lora
 from tests.refused import refused
+from tests.services.conftest import put_verdict
 
 __all__ = ["make_lora", "refused"]
 
@@ -30,12 +32,14 @@ hers = pytest.fixture(lambda services, lora: belongings(services, lora))
 
 @dataclass(frozen=True)
 class Belongings:
-    """What one visitor has. upload: the kept file."""
+    """What one visitor has. upload: the kept file. verdict, race: "" = none."""
 
     owner: str
     upload: Path
     run: str
     adapter: str
+    verdict: str = ""
+    race: str = ""
 
 
 @pytest.fixture(scope="session")
@@ -101,6 +105,13 @@ def ended_run(services, owner, name=f"{SECRET} run", state="FAILED", created_s=1
     return run
 
 
+def a_race(services, owner, run):
+    race = f"20260101-000000-r{len(services.race.store.all()):04x}"
+    about = (f"{SECRET} race", f"{SECRET}.jsonl", 1.0, RUNNING, "", 5, None, (Entry("lora", run),))
+    services.race.store.add(Race(race, owner, *about))
+    return race
+
+
 def adapter_of(services, folder, owner, name=f"{SECRET}_adapter"):
     named = folder.parent / owner / name
     shutil.copytree(folder, named, dirs_exist_ok=True)
@@ -118,7 +129,8 @@ def attacked(tmp_path_factory, prepared, lora):
     """For all attacks of a module: none of them changes anything."""
     with contextlib.closing(build_services(shared_home(tmp_path_factory.mktemp("shared") / "home", prepared))) as built:
         incoming(built.settings, "anything.jsonl")
-        yield built, belongings(built, lora)
+        hers = belongings(built, lora)
+        yield built, replace(hers, verdict=put_verdict(built, ANNA), race=a_race(built, ANNA, hers.run))
 
 
 def limited(services, **changes):

@@ -20,9 +20,9 @@ from playground.ui.page import Memo, WholePage
 from playground.ui.rows import Source
 from playground.ui.side import Log
 from playground.ui.wiring import Visit
+from tests.services.conftest import SIDES
 from tests.shared.conftest import ANNA, BEN, SECRET, filled
 
-VERDICT = "20261124-101500-v1a2b"
 NOTHING = {"name": "", "column": "", "read": None, "written": None}
 TABLE = Path(__file__).with_name("handlers.jsonl").read_text("utf-8").splitlines()
 """A handler, its part of the page, and what it is given of the page; $name is looked up in ``words``."""
@@ -45,11 +45,12 @@ def words(s, h, p):
     situation = {"volume": None, "changes": "never", "latency": None, "budget": None, "forgets": None, "prices": ""}
     models = dict.fromkeys(("chosen", "active", "tuned"), h.adapter)
     return {
-        **{"adapter": h.adapter, "run": h.run, "upload": h.upload, "file": str(h.upload), "verdict": VERDICT},
-        **{"owner": ANNA, "room": h.upload.parent.name, "source": source, "none": Source(Path("x"))},
+        **{"adapter": h.adapter, "run": h.run, "upload": h.upload, "file": str(h.upload), "verdict": h.verdict},
+        **{"owner": ANNA, "room": h.upload.parent.name, "race": h.race, "source": source, "none": Source(Path("x"))},
         **{"log": Log(), "memo": Memo(), "kept": Kept(), "kept_docs": Kept(docs=h.upload)},
         "kept_file": Kept(dropped=h.upload),
         "rows": {"source": source, "max_tokens": 256},
+        "situation": situation,
         "table": pd.DataFrame({"row": [1], "prompt": ["mine"]}),
         "settings": {"name": "name", "method": "lora", "steps": 2, "lr": 1e-3, "rank": 4, "batch_size": 4, "seed": 7},
         **{"compared": compared, "plain": sides(), "tabs": p.tabs, "tab": p.verdict},
@@ -77,7 +78,8 @@ def whole(attacked):
 @pytest.mark.parametrize("line", map(json.loads, TABLE), ids=itemgetter("handler"))
 def test_a_handler_called_by_another(attacked, whole, line):
     services, her = attacked
-    before = {(item.kind, item.id, item.bytes) for item in services.storage.items(ANNA)}
+    exports = services.settings.exports_dir
+    before = {(item.kind, item.id, item.bytes) for item in services.storage.items(ANNA)}, {*exports.rglob("*")}
     handler = resolve_name(f"playground.ui.{line['handler']}")
     part = attrgetter(line["part"])(whole) if line["part"] else whole
     values = filled(line["values"], words(services, her, whole))
@@ -88,8 +90,9 @@ def test_a_handler_called_by_another(attacked, whole, line):
         told = str(error)
     for asked in (str(her.upload), her.upload.name, her.adapter):
         told = told.replace(asked, "")  # what was asked for may be repeated
-    assert SECRET not in told
-    assert {(item.kind, item.id, item.bytes) for item in services.storage.items(ANNA)} == before
+    assert not [word for word in (SECRET, *SIDES) if word in told]
+    after = {(item.kind, item.id, item.bytes) for item in services.storage.items(ANNA)}, {*exports.rglob("*")}
+    assert after == before, "nothing of hers has changed, nothing was made of it"
     assert services.training.show(her.run, ANNA).state == "FAILED"
     assert [run.run for run in services.training.runs(BEN)] == []
     assert services.adapters.get(her.adapter, ANNA).id == her.adapter

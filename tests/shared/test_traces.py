@@ -14,9 +14,9 @@ from playground.settings import Settings
 from playground.training.run_files import keep_checkpoint, mark_complete
 from playground.ui import sidebar
 from playground.ui.wiring import Visit, visit_of
-from playground.verdict.race_store import RUNNING, Entry, Race, RaceRequest
+from playground.verdict.race_store import RaceRequest
 from playground.workspace.visitors import COOKIE, HOST_COOKIE, Home, cookie_name, handed_over, owner_of
-from tests.shared.conftest import ANNA, BEN, SECRET, adapter_of, ended_run, incoming, refused
+from tests.shared.conftest import ANNA, BEN, SECRET, a_race, adapter_of, ended_run, incoming, refused
 
 
 def mode(path):
@@ -45,13 +45,6 @@ def holding(folder, words):
     """Files below a folder whose name or content holds the words."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return [str(path) for path in files if words in path.name or words.encode() in path.read_bytes()]
-
-
-def a_race(services, owner, run):
-    race = f"20260101-000000-r{len(services.race.store.all()):04x}"
-    about = (f"{SECRET} race", f"{SECRET}.jsonl", 1.0, RUNNING, "", 5, None, (Entry("lora", run),))
-    services.race.store.add(Race(race, owner, *about))
-    return race
 
 
 def test_after_delete_my_data_no_file_holds_anything_of_hers(services, hers):

