@@ -203,8 +203,12 @@ def adapters(settings: Settings, options: Namespace) -> Outcome:
             progress = Progress()
             card = service.import_named(options.path, partial(_fetched, progress, options.path))
             progress.end()
-            found = {"notes": list(card.notes)}
-            said = "\n".join([f"Imported as {card.id}.", *(f"{note[0].upper()}{note[1:]}." for note in card.notes)])
+            found, back = {"notes": list(card.notes)}, services.handover.returned(card)
+            notes = [*card.notes, *(back.words if back is not None else ())]
+            said = "\n".join([f"Imported as {card.id}.", *(f"{note[0].upper()}{note[1:]}." for note in notes)])
+            if back is not None and back.held_out is not None:
+                found |= {"returned": list(back.words), "held_out": str(back.held_out), "verdict": back.verdict}
+                said += f"\nJudge it on those: {back.verdict}"
         case "export":
             folder = _exported(services, options)
             card, found, said = service.get(options.id), {"folder": str(folder)}, f"Written to {folder}."

@@ -11,9 +11,11 @@ from typing import Any
 from playground.cli.common import Outcome, Progress, mapping_of, owned_or_served, request_of, services_for
 from playground.data.advice import as_json, as_text, repair_words
 from playground.db import ACTIVE
-from playground.errors import CancelledError, RunFailedError
-from playground.plain import duration
+from playground.errors import CancelledError, InputError, RunFailedError
+from playground.library.card import RECORD
+from playground.plain import duration, plural
 from playground.runs.progress import RunView, ordinal, write_curves
+from playground.runs.recipe import KINDS
 from playground.runs.service import TrainRequest
 from playground.services import Services, build_services
 from playground.settings import Settings
@@ -61,6 +63,8 @@ def train(settings: Settings, options: Namespace) -> Outcome:
     checked = services.data.check(request.file, request.mapping, request.owner)  # before a base is fetched
     services.bases.resolve(progress.base)
     progress.end()
+    if options.elsewhere:
+        return _elsewhere(services, request, options.elsewhere)
     with owned_or_served(settings) as home:
         plan = services.training.plan(request)
         runs = [services.training.start(one) for one in request.seeded(options.seeds)]
@@ -74,6 +78,24 @@ def train(settings: Settings, options: Namespace) -> Outcome:
         progress.say(f"About {duration(plan.seconds)}. {plan.teaches}".strip(), always=True)
         found, words, code = follow_runs(services, runs, home is not None, options.detach, progress)
         return found | ({"runs": runs} if len(runs) > 1 else {}), words, code
+
+
+def _elsewhere(services: Services, request: TrainRequest, asked: str) -> Outcome:
+    """Write what trains a run elsewhere, in place of starting it. asked: FORM=DIR. Raises InputError."""
+    kind, _, where = asked.partition("=")
+    folder = Path(where).expanduser()
+    if not where or kind not in KINDS:
+        raise InputError(f"--elsewhere is {asked!r}; it takes FORM=DIR. Forms: {', '.join(KINDS)}.")
+    if folder.exists():
+        raise InputError(f"{folder} exists. Name a new folder; nothing is overwritten.")
+    files, plan = services.training.bundle(request, kind), services.training.plan(request)
+    folder.mkdir(parents=True)
+    for name, held in files.items():
+        (folder / name).write_text(held, encoding="utf-8", errors="replace")
+    held = f"{plural(plan.test_rows, 'row')} held out for the verdict stayed here." if plan.test_rows else ""
+    said = f"Written to {folder}: {', '.join(files)}. {held}".rstrip()
+    back = f"What comes back: python -m playground adapters import {folder / 'out' / 'final'}"
+    return {"folder": str(folder), "files": [*files]}, f"{said}\n{back}" if RECORD in files else said, 0
 
 
 def follow_runs(services: Services, runs: Sequence[str], owner: bool, detach: bool, progress: Progress) -> Outcome:

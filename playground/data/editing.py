@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,10 +92,13 @@ def bad_rows_csv(
     return out.getvalue()
 
 
-def good_rows_jsonl(checked: Checked) -> str:
-    """The rows that can be trained on as OpenAI and TRL read them, an object a line; read again, the same rows."""
-    rows = (json.dumps(as_record(row), ensure_ascii=False) for row in checked.usable)
-    return "".join(f"{row.translate(_LINE_ENDS)}\n" for row in rows)
+def good_rows_jsonl(checked: Checked, rows: Collection[int] | None = None) -> str:
+    """The rows that can be trained on as OpenAI and TRL read them, an object a line; read again, the same rows. rows:
+    only those of these numbers."""
+    taken = None if rows is None else frozenset(rows)
+    wanted = (row for row in checked.usable if taken is None or row.row in taken)
+    lines = (json.dumps(as_record(row), ensure_ascii=False) for row in wanted)
+    return "".join(f"{row.translate(_LINE_ENDS)}\n" for row in lines)
 
 
 _LINE_ENDS = str.maketrans({end: json.dumps(end).strip('"') for end in "\u2028\u2029\x85"})

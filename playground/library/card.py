@@ -126,11 +126,11 @@ def check_names(folder: Path) -> None:
 
 
 _TEXTS = ("run", "name", "base", "base_fingerprint", "objective", "data")
-_ORIGINS = ("data_sha256", "dtype", "device", "playground")
+_ORIGINS = ("data_sha256", "template_sha256", "dtype", "device", "playground")
 _COUNTS = ("rows_used", "rows_bad", "steps", "step", "batch_size", "max_tokens", "trainable_params", "total_params")
 _MEASURES = ("created_s", "seconds", "tokens_per_s", "eval_loss", "peak_memory_bytes", "estimated_memory_bytes")
 _SET = ("seed", "epochs", "lr", "alpha")
-_HASH = re.compile(r"[0-9a-f]{8,64}")
+_HASH, _SHA256 = re.compile(r"[0-9a-f]{8,64}"), re.compile(r"[0-9a-f]{64}")
 _POINTS_LIMIT = 200
 
 
@@ -149,6 +149,9 @@ def sanitised(
         hashes = run.get(listed)
         if isinstance(hashes, list) and len(hashes) <= MOST_HASHED:
             clean[listed] = [h for h in hashes if isinstance(h, str) and _HASH.fullmatch(h)]
+    held_out = run.get("held_out")
+    if isinstance(held_out, Mapping) and _SHA256.fullmatch(plain_text(held_out.get("sha256"))):
+        clean["held_out"] = {"sha256": held_out["sha256"]} | _numbers(held_out, "rows")
     if run.get("rows_known") is False:
         clean["rows_known"] = False
     if run.get("think") == OFF:

@@ -3,6 +3,7 @@ what launches that script elsewhere."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -14,33 +15,42 @@ from typing import Any, Protocol
 
 from jinja2 import Environment, StrictUndefined
 
+from playground.data.example import Row
 from playground.data.records import reading_of
+from playground.data.split import MOST_HASHED, hashes_of
 from playground.errors import InputError
 from playground.evaluation.checks import SCHEMA, schema_file
+from playground.library import card
+from playground.library.files import file_sha256
 from playground.methods import all_methods, get_method
 from playground.methods.method import Options
 from playground.runs.planner import Plan
 from playground.runs.request import SETTINGS, TrainRequest
-from playground.training.spec import Setting
+from playground.training.spec import RunSpec, Setting
 
 HUB = {"smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 """Where the default base is found elsewhere."""
-ROWS = "good-rows.jsonl"
-"""The file that goes with an Axolotl file or a script: the good rows, as the Examples card hands them out."""
+ROWS, CHOOSING = "train-rows.jsonl", "validation-rows.jsonl"
+"""What goes with an Axolotl file or a script: the rows that a run here would learn from, and those it would choose by.
+The verdict's rows stay here."""
 KINDS = {
     **{"command": "command.txt", "settings": "settings.json", "axolotl": "axolotl.yaml", "trl": "train.py"},
     **{"skypilot": "sky.yaml", "slurm": "job.sbatch", "hf-jobs": "job.sh"},
 }
 """The forms, and what a file of each is called."""
 _CARRIED = [name for name, one in SETTINGS.items() if one.carried]
-_ELSEWHERE = (
-    *("early_stop", "start", "docs", "rows", "limit_memory_bytes", "layers", "init_text"),
-    *("group_column", "time_column"),
-)
+_ELSEWHERE = (*("early_stop", "start", "docs", "limit_memory_bytes", "layers", "init_text"),)
 """What other trainers' forms mostly have no place for."""
 _BLANK = TrainRequest(Path())
 LARGE = 4e9
 """Weights from which on a card of 24 GB is small for a run."""
+LAUNCHED = ("skypilot", "slurm", "hf-jobs")
+"""Forms that run the TRL script."""
+MANIFEST = (
+    *("name", "base", "base_fingerprint", "objective", "data", "method", "rank", "lr", "steps", "seed", "batch_size"),
+    *("max_tokens", "think", "split", "mapping", "options", "left_out"),
+)
+"""What the record of an adapter trained elsewhere says of the run that was planned here."""
 _TRL = {"sft": "SFT", "pretrain": "SFT", "dpo": "DPO", "kto": "KTO", "reward": "Reward"}
 
 
@@ -66,6 +76,17 @@ def written(
         trl(request, plan, objective, base, config())  # where there is no script, there is nothing to launch
         return launch(kind, request, plan, objective, base)
     raise InputError(f"There is no form {kind!r}. There are: {', '.join(KINDS)}.")
+
+
+def manifest(spec: RunSpec, rows: Sequence[Row], template: str, held_out: Path | None, held: int) -> dict[str, Any]:
+    """The record (run.json) of an adapter that is to be trained elsewhere on these rows: an import reads it, tells
+    which rows the adapter knows, and finds those that it must not know. template: the base's chat template. held_out:
+    so many rows, in the folder that is called by their sha256. No path of this machine is in it."""
+    about = {name: getattr(spec, name) for name in MANIFEST} | {"data_sha256": file_sha256(Path(spec.file))}
+    known: dict[str, Any] = hashes_of(rows) | {"rows_known": len(rows) <= MOST_HASHED, "rows_used": len(rows)}
+    about |= {"template_sha256": hashlib.sha256(template.encode()).hexdigest(), "sampling": {"temperature": 0.0}}
+    kept = {"held_out": {"rows": held, "sha256": held_out.parent.name}} if held_out is not None else {}
+    return {"schema": card.SCHEMA} | about | kept | known
 
 
 def settings(request: TrainRequest, plan: Plan, objective: str) -> dict[str, object]:
@@ -197,7 +218,7 @@ def _rendered(template: str, request: TrainRequest, plan: Plan, objective: str, 
     return python.from_string(Path(__file__).with_name(template).read_text(encoding="utf-8")).render(
         {"request": request, "plan": plan, "objective": objective, "method": get_method(request.method), "rows": ROWS},
         base=HUB.get(base, base),
-        held_out=request.validation or 0.1,
+        choosing=CHOOSING if plan.validation_rows else "",
         warmup=min(3, plan.steps // 5),
         **more,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import shutil
 import time
@@ -11,17 +12,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from playground.data.editing import good_rows_jsonl
 from playground.db import ENDED, RunRow, RunStore
 from playground.errors import BusyError, DiskFullError, InputError, NotFoundError
 from playground.gpu.manager import DeviceManager
 from playground.library.adapters import AdapterLibrary
 from playground.library.bases import label_of
+from playground.library.card import RECORD
 from playground.methods.method import Method
 from playground.models.adapters import live_id
 from playground.models.bases import PREFIX, BaseService
 from playground.runs import recipe
 from playground.runs.cluster import RayWorkers
-from playground.runs.planner import Plan, Planner
+from playground.runs.planner import Plan, Planner, Resolved
 from playground.runs.progress import RunView, ordinal, write_curves
 from playground.runs.request import Preset, TrainRequest, presets_for
 from playground.runs.runner import Workers
@@ -55,7 +58,7 @@ class TrainingService:
         workers: Workers = processes,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.store = store
+        self.store, self._data = store, data
         self._settings, self._quota, self._workers, self._bases, self._clock = settings, quota, workers, bases, clock
         self.cluster = workers if isinstance(workers, RayWorkers) else None
         self._home: Home | None = None
@@ -75,12 +78,36 @@ class TrainingService:
     def recipe(self, request: TrainRequest, kind: str) -> str:
         """The run's settings in a form of ``recipe.KINDS``. Raises InputError."""
         resolved = self._planner.resolve(request)
-        plan = self._planner.plan(resolved)
+        return self._recipe(resolved, self._planner.plan(resolved), kind)
 
+    def _recipe(self, resolved: Resolved, plan: Plan, kind: str) -> str:
         def peft_config() -> recipe.PeftConfig | None:
-            return resolved.method.peft_config(self._bases.weights(), plan.rank, request.options)
+            return resolved.method.peft_config(self._bases.weights(), plan.rank, resolved.request.options)
 
-        return recipe.written(kind, request, plan, resolved.objective, self._bases.spec, peft_config)
+        return recipe.written(kind, resolved.request, plan, resolved.objective, self._bases.spec, peft_config)
+
+    def bundle(self, request: TrainRequest, kind: str) -> dict[str, str]:
+        """The form's file by its name; where it trains elsewhere all that it needs there: the script it launches, the
+        rows to learn from and to choose by, and the manifest. The verdict's rows are kept here. Raises InputError."""
+        resolved = self._planner.resolve(request)
+        plan, checked, parts = self._planner.plan(resolved), resolved.checked, resolved.parts
+        text = self._recipe(resolved, plan, kind)
+        files = {recipe.KINDS[kind]: text}
+        if kind in ("command", "settings"):
+            return files
+        if kind in recipe.LAUNCHED:
+            files[recipe.KINDS["trl"]] = self._recipe(resolved, plan, "trl")
+        files[recipe.ROWS] = good_rows_jsonl(checked, parts.train)
+        if parts.validation:
+            files[recipe.CHOOSING] = good_rows_jsonl(checked, parts.validation)
+        kept, numbers = None, frozenset(parts.train)
+        if parts.test:
+            kept = self._data.held_out_file(checked, parts.test, Path(request.file).name, request.owner)
+        spec = self._planner.spec(resolved, plan, "", Path(request.file), self._clock())
+        learned = [row for row in checked.usable if row.row in numbers]
+        template = str(self._bases.tokenizer().chat_template or "")
+        about = recipe.manifest(spec, learned, template, kept, len(parts.test))
+        return files | {RECORD: json.dumps(about, indent=1) + "\n"}
 
     def start(self, request: TrainRequest) -> str:
         """Queue a run; returns its id. Raises InputError where it could never start, DiskFullError."""

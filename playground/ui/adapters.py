@@ -250,12 +250,18 @@ def remove(visit: Visit, tab: AdaptersTab, *, chosen: str, active: str) -> Updat
 
 def import_file(visit: Visit, tab: AdaptersTab, *, uploaded: list[str] | None, chosen: str, active: str) -> Updates:
     imported = visit.services.adapters.import_uploads([Path(file) for file in uploaded or []], visit.owner)
-    return {**show(visit, tab, chosen=chosen, active=active), tab.message: slot(_imported(imported))}
+    return {**show(visit, tab, chosen=chosen, active=active), **_imported(visit, tab, imported)}
 
 
-def _imported(card: AdapterCard) -> Markup:
-    done = html.good(f"{card.name} is imported: {method_label(card)}, {size(card.bytes)}.")
-    return Markup().join([done, *(html.note(html.sentence(note)) for note in card.notes)])
+def _imported(visit: Visit, tab: AdaptersTab, card: AdapterCard) -> Updates:
+    done, back = html.good(f"{card.name} is imported: {method_label(card)}, {size(card.bytes)}."), None
+    back = visit.services.handover.returned(card, visit.owner)
+    words = [*card.notes, *(back.words if back is not None else ())]
+    ready: Updates = {}
+    if back is not None and back.held_out is not None:
+        words.append("Drop the file of those rows on the Verdict tab, with this adapter as a side")
+        ready = _ready(tab, back.held_out)
+    return ready | {tab.message: slot(Markup().join([done, *(html.note(html.sentence(one)) for one in words)]))}
 
 
 def fetch(visit: Visit, tab: AdaptersTab, *, hub_id: str, chosen: str, active: str) -> Stream:
@@ -281,7 +287,7 @@ def fetch(visit: Visit, tab: AdaptersTab, *, hub_id: str, chosen: str, active: s
         raise InputError(job.error)
     listed = show(visit, tab, chosen=chosen, active=active)
     done: Updates = {tab.stop_fetch: AWAY, tab.fetch: gr.update(interactive=True)}
-    yield listed | done | {tab.message: slot(_imported(found[0]))}
+    yield listed | done | _imported(visit, tab, found[0])
 
 
 def fetch_stopped(visit: Visit, tab: AdaptersTab) -> Updates:

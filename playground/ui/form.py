@@ -212,10 +212,10 @@ def show_recipe(
 ) -> Updates:
     if source.path is None or not source.good:
         return {**tab.no_recipe, tab.code_error: slot(html.note(words.TRAIN_EMPTY))}
-    text = visit.services.training.recipe(request_of(source, visit.owner, name, method, settings), kind)
-    file = visit.services.data.download(KINDS[kind], text, visit.owner)
+    files = visit.services.training.bundle(request_of(source, visit.owner, name, method, settings), kind)
+    file = visit.services.data.packed(files, f"{source.path.stem}-{kind}", visit.owner)
     return {
-        tab.code: gr.update(value=text, language=LANGUAGES.get(kind, "shell"), visible=True),
+        tab.code: gr.update(value=files[KINDS[kind]], language=LANGUAGES.get(kind, "shell"), visible=True),
         tab.code_file: gr.update(value=str(file), label=f"Download {file.name}", visible=True),
     }
 

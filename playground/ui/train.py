@@ -73,8 +73,8 @@ class RunForm:
             with gr.Row(elem_classes="acts"):
                 self.code_file = gr.DownloadButton("Download", size="sm", visible=False)
                 self.bring = gr.UploadButton("Bring a settings file", size="sm", file_types=[".json"])
-            said = "Axolotl and TRL read the good rows, which the Examples card hands out."
-            gr.HTML(html.note(f"{said} The last three launch the TRL script."))
+            said = "Axolotl's file, the TRL script and the three that launch it are packed with the rows they train on."
+            gr.HTML(html.note(f"{said} {words.HELD_BACK}"))
             self.code_error = hidden_slot()
         self.no_recipe: Updates = {self.code: AWAY, self.code_file: AWAY}
 

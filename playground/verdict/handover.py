@@ -3,6 +3,8 @@ what differs named."""
 
 from __future__ import annotations
 
+import hashlib
+import shlex
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -13,6 +15,7 @@ from urllib.parse import urlsplit
 from playground.chat.batching import Asked, Written
 from playground.chat.compare import Side
 from playground.data.render import encode, end_tokens
+from playground.data.split import overlaps
 from playground.engine.request import Sampling
 from playground.errors import InputError, NotFoundError
 from playground.evaluation.comparison import compare_sides
@@ -24,6 +27,7 @@ from playground.models.adapters import AdapterService
 from playground.models.bases import BaseService
 from playground.models.endpoints import Endpoint
 from playground.models.remote import Remote
+from playground.plain import plural
 from playground.settings import Settings
 from playground.training.spec import RunSpec
 from playground.verdict.answers import Answering, Item
@@ -112,6 +116,17 @@ class Step:
     result: Compared | None = None
 
 
+@dataclass(frozen=True)
+class Returned:
+    """An adapter that came back from where its launch file took it. words: sentences without their full stops.
+    held_out: the rows that it has not learned from, None where they are not here; verdict: the command that judges it
+    on them."""
+
+    words: tuple[str, ...]
+    held_out: Path | None = None
+    verdict: str = ""
+
+
 class HandoverService:
     """Asks, and compares; writes nothing."""
 
@@ -184,6 +199,8 @@ class HandoverService:
         if (shipped := next((one for one in self._data.sets() if one.file.name == card.trained_on), None)) is not None:
             return shipped.heldout, None, None
         run = read_run(card.path)
+        if (there := self._data.held_out(str((run.get("held_out") or {}).get("sha256", "")), asked.owner)) is not None:
+            return there, None, None
         place, split = self._settings.runs_dir / str(run.get("run") or "-"), run.get("split") or {}
         rows = tuple(split.get("test") or split.get("validation") or ())
         if rows and place.is_dir() and not self._settings.is_visitor(asked.owner):
@@ -191,6 +208,26 @@ class HandoverService:
             if (file := Path(spec.file)).exists():
                 return file, rows, dict(spec.mapping) or None
         raise InputError(f"The held-out rows of {card.name} are not here any more. Name a file of rows (--rows FILE).")
+
+    def returned(self, card: AdapterCard, owner: str = LOCAL) -> Returned | None:
+        """What the manifest of an adapter that was trained elsewhere says, checked; None where it has none."""
+        run = read_run(card.path)
+        if "template_sha256" not in run:
+            return None
+        template = str(self._bases.tokenizer().chat_template or "")
+        words = [f"By its manifest it was trained elsewhere on {plural(card.rows, 'row')} of {card.trained_on}"]
+        if hashlib.sha256(template.encode()).hexdigest() != run["template_sha256"]:
+            words.append("The base's chat template is not the one that it was planned for: it is asked otherwise here")
+        try:
+            file, rows, mapping = self._held_out(card, Handover(card.id, "", owner=owner))
+        except InputError as error:
+            return Returned((*words, str(error).rstrip(".")))
+        there = [row for row in self._data.check(file, mapping, owner).usable if rows is None or row.row in rows]
+        known = sum(count or 0 for count in overlaps(there, run).values())
+        seen = f"{known} of them are or resemble rows that it learned" if known else "it has learned none of them"
+        words.append(f"{plural(len(there), 'row')} were held out of its training and are here; {seen}")
+        asks = shlex.join(["python", "-m", "playground", "verdict", str(file)])
+        return Returned(tuple(words), file, f"{asks} --side model=base --side model={card.id}")
 
     def result(self, asked: Handover, tell: Callable[[Step], None] = lambda step: None) -> Compared:
         """``compare`` to its end. Raises PlaygroundError."""

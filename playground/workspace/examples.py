@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 import tempfile
 import threading
 import uuid
+import zipfile
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -307,9 +309,34 @@ class DataService:
         held = {number: record for number, record in records if number in wanted and isinstance(record, dict)}
         return self.download(f"{path.stem}-bad-rows.csv", bad_rows_csv(checked, tokens, held), owner)
 
+    def held_out_file(self, checked: Checked, rows: Sequence[int], name: str, owner: str) -> Path:
+        """These rows, kept among the owner's uploads for when an adapter comes back that was trained elsewhere on the
+        others; in a folder that is called by what they are. Raises InputError where the owner has no room for them."""
+        data = good_rows_jsonl(checked, rows).encode("utf-8", errors="replace")
+        folder = self._own_folder(owner) / hashlib.sha256(data).hexdigest()
+        if not folder.exists():
+            self._quota.check_disk(owner, len(data), name)
+            _written(folder, f"{Path(name).stem}-held-out.jsonl", data)
+        return next(folder.iterdir())
+
+    def held_out(self, sha256: str, owner: str) -> Path | None:
+        """The file that ``held_out_file`` kept, by its folder's name."""
+        return next(iter((self._own_folder(owner) / sha256).glob("*-held-out.jsonl")), None)
+
     def good_rows_file(self, path: Path, checked: Checked, owner: str = LOCAL) -> Path:
         """The rows that can be used, as JSONL for anywhere else."""
         return self.download(f"{Path(path).stem}-good-rows.jsonl", good_rows_jsonl(checked), owner)
+
+    def packed(self, files: Mapping[str, str], name: str, owner: str) -> Path:
+        """Texts by their files' names as one file that the page hands out: a zip of a folder where they are several."""
+        if len(files) == 1:
+            return self.download(*next(iter(files.items())), owner)
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as zipped:
+            for file, text in files.items():
+                zipped.writestr(f"{name}/{file}", text.encode("utf-8", errors="replace"))
+        data = out.getvalue()
+        return _written(self._quota.room(owner, len(data), name), f"{name}.zip", data)
 
     def download(self, name: str, text: str, owner: str) -> Path:
         """A text as a file that the page hands out. Raises InputError where the owner has no room for it."""

@@ -5,7 +5,6 @@ import json
 import re
 import runpy
 import shlex
-import shutil
 import subprocess
 from dataclasses import replace
 from functools import partial
@@ -24,10 +23,11 @@ from playground.runs.planner import Plan, begins_with, rewarded_by
 from playground.runs.progress import RunView, write_curves
 from playground.runs.request import CONTENT_STEPS, TrainRequest, content_steps, presets_for
 from playground.services import build_services
+from playground.verdict.handover import Handover
 from tests.refused import refused
 from tests.ui.fakes import card
 
-PLAN = Plan(1, 2, 3.0, 4, 6, 100, 48, 5e-4, 16)
+PLAN = Plan(1, 2, 3.0, 4, 6, 100, 48, 5e-4, 16, validation_rows=6)
 COLUMNS = {"prompt": "Note A", "completion": "Note B"}
 FEW = {"mapping": COLUMNS, "turns": "last", "leave_out": ("duplicate",), "test": 0.2}
 REQUEST = TrainRequest(Path("ward notes.csv"), "mine", "lora", options=Options(rslora=True), **FEW)
@@ -173,7 +173,8 @@ def test_an_axolotl_file_is_yaml_with_what_was_set(objective):
     said = {"base_model": "HuggingFaceTB/SmolLM2-135M-Instruct", "adapter": "lora", "lora_r": 16}
     said |= {"max_steps": 48, "learning_rate": 5e-4, "peft_use_rslora": True}
     assert found.items() >= said.items()
-    assert found["datasets"][0]["path"] == "good-rows.jsonl"
+    assert found["datasets"][0]["path"] == recipe.ROWS
+    assert ("test_datasets" in found, found["val_set_size"]) == (True, 0)
     assert found.get("rl") == ("dpo" if objective == "dpo" else None)
 
 
@@ -310,7 +311,7 @@ def test_a_launch_file_runs_the_one_script_and_brings_the_adapter_back(kind, wor
     else:
         assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
         assert text.startswith("#!/bin/bash\n")
-        assert "upload" not in text or f"--include train.py --include {recipe.ROWS} " in text
+        assert "upload" not in text or '--include train.py --include "*.jsonl" --include run.json ' in text
 
 
 def trl_row(objective, n):
@@ -330,14 +331,40 @@ def trl_row(objective, n):
 def test_the_trl_script_trains_as_it_is_on_the_rows_beside_it(settings, tmp_path, monkeypatch, objective, method):
     services = build_services(settings)
     file, there = tmp_path / "mine.jsonl", tmp_path / "elsewhere"
-    file.write_text("\n".join(json.dumps(trl_row(objective, n)) for n in range(16)))
+    file.write_text("\n".join(json.dumps(trl_row(objective, n)) for n in range(60)))
     request = TrainRequest(file, "mine", method, objective, steps=1, batch_size=4, max_tokens=96, save_steps=1)
     there.mkdir()
-    (there / "train.py").write_text(services.training.recipe(request, "trl"))
-    shutil.copyfile(services.data.good_rows_file(file, services.data.check(file)), there / recipe.ROWS)
+    files = services.training.bundle(request, "trl")
+    for name, text in files.items():
+        (there / name).write_text(text)
     monkeypatch.chdir(there)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     runpy.run_path("train.py", run_name="__main__")
     (weights,) = (there / "out" / "final").glob("*model.safetensors")
     with safe_open(weights, framework="numpy") as opened:
         assert list(opened.keys())
+    if objective == "sft":
+        came_back(services, there / "out" / "final", files)
+
+
+def came_back(services, folder, files):
+    """What was trained elsewhere is imported: its manifest names the rows that it has not seen."""
+    card = services.adapters.import_file(folder)
+    back = services.handover.returned(card)
+    held = back.held_out.read_text().splitlines()
+    assert (card.method, card.trained_on, len(held)) == ("prefix", "mine.jsonl", 18)
+    assert not {*held} & {*files[recipe.ROWS].splitlines(), *files[recipe.CHOOSING].splitlines()}
+    assert "18 rows were held out of its training and are here; it has learned none of them" in back.words[-1]
+    assert back.verdict.endswith(f"--side model=base --side model={card.id}")
+    assert services.handover.request(Handover(card.id, "")).file == back.held_out
+    assert "not here any more" in services.handover.returned(card, "somebodyelse").words[-1]
+    manifest = json.loads((folder / "run.json").read_text())
+    other = manifest | {"template_sha256": "1" * 64, "row_hashes": ["zz"], "lr": "fast"}
+    for sha256, last in (("../../../etc", "not here any more"), ("ab" * 32, "not here any more")):
+        (folder / "run.json").write_text(json.dumps(other | {"held_out": {"rows": 1, "sha256": sha256}}))
+        words = services.handover.returned(services.adapters.import_file(folder)).words
+        assert ("chat template" in words[1], last in words[2]) == (True, True)
+    (folder / "run.json").write_text(json.dumps(other | {"base_fingerprint": "0" * 16}))
+    refused("another base", services.adapters.import_file, folder)
+    (folder / "run.json").write_text(json.dumps({"schema": 1, "held_out": 3, "template_sha256": None}))
+    assert services.handover.returned(services.adapters.import_file(folder)) is None

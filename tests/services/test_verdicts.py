@@ -22,11 +22,12 @@ from playground.evaluation.cost import Prices
 from playground.evaluation.forgetting import Forgetting
 from playground.evaluation.metrics import metrics_for
 from playground.evaluation.verdict import Answered
+from playground.library.files import file_sha256
 from playground.services import build_services
 from playground.verdict.answers import Answering
 from playground.verdict.files import answer_of
 from playground.verdict.losses import Recalling
-from playground.verdict.records import RecordMaker, file_sha256, undertrained
+from playground.verdict.records import RecordMaker, undertrained
 from playground.verdict.request import VerdictRequest, request_from
 from tests.refused import refused
 from tests.services.conftest import last, put_rows, verdicts_by

@@ -312,6 +312,7 @@ class FakeServices:
         self.settings, self.jobs = Settings(home=folder, shared=shared), Jobs()
         self.bases, self.data, self.training = FakeBases(), FakeData(folder), FakeTraining()
         self.adapters, self.compare = FakeAdapters(), FakeCompare()
+        self.handover = SimpleNamespace(returned=lambda card, owner: None)
         self.demo = SimpleNamespace(state=lambda owner: DemoState())
         self.device = SimpleNamespace(
             line=lambda owner: "Device: idle", status=lambda: STATUS, free_bytes=20_400_000_000

@@ -9,7 +9,7 @@ from playground.errors import AdapterError
 from playground.ui import adapters, servers
 from playground.ui.side import Log
 from playground.ui.wiring import Visit
-from playground.verdict.handover import Compared, Step
+from playground.verdict.handover import Compared, Returned, Step
 from tests.refused import refused
 from tests.ui.conftest import says
 from tests.ui.fakes import EVIL, card, row
@@ -30,11 +30,17 @@ def test_pressing_a_row_makes_it_active_and_one_of_another_base_is_shown_with_it
     says(drawn[tab.listing], "Other base")
 
 
-def test_an_import_says_what_is_noted_and_one_of_the_hub_is_fetched_with_its_progress(services, call, tab):
+def test_an_import_says_what_is_noted_and_one_of_the_hub_is_fetched_with_its_progress(services, call, tab, tmp_path):
     services.adapters.import_uploads = Mock(return_value=card("mine", notes=(f"renamed {EVIL}", "second")))
     message = call(adapters.import_file, tab, uploaded=["a.zip"], chosen="", active="")[tab.message]
     says(message, "mine is imported: LoRA r8, 9.8 MB.", "<p", "Renamed &lt;img", "Second.")
     assert "&lt;p" not in message["value"]
+    held = tmp_path / "mine-held-out.jsonl"
+    held.write_text("{}")
+    services.handover.returned = lambda card, owner: Returned((f"18 rows of {EVIL} are here",), held, "verdict")
+    back = call(adapters.import_file, tab, uploaded=["a.zip"], chosen="", active="")
+    says(back[tab.message], "18 rows of &lt;img", "on the Verdict tab")
+    assert (back[tab.download]["value"], back[tab.download]["visible"]) == (str(held), True)
     given = {"hub_id": " owner/name ", "chosen": "", "active": ""}
     seen = Event()
 
