@@ -49,3 +49,17 @@ def duration(seconds: float | None) -> str:
 
 def plural(number: int, noun: str, nouns: str = "") -> str:
     return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
+
+
+def about(seconds: float | None) -> str:
+    """An estimate, as rough as it is: ``about 3 min``. Empty when there is none."""
+    if not seconds:
+        return ""
+    if seconds < 90:
+        return f"about {max(10, 10 * round(seconds / 10))} s"
+    return f"about {round(seconds / 60)} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+
+
+def and_left(seconds: float | None) -> str:
+    """``, about 3 min left``, to follow how far something is. Empty when there is no estimate."""
+    return f", {about(seconds)} left" if seconds else ""

@@ -23,6 +23,7 @@ from playground.errors import InputError, PlaygroundError, RunFailedError
 from playground.evaluation.checks import SCHEMA, kinds, schema_file
 from playground.evaluation.criterion import kinds as criteria
 from playground.methods.method import PLACEMENTS, Options
+from playground.plain import and_left
 from playground.runs.request import SETTINGS, TrainRequest
 from playground.services import Services, build_services
 from playground.settings import Settings
@@ -69,8 +70,7 @@ class Progress:
             nonlocal started
             started = started or time.monotonic()
             if (seconds := time.monotonic() - started) > _QUIET_S:
-                left = f", about {seconds * (1 - share) / share:.0f} s left" if share > 0 else ""
-                self.say(f"{what}, {share:.0%}{left}")
+                self.say(f"{what}, {share:.0%}{and_left(seconds * (1 - share) / share if share > 0 else None)}")
 
         return at
 

@@ -17,6 +17,7 @@ from playground.chat.demo import DemoState
 from playground.cli.common import Outcome, Progress, call, services_for, weights_of
 from playground.errors import EndpointError, InputError, PlaygroundError
 from playground.library.adapters import AdapterCard
+from playground.plain import and_left
 from playground.services import Services, build_services
 from playground.settings import Settings
 from playground.workspace.visitors import WAIT_S, Home, HomeTaken
@@ -154,8 +155,7 @@ def demo(settings: Settings, options: Namespace) -> Outcome:
 
 def _line(state: DemoState) -> str:
     now = next((step for step in state.steps if step.state == "now"), None)
-    left = f", about {state.seconds_left:.0f} s left" if state.seconds_left else ""
-    return f"{now.label}: {now.detail}{left}" if now else "Measuring"
+    return f"{now.label}: {now.detail}{and_left(state.seconds_left)}" if now else "Measuring"
 
 
 def serve(settings: Settings, options: Namespace) -> Outcome:

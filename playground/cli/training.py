@@ -13,7 +13,7 @@ from playground.data.advice import as_json, as_text, repair_words
 from playground.db import ACTIVE
 from playground.errors import CancelledError, InputError, RunFailedError
 from playground.library.card import RECORD
-from playground.plain import duration, plural
+from playground.plain import and_left, duration, plural
 from playground.runs.progress import RunView, ordinal, write_curves
 from playground.runs.recipe import KINDS
 from playground.runs.service import TrainRequest
@@ -188,11 +188,8 @@ def runs(settings: Settings, options: Namespace) -> Outcome:
         return {"run": options.run, "file": str(file)}, f"Written to {file}.", 0
     if options.action == "show":
         view = training.show(options.run)
-        return (
-            _short(view),
-            "\n".join(line for line in (_row(view), _doing(view), _memory(view), view.error) if line),
-            0,
-        )
+        lines = _row(view), view.message if view.state in ACTIVE else "", _memory(view), view.error
+        return _short(view), "\n".join(filter(None, lines)), 0
     views = training.runs()
     listed = "\n".join(_row(view) for view in views) or "No runs yet. python -m playground train FILE begins one."
     return {"runs": [_short(view) for view in views]}, listed, 0
@@ -209,10 +206,6 @@ def _row(view: RunView) -> str:
     return f"{view.run}  {view.state:<9}  {view.method:<6}  {steps}{place}"
 
 
-def _doing(view: RunView) -> str:
-    return view.message if view.state in ACTIVE else ""
-
-
 def _memory(view: RunView) -> str:
     """Was the estimate right?"""
     if not (ratio := view.summary.get("memory_ratio")):
@@ -225,8 +218,8 @@ def _line(view: RunView) -> str:
     if view.state != "RUNNING" or not view.step:
         return f"{view.state.capitalize()}: {view.message}" if view.message else view.state.capitalize()
     loss = next((f", loss {value:.3f}" for step, value in view.loss if step == view.step), "")
-    left = f", {view.seconds_left:.0f} s left" if view.seconds_left else ""
-    return f"Step {view.step} of {view.steps}{loss}, {view.tokens_per_s or 0:.0f} tokens/s{left}"
+    speed = f"{view.tokens_per_s or 0:.0f} tokens/s"
+    return f"Step {view.step} of {view.steps}{loss}, {speed}{and_left(view.seconds_left)}"
 
 
 SHARED = ("steps", "minutes", "check", "name", "objective", "batch_size", "max_tokens", "seed")
@@ -252,7 +245,7 @@ def race(settings: Settings, options: Namespace) -> Outcome:
 def follow_race(services: Services, started: str, progress: Progress, *, owner: bool) -> Outcome:
     """owner: this process measures it, or will where the one that did is gone. Raises CancelledError."""
     view = services.race.show(started)
-    progress.say(f"Race {started}: {view.of} methods, {_time(view)}", always=True)
+    progress.say(f"Race {started}: {view.of} methods{and_left(view.seconds_left)}", always=True)
     try:
         for view in services.race.follow(started):
             progress.say(_race_line(view))
@@ -280,7 +273,7 @@ def races(settings: Settings, options: Namespace) -> Outcome:
         return {"removed": options.race}, f"{options.race} is forgotten; its runs and adapters stay.", 0
     if options.action in ("show", "cancel"):
         view = service.show(options.race)
-        return record(view), "\n".join(part for part in (_race_line(view), text(view)) if part), 0
+        return record(view), "\n".join(filter(None, (_race_line(view), text(view)))), 0
     short = [
         {"race": v.race.race, "name": v.race.name, "state": v.race.state, "methods": v.of, "measured": v.measured}
         for v in service.races()
@@ -290,10 +283,4 @@ def races(settings: Settings, options: Namespace) -> Outcome:
 
 
 def _race_line(view: RaceView) -> str:
-    return ", ".join(part for part in (view.race.message, _time(view)) if part)
-
-
-def _time(view: RaceView) -> str:
-    if (left := view.seconds_left) is None:
-        return ""
-    return f"about {left / 60:.0f} min left" if left >= 90 else f"about {left:.0f} s left"
+    return f"{view.race.message}{and_left(view.seconds_left)}"

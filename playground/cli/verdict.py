@@ -26,6 +26,7 @@ from playground.evaluation.comparison import TIMED, Questions, money
 from playground.evaluation.cost import Prices, read_prices
 from playground.evaluation.decision import Terms
 from playground.library.files import write_json
+from playground.plain import and_left
 from playground.report.format import draws_words
 from playground.services import Services
 from playground.settings import Settings
@@ -150,10 +151,8 @@ def measured(
     for words in services.verdicts.recorded(request):
         progress.say(words, always=True)
     for view in _views(settings, services, request, progress):
-        left = f", about {view.seconds_left:.0f} s left" if view.seconds_left else ""
-        progress.say(
-            f"{view.message}: {view.done} of {view.of}{view.unit}{left}" if view.live else view.state.capitalize()
-        )
+        far = f"{view.message}: {view.done} of {view.of}{view.unit}{and_left(view.seconds_left)}"
+        progress.say(far if view.live else view.state.capitalize())
     progress.end()
     if view is None or view.record is None:
         raise RunFailedError(view.error if view is not None and view.error else "Nothing was measured. Try again.")

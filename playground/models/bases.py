@@ -22,6 +22,7 @@ from playground.library.bases import Base, BaseShapes, label_of
 from playground.library.fetching import has_template, unusable
 from playground.methods.method import weights_in
 from playground.models.catalogue import LOADED_FACTOR, BaseChoice, Offer, next_larger, offers
+from playground.plain import and_left
 from playground.settings import DEFAULT_BASE, Settings
 
 JOB = "base"  # key of the job that loads a base
@@ -438,9 +439,7 @@ class BaseService:
             if job is not None:
                 job.check("Stopped. What has arrived is kept: choose it again, and it goes on from there.")
                 job.report(phase if total or phase != "fetching" else "", done, total)
-                left = job.seconds_left if phase == "fetching" and total else None
-                so_far += f", about {max(1, round(left))} s left" if left is not None and left < 90 else ""
-                so_far += f", about {left / 60:.0f} min left" if left is not None and left >= 90 else ""
+                so_far += and_left(job.seconds_left) if phase == "fetching" and total else ""
             words = {
                 "fetching": f"Fetching the base{so_far}",
                 "converting": "Converting the base, about 50 s, once",

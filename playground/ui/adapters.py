@@ -20,6 +20,7 @@ from playground.jobs import Job
 from playground.library.adapters import AdapterCard
 from playground.methods import all_methods
 from playground.models.adapters import AdapterRow
+from playground.plain import and_left
 from playground.services import Services
 from playground.ui import html, servers, side, wiring, words
 from playground.ui.html import FAILURES, card, size
@@ -280,9 +281,8 @@ def fetch(visit: Visit, tab: AdaptersTab, *, hub_id: str, chosen: str, active: s
     with closing(job.follow()) as following:
         for now in following:
             said = f"Fetching {name}, {size(now.done)} of {size(now.of)}" if now.of else f"Asking the hub for {name}"
-            rest = f", {html.about(job.seconds_left)} left" if now.of and job.seconds_left else ""
             bar = html.progress(now.done / now.of if now.of else 0.0, said)
-            yield {tab.message: slot(bar + html.note(said + rest)), **busy}
+            yield {tab.message: slot(bar + html.note(said + and_left(job.seconds_left if now.of else None))), **busy}
     if job.error:
         raise InputError(job.error)
     listed = show(visit, tab, chosen=chosen, active=active)

@@ -21,6 +21,7 @@ from playground.data.advice import bad_rows
 from playground.data.files import TAKEN
 from playground.data.hub import FIRST, MOST
 from playground.errors import CancelledError, InputError, PlaygroundError
+from playground.plain import and_left
 from playground.services import Services
 from playground.ui import html, rows, sidebar, wiring, words
 from playground.ui.html import plural
@@ -306,8 +307,8 @@ def _followed(
     try:
         while not wait([found], LOOK_S).done:
             done, seconds = share[-1], time.monotonic() - began
-            rest = html.about(seconds * (1 - done) / done) if done > 0 and seconds > LEFT_AFTER_S else ""
-            said = f"{label}, {done:.0%}" + f", {rest} left" * bool(rest)
+            rest = seconds * (1 - done) / done if done > 0 and seconds > LEFT_AFTER_S else None
+            said = f"{label}, {done:.0%}{and_left(rest)}"
             yield {tab.error: slot(""), tab.facts: slot(html.progress(done, label) + html.note(said)), **also}
     finally:
         left.set()

@@ -13,6 +13,7 @@ from typing import cast
 from markupsafe import Markup
 
 from playground.errors import PlaygroundError
+from playground.plain import about as about
 from playground.plain import duration as duration
 from playground.plain import plural as plural
 from playground.plain import size as size
@@ -40,15 +41,6 @@ def sentence_failure(error: BaseException) -> str:
         return str(error)
     _LOG.error("unexpected error behind the page", exc_info=error)
     return words.OUR_SIDE
-
-
-def about(seconds: float | None) -> str:
-    """An estimate, as rough as it is: ``about 3 min``. Empty when there is none."""
-    if not seconds:
-        return ""
-    if seconds < 90:
-        return f"about {max(10, 10 * round(seconds / 10))} s"
-    return f"about {round(seconds / 60)} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
 
 
 def left(seconds: float | None) -> str:

@@ -16,6 +16,7 @@ from playground.errors import InputError
 from playground.jobs import Job
 from playground.library.exporting import LABELS, OLLAMA
 from playground.models.endpoints import Endpoint
+from playground.plain import and_left
 from playground.services import Services
 from playground.ui import html
 from playground.ui.wiring import (
@@ -187,8 +188,7 @@ def write(visit: Visit, view: HandoverView, *, chosen: str, to: str) -> Stream:
             yield {view.download: ready, view.result: said, **_busy(view, busy=False)}
         else:
             left_s = (time.monotonic() - began_s) * (1 - step.share) / step.share if step.share else None
-            note = html.note(f"{step.phase}{f', {html.about(left_s)} left' if left_s else ''}")
-            bar = slot(html.progress(step.share, step.phase) + note)
+            bar = slot(html.progress(step.share, step.phase) + html.note(step.phase + and_left(left_s)))
             yield {view.download: AWAY, view.result: bar, **_busy(view, busy=True)}
 
 
@@ -213,8 +213,8 @@ def ask(visit: Visit, view: HandoverView, *, chosen: str, url: str, rows: str | 
     with closing(job.follow()) as following:
         for now in following:
             said = f"{now.phase}, {now.done} of {now.of}" if now.of else now.phase or "Starting"
-            rest = now.waiting or (f"{said}, {html.about(job.seconds_left)} left" if job.seconds_left else said)
-            bar = html.progress(now.done / now.of if now.of else 0.0, said) + html.note(rest)
+            rest = html.note(now.waiting or said + and_left(job.seconds_left))
+            bar = html.progress(now.done / now.of if now.of else 0.0, said) + rest
             yield {view.result: slot(bar), **_busy(view, busy=True)}
     if job.error:
         raise InputError(job.error)
