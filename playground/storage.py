@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
 import threading
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -293,6 +295,44 @@ INCOMING_S = 15 * 60.0
 EXPORTED_S = 3600.0
 STAGED_S = 24 * 3600.0
 """An adapter that has been put together for so long never will be."""
+
+
+VISITOR_UPLOADS = 5  # uploads of the largest size that one visitor may have waiting, where the app is shared
+ALL_UPLOADS = 50
+FILES_MAX = 5_000  # files that may lie in the folder, however small
+WAITS_S = INCOMING_S + TICK_S  # after so long a file has been removed
+
+
+class Incoming:
+    """Counts uploaded bytes until their file is sure to be gone. Visitors without a cookie share one quota. folder:
+    where the files lie. largest_bytes: of one upload. clock: seconds, monotonic."""
+
+    def __init__(self, folder: Path, largest_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._folder, self._largest, self._clock = folder, largest_bytes, clock
+        self._lock = threading.Lock()
+        self._arrived: deque[tuple[float, str, int]] = deque()
+        self._bytes: Counter[str] = Counter()
+
+    def refusal(self, visitor: str, count: int) -> str:
+        """Why ``count`` more bytes of a visitor are not taken, or "" and they are counted."""
+        with self._lock:
+            while self._arrived and self._arrived[0][0] <= self._clock():
+                _, gone, size = self._arrived.popleft()
+                self._bytes -= Counter({gone: size})  # keeps counts above 0 only
+            sent = self._bytes[visitor]
+            if sent + count > VISITOR_UPLOADS * self._largest:
+                minutes = f"{WAITS_S / 60:.0f} minutes"
+                return f"You have sent {sent >> 20} MB in the last {minutes}. Wait a little, then send more."
+            if self._bytes.total() + count > ALL_UPLOADS * self._largest:
+                crowd = "Too many files have been sent to this app in the last minutes."
+                return f"{crowd} Try again in a quarter of an hour."
+            self._bytes[visitor] += count
+            self._arrived.append((self._clock() + WAITS_S, visitor, count))
+            return ""
+
+    def is_crowded(self) -> bool:
+        """Whether too many files lie there already."""
+        return self._folder.is_dir() and len(os.listdir(self._folder)) >= FILES_MAX
 
 
 @dataclass(frozen=True)

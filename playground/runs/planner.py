@@ -21,13 +21,19 @@ from playground.gpu.manager import DeviceManager
 from playground.library.adapters import AdapterCard, AdapterLibrary
 from playground.library.bases import BaseShapes
 from playground.library.card import OFF
-from playground.library.safety import unfit
 from playground.methods import all_methods, get_method
 from playground.methods.method import Method, weights_in
 from playground.models.bases import BaseService, own_weights
 from playground.plain import duration, plural, size
 from playground.runs.cluster import RayWorkers
-from playground.runs.request import CONTENT_STEPS, QUICK_STEPS, TrainRequest, content_steps
+from playground.runs.request import (
+    CONTENT_STEPS,
+    QUICK_STEPS,
+    TrainRequest,
+    begins_with,
+    content_steps,
+    refuse_other_base,
+)
 from playground.runs.runner import START_S, Workers
 from playground.settings import Settings
 from playground.training import processes
@@ -67,30 +73,6 @@ _NEEDS = {
 """What a file of each kind holds, in words."""
 
 
-def goes_on_by(card: AdapterCard) -> str:
-    """The method that trains an adapter further; QLoRA can do so with what it wrote as LoRA too."""
-    known = all_methods().get(card.method)
-    return (known and (known.goes_on_as or known.writes)) or card.method
-
-
-def begins_with(request: TrainRequest, objective: str, card: AdapterCard, base: BaseShapes) -> AdapterCard:
-    """The adapter that a run goes on from. Raises InputError, also where it was trained on another base."""
-    faults, writes = [], get_method(request.method).writes or request.method
-    by = goes_on_by(card)
-    if card.objective == "reward" or objective == "reward":
-        faults.append("reward models begin at the base, and nothing else begins with one")
-    if by != writes:
-        faults.append(f"it is {card.method} and the run {request.method}; choose --method {by}")
-    if request.rank and card.rank and request.rank != card.rank:
-        faults.append(f"its rank is {card.rank}, not {request.rank}; leave the rank out")
-    if request.options.chosen():
-        faults.append(f"{', '.join(request.options.chosen())} can only be set for a new adapter")
-    if faults:
-        raise InputError(f"A run cannot begin with {card.id}: {'; '.join(faults)}.")
-    _same_base(card, base, "begin with")
-    return card
-
-
 def rewarded_by(
     rewards: Sequence[str], objective: str, find: Callable[[str], AdapterCard], base: BaseShapes, *, files: bool = True
 ) -> dict[str, str]:
@@ -109,18 +91,13 @@ def rewarded_by(
             card = find(reward.removeprefix(REWARD_MODEL))
             if card.objective != "reward":
                 raise InputError(f"{card.id} writes replies and scores none. Train a reward model: --objective reward.")
-            _same_base(card, base, "be rewarded by")
+            refuse_other_base(card, base, "be rewarded by")
             found[reward] = str(card.path)
             continue
         parse_check(reward, files=files)
         file = schema_file(reward)
         found[f"{SCHEMA}{file.name}" if file else reward] = str(file.expanduser().absolute()) if file else ""
     return found
-
-
-def _same_base(card: AdapterCard, base: BaseShapes, what: str) -> None:
-    if why := unfit(card, base, numbers=True):
-        raise InputError(f"A run on this base cannot {what} {card.id}: {why}.")
 
 
 @dataclass(frozen=True)
@@ -292,16 +269,9 @@ class Planner:
         return "" if any(one.messages[-1].thought for row in rows for one in variants(row)) else OFF
 
     def _there(self) -> int:
-        manager = self._manager
-        first = min(manager.budget_bytes, manager.device.free_bytes)
-        return max(
-            first,
-            *(
-                min(budget, one.free_bytes)
-                for one, (_, budget, _) in zip(manager.others, manager.cards()[1:], strict=True)
-            ),
-            0,
-        )
+        """Bytes that a run could have by now on some card."""
+        devices, cards = (self._manager.device, *self._manager.others), self._manager.cards()
+        return max(0, *(min(budget, one.free_bytes) for one, (_, budget, _) in zip(devices, cards, strict=True)))
 
     def remedy(self, spec: RunSpec) -> tuple[str, dict[str, object]]:
         """A sentence with a smaller setting that should fit, and that setting. Raises PlaygroundError."""

@@ -1,4 +1,4 @@
-"""What a person asks to have trained, and how much time to give it."""
+"""What a person asks to have trained, how much time to give it, and what it may go on from."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from pathlib import Path
 
 from playground.data.example import WARNINGS
 from playground.errors import InputError
+from playground.library.adapters import AdapterCard
+from playground.library.bases import BaseShapes
+from playground.library.safety import unfit
+from playground.methods import all_methods, get_method
 from playground.methods.method import NO_OPTIONS, Options
 from playground.training.spec import RunSettings, setting, settings_of, share, whole
 
@@ -136,3 +140,32 @@ def within_reach(presets: Sequence[Preset], seconds: Callable[[int], float]) -> 
         steps = int((QUICK_S - (one - a_step)) / a_step)
         quick = replace(quick, steps=min(max(FEWEST_STEPS, steps), quick.steps))
     return [quick, *others]
+
+
+def goes_on_by(card: AdapterCard) -> str:
+    """The method that trains an adapter further; QLoRA can do so with what it wrote as LoRA too."""
+    known = all_methods().get(card.method)
+    return (known and (known.goes_on_as or known.writes)) or card.method
+
+
+def begins_with(request: TrainRequest, objective: str, card: AdapterCard, base: BaseShapes) -> AdapterCard:
+    """The adapter that a run goes on from. Raises InputError, also where it was trained on another base."""
+    faults, writes = [], get_method(request.method).writes or request.method
+    by = goes_on_by(card)
+    if card.objective == "reward" or objective == "reward":
+        faults.append("reward models begin at the base, and nothing else begins with one")
+    if by != writes:
+        faults.append(f"it is {card.method} and the run {request.method}; choose --method {by}")
+    if request.rank and card.rank and request.rank != card.rank:
+        faults.append(f"its rank is {card.rank}, not {request.rank}; leave the rank out")
+    if request.options.chosen():
+        faults.append(f"{', '.join(request.options.chosen())} can only be set for a new adapter")
+    if faults:
+        raise InputError(f"A run cannot begin with {card.id}: {'; '.join(faults)}.")
+    refuse_other_base(card, base, "begin with")
+    return card
+
+
+def refuse_other_base(card: AdapterCard, base: BaseShapes, what: str) -> None:
+    if why := unfit(card, base, numbers=True):
+        raise InputError(f"A run on this base cannot {what} {card.id}: {why}.")

@@ -10,13 +10,11 @@ import base64
 import hashlib
 import ipaddress
 import json
-import os
 import re
 import secrets
 import socket
-import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +31,7 @@ from starlette.websockets import WebSocketClose
 from playground.errors import InputError
 from playground.library.files import refuse_constant
 from playground.settings import ALLOWED_HOSTS, HOST_NAME, Settings
-from playground.storage import INCOMING_S, TICK_S
+from playground.storage import Incoming
 from playground.workspace.visitors import (
     COOKIE,
     FREE_MIN_BYTES,
@@ -193,44 +191,6 @@ class Gate:
 def _no(status: int, words: str) -> Response:
     """A refusal in the shape of Gradio's own."""
     return JSONResponse({"detail": words}, status)
-
-
-VISITOR_UPLOADS = 5  # uploads of the largest size that one visitor may have waiting, where the app is shared
-ALL_UPLOADS = 50
-FILES_MAX = 5_000  # files that may lie in the folder, however small
-WAITS_S = INCOMING_S + TICK_S  # after so long a file has been removed
-
-
-class Incoming:
-    """Counts uploaded bytes until their file is sure to be gone. Visitors without a cookie share one quota. folder:
-    where the files lie. largest_bytes: of one upload. clock: seconds, monotonic."""
-
-    def __init__(self, folder: Path, largest_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._folder, self._largest, self._clock = folder, largest_bytes, clock
-        self._lock = threading.Lock()
-        self._arrived: deque[tuple[float, str, int]] = deque()
-        self._bytes: Counter[str] = Counter()
-
-    def refusal(self, visitor: str, count: int) -> str:
-        """Why ``count`` more bytes of a visitor are not taken, or "" and they are counted."""
-        with self._lock:
-            while self._arrived and self._arrived[0][0] <= self._clock():
-                _, gone, size = self._arrived.popleft()
-                self._bytes -= Counter({gone: size})  # keeps counts above 0 only
-            sent = self._bytes[visitor]
-            if sent + count > VISITOR_UPLOADS * self._largest:
-                minutes = f"{WAITS_S / 60:.0f} minutes"
-                return f"You have sent {sent >> 20} MB in the last {minutes}. Wait a little, then send more."
-            if self._bytes.total() + count > ALL_UPLOADS * self._largest:
-                crowd = "Too many files have been sent to this app in the last minutes."
-                return f"{crowd} Try again in a quarter of an hour."
-            self._bytes[visitor] += count
-            self._arrived.append((self._clock() + WAITS_S, visitor, count))
-            return ""
-
-    def is_crowded(self) -> bool:
-        """Whether too many files lie there already."""
-        return self._folder.is_dir() and len(os.listdir(self._folder)) >= FILES_MAX
 
 
 HUB = "https://huggingface.co"  # shows a Space in a frame of its own page

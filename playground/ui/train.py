@@ -17,8 +17,7 @@ from gradio.events import Dependency
 from playground.errors import InputError, PlaygroundError
 from playground.methods import all_methods
 from playground.methods.method import Method
-from playground.runs.planner import goes_on_by
-from playground.runs.request import Preset, within_reach
+from playground.runs.request import Preset, goes_on_by, within_reach
 from playground.services import Services
 from playground.ui import examples, form, html, race, runs, wiring, words
 from playground.ui.examples import ExamplesCard

@@ -21,6 +21,7 @@ from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
+from playground import storage
 from playground.server import gate
 from playground.server.gate import LIMIT_BYTES
 from playground.settings import Settings
@@ -196,8 +197,8 @@ def test_an_upload_is_limited_as_a_whole_and_leaves_nothing_behind(client, alone
 
 def test_visitors_have_a_share_of_what_waits_and_a_full_disk_takes_nothing_of_theirs(gated, alone):
     client = caller(gated(shared=True))
-    answers = [uploaded(client) for _ in range(gate.VISITOR_UPLOADS + 1)]
-    assert [answer.status_code for answer in answers] == [200] * gate.VISITOR_UPLOADS + [400]
+    answers = [uploaded(client) for _ in range(storage.VISITOR_UPLOADS + 1)]
+    assert [answer.status_code for answer in answers] == [200] * storage.VISITOR_UPLOADS + [400]
     assert "Wait a little" in answers[-1].text
     assert not [file for file in alone.incoming_dir.iterdir() if file.is_file()], "what was refused is gone"
     for cookie in (f"{COOKIE}={'a' * 32}", f"__Host-{COOKIE}={'b' * 32}"):
@@ -209,24 +210,24 @@ def test_visitors_have_a_share_of_what_waits_and_a_full_disk_takes_nothing_of_th
 
 def test_a_share_comes_back_once_what_was_sent_is_gone_and_a_crowded_folder_takes_no_upload(tmp_path, client, alone):
     now = [0.0]
-    incoming = gate.Incoming(tmp_path, 100, lambda: now[0])
-    assert [incoming.refusal("anna", 100) for _ in range(gate.VISITOR_UPLOADS)] == [""] * gate.VISITOR_UPLOADS
+    incoming = storage.Incoming(tmp_path, 100, lambda: now[0])
+    assert [incoming.refusal("anna", 100) for _ in range(storage.VISITOR_UPLOADS)] == [""] * storage.VISITOR_UPLOADS
     assert "Wait a little" in incoming.refusal("anna", 1)
     assert incoming.refusal("", 100) == "", "those without a cookie have a share together"
-    now[0] = gate.WAITS_S - 1
+    now[0] = storage.WAITS_S - 1
     assert incoming.refusal("anna", 1)
-    now[0] = gate.WAITS_S
-    assert incoming.refusal("anna", gate.VISITOR_UPLOADS * 100) == ""
-    others = [incoming.refusal(f"visitor {n}", 100) for n in range(gate.ALL_UPLOADS - gate.VISITOR_UPLOADS)]
+    now[0] = storage.WAITS_S
+    assert incoming.refusal("anna", storage.VISITOR_UPLOADS * 100) == ""
+    others = [incoming.refusal(f"visitor {n}", 100) for n in range(storage.ALL_UPLOADS - storage.VISITOR_UPLOADS)]
     assert others == [""] * len(others)
     assert "Too many files" in incoming.refusal("one more", 1), "all together have a share too"
-    now[0] = 2 * gate.WAITS_S
+    now[0] = 2 * storage.WAITS_S
     assert incoming.refusal("one more", 1) == ""
-    assert not gate.Incoming(alone.incoming_dir, 100).is_crowded(), "it is not there yet"
+    assert not storage.Incoming(alone.incoming_dir, 100).is_crowded(), "it is not there yet"
     alone.incoming_dir.mkdir(parents=True)
-    for n in range(gate.FILES_MAX - 1):
+    for n in range(storage.FILES_MAX - 1):
         (alone.incoming_dir / str(n)).touch()
-    assert not gate.Incoming(alone.incoming_dir, 100).is_crowded()
+    assert not storage.Incoming(alone.incoming_dir, 100).is_crowded()
     (alone.incoming_dir / "last").touch()
     assert uploaded(client).status_code == 507
 

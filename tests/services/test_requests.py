@@ -19,9 +19,9 @@ from playground.gpu.device import CpuDevice, CudaDevice
 from playground.library.bases import BaseShapes
 from playground.methods.method import Options
 from playground.runs import recipe
-from playground.runs.planner import Plan, begins_with, rewarded_by
+from playground.runs.planner import Plan, rewarded_by
 from playground.runs.progress import RunView, write_curves
-from playground.runs.request import CONTENT_STEPS, TrainRequest, content_steps, presets_for
+from playground.runs.request import CONTENT_STEPS, TrainRequest, begins_with, content_steps, presets_for
 from playground.services import build_services
 from playground.verdict.handover import Handover
 from tests.refused import refused
