@@ -77,6 +77,7 @@ class AdaptersTab:
                 with gr.Row(elem_classes="acts"):
                     label = "Import a PEFT folder's files, or its zip"
                     self.upload = gr.UploadButton(label, size="sm", file_count="multiple")
+                self.held_out = gr.DownloadButton("Download", size="sm", visible=False, elem_classes="fit")
                 self._build_hub(shared=shared)
                 self._build_blend()
                 self.handover = servers.HandoverView(shared=shared)
@@ -155,9 +156,9 @@ def wire(services: Services, tab: AdaptersTab) -> None:
     on(tab.delete.click, ask_remove, [tab.delete_row, tab.asked, tab.rename_row])
     removed = [tab.chosen, tab.active, tab.listing, tab.actions, *tab.folds]
     then_turned(on(tab.yes.click, remove, removed, restored={tab.delete_row: AWAY}))
-    on(tab.upload.upload, import_file, tab.listing, uploaded=tab.upload)
+    on(tab.upload.upload, import_file, [tab.listing, tab.held_out], uploaded=tab.upload)
     busy: Updates = {tab.stop_fetch: AWAY, tab.fetch: gr.update(interactive=True)}
-    fetching = on([tab.fetch.click, tab.hub_id.submit], fetch, tab.listing, restored=busy)
+    fetching = on([tab.fetch.click, tab.hub_id.submit], fetch, [tab.listing, tab.held_out], restored=busy)
     on(tab.stop_fetch.click, fetch_stopped, list(busy), cancels=[fetching])
     appear(tab.export.click, tab.export_row)
     for button, row in (tab.keep_name, tab.rename_row), (tab.no, tab.delete_row), (tab.leave_export, tab.export_row):
@@ -255,14 +256,15 @@ def import_file(visit: Visit, tab: AdaptersTab, *, uploaded: list[str] | None, c
 
 
 def _imported(visit: Visit, tab: AdaptersTab, card: AdapterCard) -> Updates:
-    done, back = html.good(f"{card.name} is imported: {method_label(card)}, {size(card.bytes)}."), None
+    done, offered = html.good(f"{card.name} is imported: {method_label(card)}, {size(card.bytes)}."), AWAY
     back = visit.services.handover.returned(card, visit.owner)
     words = [*card.notes, *(back.words if back is not None else ())]
-    ready: Updates = {}
     if back is not None and back.held_out is not None:
         words.append("Drop the file of those rows on the Verdict tab, with this adapter as a side")
-        ready = _ready(tab, back.held_out)
-    return ready | {tab.message: slot(Markup().join([done, *(html.note(html.sentence(one)) for one in words)]))}
+        rows = back.held_out.read_text(encoding="utf-8")
+        offered = _offer(visit.services.data.download(back.held_out.name, rows, visit.owner))
+    said = Markup().join([done, *(html.note(html.sentence(one)) for one in words)])
+    return {tab.message: slot(said), tab.held_out: offered}
 
 
 def fetch(visit: Visit, tab: AdaptersTab, *, hub_id: str, chosen: str, active: str) -> Stream:
@@ -315,8 +317,12 @@ def writing(tab: AdaptersTab, *, busy: bool) -> Updates:
 
 
 def _ready(tab: AdaptersTab, file: Path) -> Updates:
+    return {tab.download: _offer(file), tab.message: slot("")}
+
+
+def _offer(file: Path) -> Any:
     label = f"Download {file.name}, {size(file.stat().st_size)}"
-    return {tab.download: gr.update(value=str(file), label=label, visible=True), tab.message: slot("")}
+    return gr.update(value=str(file), label=label, visible=True)
 
 
 def _chat(tab: AdaptersTab, log: Log) -> Updates:

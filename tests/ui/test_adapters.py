@@ -1,5 +1,6 @@
 """The Adapters tab's handlers: the list, the chat beside it, the blend."""
 
+from pathlib import Path
 from threading import Event
 from unittest.mock import Mock
 
@@ -37,10 +38,11 @@ def test_an_import_says_what_is_noted_and_one_of_the_hub_is_fetched_with_its_pro
     assert "&lt;p" not in message["value"]
     held = tmp_path / "mine-held-out.jsonl"
     held.write_text("{}")
+    services.data.download = lambda name, text, owner: tmp_path / name
     services.handover.returned = lambda card, owner: Returned((f"18 rows of {EVIL} are here",), held, "verdict")
     back = call(adapters.import_file, tab, uploaded=["a.zip"], chosen="", active="")
     says(back[tab.message], "18 rows of &lt;img", "on the Verdict tab")
-    assert (back[tab.download]["value"], back[tab.download]["visible"]) == (str(held), True)
+    assert (Path(back[tab.held_out]["value"]).name, back[tab.held_out]["visible"]) == (held.name, True)
     given = {"hub_id": " owner/name ", "chosen": "", "active": ""}
     seen = Event()
 
