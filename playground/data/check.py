@@ -11,7 +11,6 @@ from typing import Any
 from playground.data.column_profile import Usage, own_part, spelling, truth
 from playground.data.columns import Shape
 from playground.data.example import (
-    TOOL,
     TOOLS,
     BadRow,
     Checked,
@@ -38,12 +37,13 @@ from playground.data.files import MEBI, READING, Part, Paths, no_usable_rows, op
 from playground.data.layouts import first_won, options_text, source_text
 from playground.data.records import AS_FOUND, OnProgress, Progress, Reading, reading_of
 from playground.data.split import Repeats
-from playground.data.tools import OPEN
 from playground.data.turns import (
+    Turns,
     Unusable,
     check_turns,
     is_turn,
     is_turns,
+    mended,
     plain_text,
     read_transcript,
     read_turns,
@@ -396,45 +396,7 @@ def _answer(record: Record, mapping: Mapping[str, str], role: str, what: str) ->
 BLANK, DUPLICATE = "blank", "duplicate"
 _FILLED = ("prompt", "input", "completion", "messages", "chosen", "rejected", "text")
 """Roles of which one at least holds something in a row that is not blank."""
-Turns = tuple[Message, ...]
 Mend = Callable[[Turns], Turns]
-
-
-def mended(turns: Turns) -> tuple[Turns, list[str]]:
-    """(the turns as they can be trained on, the kinds of repair that this took).
-
-    1. ``markup``: a template's marks inside a turn; the first turn may mark a system prompt, too. 2. ``join``:
-    neighbours of one role, unless one of two answers is masked or something is said after calls. 3. ``greeting``: the
-    assistant's words before the first question are read, not learned. 4. ``end``: what stands after the last answer.
-    """
-    kinds: dict[str, None] = {}
-    apart: list[Message] = []
-    for place, turn in enumerate(turns):
-        marked = read_markup(turn.content)
-        if marked and marked[-1][0] == turn.role and (len(marked) == 1 or place == 0):  # 1
-            kinds["markup"] = None
-            apart += [Message(role, said) for role, said in marked[:-1]]
-            turn = replace(turn, content=marked[-1][1])
-        last = apart[-1] if apart else None
-        same = last is not None and last.role == turn.role != TOOL and last.learned == turn.learned
-        if last is not None and same and (OPEN not in last.content or OPEN in turn.content):  # 2
-            kinds["join"] = None
-            said, thought = (
-                "\n\n".join(filter(None, two)) for two in ((last.content, turn.content), (last.thought, turn.thought))
-            )
-            apart[-1] = replace(last, content=said, thought=thought)
-        else:
-            apart.append(turn)
-    asked = next((place for place, turn in enumerate(apart) if turn.role == "user"), len(apart))
-    for place, turn in enumerate(apart[:asked]):
-        if turn.role == "assistant" and turn.learned:  # 3
-            kinds["greeting"] = None
-            apart[place] = replace(turn, learned=False)
-    answered = max((place for place, turn in enumerate(apart) if turn.role == "assistant"), default=0)
-    if asked < answered < len(apart) - 1:  # 4
-        kinds["end"] = None
-        del apart[answered + 1 :]
-    return tuple(apart), [*kinds]
 
 
 def is_blank(record: Mapping[str, Any], mapping: Mapping[str, str]) -> bool:

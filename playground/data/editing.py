@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,20 +75,24 @@ def bad_rows_csv(
 ) -> str:
     """The bad rows as CSV: file (where there are several), row, reason, fix, then what the row holds.
 
-    original: a row's number -> its cells by column; none of a row that could not be read. Cells that a spreadsheet
-    program would run as a formula begin with an apostrophe.
-    """
+    original: a row's number -> its cells by column; none of a row that could not be read."""
     bad, original = bad_rows(checked, tokens), original or {}
     held = dict.fromkeys(name for row in bad for name in original.get(row.row, ()))
     columns = [*dict.fromkeys(name for name in (*checked.columns, *held) if name in held)]
-    out = io.StringIO(BOM)
-    out.seek(0, io.SEEK_END)
-    writer = csv.writer(out, quoting=csv.QUOTE_ALL, lineterminator="\r\n")  # quoted: safe under another separator too
-    writer.writerow(map(_cell, [*(["file"] if checked.files else []), "row", "reason", "fix", *columns]))
+    lines: list[list[object]] = [[*(["file"] if checked.files else []), "row", "reason", "fix", *columns]]
     for row in bad:
         part, cells = checked.part_of(row.row), original.get(row.row, {})
         place = [part.name, row.row - part.first + 1] if part else [row.row]
-        writer.writerow(map(_cell, [*place, row.reason, row.fix, *(cells.get(name, "") for name in columns)]))
+        lines.append([*place, row.reason, row.fix, *(cells.get(name, "") for name in columns)])
+    return csv_of(lines)
+
+
+def csv_of(rows: Iterable[Iterable[object]]) -> str:
+    """Rows as CSV, quoted throughout, which is safe under another separator too. Cells that a spreadsheet program would
+    run as a formula begin with an apostrophe."""
+    out = io.StringIO(BOM)
+    out.seek(0, io.SEEK_END)
+    csv.writer(out, quoting=csv.QUOTE_ALL, lineterminator="\r\n").writerows(map(_cell, row) for row in rows)
     return out.getvalue()
 
 

@@ -403,3 +403,43 @@ def turn_text(content: object, place: int) -> str:
             raise Unusable(f"turn {place} holds something other than text", fix)
         said.append(plain_text(text, f"turn {place}"))
     return joined("\n".join(thoughts), "\n".join(said))
+
+
+Turns = tuple[Message, ...]
+
+
+def mended(turns: Turns) -> tuple[Turns, list[str]]:
+    """(the turns as they can be trained on, the kinds of repair that this took).
+
+    1. ``markup``: a template's marks inside a turn; the first turn may mark a system prompt, too. 2. ``join``:
+    neighbours of one role, unless one of two answers is masked or something is said after calls. 3. ``greeting``: the
+    assistant's words before the first question are read, not learned. 4. ``end``: what stands after the last answer.
+    """
+    kinds: dict[str, None] = {}
+    apart: list[Message] = []
+    for place, turn in enumerate(turns):
+        marked = read_markup(turn.content)
+        if marked and marked[-1][0] == turn.role and (len(marked) == 1 or place == 0):  # 1
+            kinds["markup"] = None
+            apart += [Message(role, said) for role, said in marked[:-1]]
+            turn = replace(turn, content=marked[-1][1])
+        last = apart[-1] if apart else None
+        same = last is not None and last.role == turn.role != TOOL and last.learned == turn.learned
+        if last is not None and same and (OPEN not in last.content or OPEN in turn.content):  # 2
+            kinds["join"] = None
+            said, thought = (
+                "\n\n".join(filter(None, two)) for two in ((last.content, turn.content), (last.thought, turn.thought))
+            )
+            apart[-1] = replace(last, content=said, thought=thought)
+        else:
+            apart.append(turn)
+    asked = next((place for place, turn in enumerate(apart) if turn.role == "user"), len(apart))
+    for place, turn in enumerate(apart[:asked]):
+        if turn.role == "assistant" and turn.learned:  # 3
+            kinds["greeting"] = None
+            apart[place] = replace(turn, learned=False)
+    answered = max((place for place, turn in enumerate(apart) if turn.role == "assistant"), default=0)
+    if asked < answered < len(apart) - 1:  # 4
+        kinds["end"] = None
+        del apart[answered + 1 :]
+    return tuple(apart), [*kinds]

@@ -5,7 +5,6 @@ The templates escape what they are given, and only what ``render`` or ``charts``
 
 from __future__ import annotations
 
-import csv
 import difflib
 import json
 import re
@@ -14,11 +13,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
-import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2.ext import Extension
 from markupsafe import Markup
 
+from playground.data.editing import csv_of
 from playground.evaluation.comparison import link
 from playground.report import sections
 from playground.report.charts import tag
@@ -35,8 +34,6 @@ CRUMB = 2
 """Words in common between two changes that are no common ground yet."""
 READ = "Struck out: what the reference does not have. Underlined: what it has and the reply lacks."
 _TOKEN = re.compile(r"\s+|\w+|[^\w\s]")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-"""How a cell begins that a spreadsheet program would run (OWASP, CSV injection), full-width forms included."""
 _TEXTS = ("example", "side", "question", "reply", "reference")
 _NUMBERS = ("prompt_tokens", "completion_tokens", "thought_tokens", "seconds", "loss")
 Piece = tuple[Literal["same", "del", "ins"], str]
@@ -233,22 +230,10 @@ def word_diff(reply: str, reference: str) -> list[Piece]:
 
 
 def rows_csv(rows: Rows) -> str:
-    """One line an example and side, to be saved as UTF-8: texts, tokens, seconds, then every metric. Cells that a
-    spreadsheet program would run as a formula begin with an apostrophe."""
-    metrics = list(dict.fromkeys(name for row in rows for name in row["metrics"] if name not in _NUMBERS))
-    frame = pd.DataFrame(
-        [{**row["metrics"], **row} for row in rows], columns=[*_TEXTS, *_NUMBERS, *metrics], dtype=object
-    )
-    frame = frame.where(frame.notna(), "").map(_cell).rename(columns=_cell)
-    # the first sign tells Excel that the file is UTF-8
-    return "\ufeff" + str(frame.to_csv(index=False, quoting=csv.QUOTE_ALL, lineterminator="\r\n"))
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, (int, float)):
-        return str(value)
-    text = str(value)
-    return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) else text
+    """One line an example and side, to be saved as UTF-8: texts, tokens, seconds, then every metric."""
+    metrics = dict.fromkeys(name for row in rows for name in row["metrics"] if name not in _NUMBERS)
+    columns = [*_TEXTS, *_NUMBERS, *metrics]
+    return csv_of([columns, *([{**row["metrics"], **row}.get(name) for name in columns] for row in rows)])
 
 
 SECTIONS: dict[str, Callable[[Record], Context | None]] = {
