@@ -53,7 +53,10 @@ GAPS = rows(60, ("one", "N/A"), ("two", " todo "), ("three", "-"))
 LEAK = rows(60, ("Copy: It leaks from the lid. Thanks", "it leaks  from the lid."))
 CYRILLIC = rows(60, ("Translate it", "Он сломался вчера"), ("Again", "Это не работает"))
 BRIEF, ONE_TOLD = ["Be brief."] * 58, systems(*[""] * 59, "Be brief.")
+PAIRS = [Preference((Message("user", prose(at)),), prose(at + 500), prose(at + 900), at + 1) for at in range(60)]
+PAIRS[3] = Preference(PAIRS[3].prompt, "N/A", "call +49 30 1234567", 4)
 SAID = [
+    *((kind, usable(*PAIRS), (4,), "warn", "") for kind in ("empty-looking", "personal")),
     *(("few", rows(count), (), "warn" if count < 10 else "note", f" {count} row") for count in (1, 9, 10, 49)),
     ("dominant", DOMINANT, tuple(range(1, 51)), "warn", "'bill' is the answer in 70 of 100 rows (70%)"),
     ("dominant", judged(58, 2), (), "warn", "58 of 60 answers are labelled good"),
@@ -185,10 +188,3 @@ def test_near_duplicates_are_found_in_a_time_that_grows_with_the_rows():
 
     small = min(seconds(500) for _ in range(3))
     assert seconds(8_000) < 16 * small * 5 + 1  # all rows alike: the worst case
-
-
-def test_preferences_are_looked_at_too():
-    pairs = [Preference((Message("user", prose(at)),), prose(at + 500), prose(at + 900), at + 1) for at in range(60)]
-    assert advise(usable(*pairs)) == ()
-    pairs[3] = Preference(pairs[3].prompt, "N/A", "call +49 30 1234567", 4)
-    assert {each.kind: each.rows for each in advise(usable(*pairs))} == {"empty-looking": (4,), "personal": (4,)}

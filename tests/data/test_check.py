@@ -5,6 +5,7 @@ import json
 import re
 import time
 import zipfile
+from pathlib import Path
 
 import pyarrow.parquet
 import pytest
@@ -498,44 +499,8 @@ def result(id="c1", content="hot"):
     return {"role": "tool", "tool_call_id": id, "content": content}
 
 
-def shared(asked, *turns):
-    turns = [("human", asked), *turns[:-1], ("gpt", turns[-1])]
-    return [{"from": who, "value": text} for who, text in turns]
-
-
-ONCE = {"name": "get_weather", "arguments": '{"city":"Rome"}'}
-USE = {"type": "tool_use", "id": "u", "name": "get_weather", "input": {"city": "Rome"}}
-BACK = {"type": "tool_result", "tool_use_id": "u", "content": [{"type": "text", "text": "hot"}]}
-USED = {"name": "get_weather", "args": {"city": "Rome"}, "id": "c1"}
-FORMS = {
-    "openai": {"messages": [ASKED, calling(called()), result(), SAID]},
-    "objects with nulls": {"messages": [ASKED, calling(called({"city": "Rome", "day": None})), result(), SAID]},
-    "functions": {
-        "messages": [ASKED, {"role": "assistant", "function_call": ONCE}, {"role": "function", "content": "hot"}, SAID],
-        "tools": None,
-        "functions": [WEATHER],
-    },
-    "anthropic": {
-        "messages": [ASKED, {"role": "assistant", "content": [USE]}, {"role": "user", "content": [BACK]}, SAID],
-        "tools": [{"name": "get_weather", "description": "The weather of a city.", "input_schema": PLACE}],
-    },
-    "sharegpt": {
-        "conversations": shared("Rome?", ("function_call", json.dumps(ONCE)), ("observation", "hot"), "Hot."),
-        "tools": json.dumps([WEATHER]),
-    },
-    "hermes": {
-        "conversations": shared(
-            "Rome?", ("gpt", CALL.replace('"', "'")), ("tool", "<tool_response>\nhot\n</tool_response>"), "Hot."
-        ),
-        "tools": json.dumps(TOOLS),
-    },
-    "langchain": {
-        "messages": [
-            *({"type": "human", "content": "Rome?"}, {"type": "ai", "content": "", "tool_calls": [USED]}),
-            *({"type": "tool", "content": "hot", "tool_call_id": "c1"}, {"type": "ai", "content": "Hot."}),
-        ]
-    },
-}
+FORMS = map(json.loads, Path(__file__).with_name("forms.jsonl").read_text("utf-8").splitlines())
+FORMS = {row.pop("form"): row for row in FORMS}
 """The same chat as programs write it."""
 
 
