@@ -31,7 +31,43 @@
       button.textContent = "Copied";
       setTimeout(() => { button.textContent = "Copy"; }, 1500);
     },
+    // One press makes a file and takes it.
+    take(file) {
+      if (!file || !file.url) return;
+      const link = document.createElement("a");
+      link.href = file.url;
+      link.download = file.orig_name || "";
+      document.body.append(link);
+      link.click();
+      link.remove();
+    },
+    // What widgets hold after values came for some of them; a widget that a person has set since keeps its value.
+    offered(before, offer, now) {
+      const was = JSON.parse(before || "[]"), offered = JSON.parse(offer || "{}");
+      const same = (a, b) => (a ?? "") === (b ?? "");
+      const next = now.map((value, place) => {
+        if (!(place in offered) || (place < was.length && !same(was[place], value))) return value;
+        return (was[place] = offered[place]);
+      });
+      return [JSON.stringify(was), ...next];
+    },
   };
+
+  // A reason's link jumps to its figure. The page has a base address, so a plain link would load it anew.
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest && event.target.closest(".verdict-body a[href^='#']");
+    if (!link) return;
+    event.preventDefault();
+    const body = link.closest(".verdict-body");
+    const there = body.querySelector("#" + CSS.escape(link.getAttribute("href").slice(1)));
+    if (!there) return;
+    for (let fold = there.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
+    for (const old of body.querySelectorAll(".v-here")) old.classList.remove("v-here");
+    there.classList.add("v-here");
+    there.tabIndex = -1;
+    there.focus({ preventScroll: true });
+    there.scrollIntoView({ block: "center" });
+  });
 
   const label = () => {
     document.documentElement.lang = "en";

@@ -159,17 +159,6 @@ def reread_on(event: Event, services: Services, tab: TrainTab) -> None:
     again(timed.then, refresh, tab.planned, **tab.request)
 
 
-_OFFER_JS = """(before, offer, ...now) => {
-  const was = JSON.parse(before || '[]'), offered = JSON.parse(offer || '{}');
-  const same = (a, b) => (a ?? '') === (b ?? '');
-  const next = now.map((value, place) => {
-    if (!(place in offered) || (place < was.length && !same(was[place], value))) return value;
-    return (was[place] = offered[place]);
-  });
-  return [JSON.stringify(was), ...next];
-}"""
-
-
 class Offers:
     """Values that come some time after a person asked for them, for widgets that the person may be setting meanwhile.
     What the widgets held when ``triggers`` went off is noted in the browser. An answer's values reach only those that
@@ -198,7 +187,8 @@ class Offers:
         outputs = [self._offer, *self._widgets, *others]
         answered = listen(services, tab, event.then, offered, outputs, **wiring.needed(handler, tab, {}))
         held, offers = [self._before, *self._widgets], [self._before, self._offer, *self._widgets]
-        return cast(Dependency, answered.then(None, offers, held, js=_OFFER_JS, **wiring.QUIET))
+        js = "(before, offer, ...now) => window.promptOrTune.offered(before, offer, now)"
+        return cast(Dependency, answered.then(None, offers, held, js=js, **wiring.QUIET))
 
 
 def refresh(visit: Visit, tab: RunForm, *, source: Source, name: str, method: str, **settings: Any) -> Drawn:

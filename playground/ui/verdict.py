@@ -45,22 +45,6 @@ if TYPE_CHECKING:
     from playground.ui.compare import CompareTab
     from playground.ui.train import TrainTab
 
-DOWNLOAD_JS = (
-    "file => { if (!file || !file.url) return; const link = document.createElement('a'); link.href = file.url;"
-    " link.download = file.orig_name || ''; document.body.append(link); link.click(); link.remove(); }"
-)
-"""One press makes the file and takes it."""
-BODY_JS = (
-    PICK_JS
-    + "; element.addEventListener('click', event => { const link = event.target.closest('a[href^=\"#\"]'); if (!link)"
-    " return; event.preventDefault(); const there = element.querySelector('#' +"
-    " CSS.escape(link.getAttribute('href').slice(1))); if (!there) return; for (let fold = there.closest('details');"
-    " fold; fold = fold.parentElement.closest('details')) fold.open = true; for (const old of"
-    " element.querySelectorAll('.v-here')) old.classList.remove('v-here'); there.classList.add('v-here');"
-    " there.tabIndex = -1; there.focus({preventScroll: true}); there.scrollIntoView({block: 'center'}); })"
-)
-"""Replay buttons become events; a reason's link jumps to its figure. The page has a base address, so a plain link would
-load it anew."""
 ADDRESS_JS = "() => [new URLSearchParams(window.location.search).get('verdict') || '']"
 
 
@@ -97,7 +81,7 @@ class VerdictTab:
         self.shown_error = hidden_slot()
         self._build_acts()
         self.replayed = hidden_slot(elem_classes="verdict-said")
-        self.body = gr.HTML("", visible=False, js_on_load=BODY_JS, elem_classes="verdict-body")
+        self.body = gr.HTML("", visible=False, js_on_load=PICK_JS, elem_classes="verdict-body")
         self.vote, self.label = VoteView(), LabelView()
         with gr.Column(elem_classes="card folds"), gr.Accordion("Your situation and prices", open=False):
             self._build_situation()
@@ -308,7 +292,7 @@ def _wire_shown(services: Services, tab: VerdictTab) -> None:
     on(tab.yes.click, verdict_shown.remove, tab.shown)
     for how, button in tab.takes.items():
         written = on(button.click, partial(verdict_shown.export, how=how), restored={tab.file: gr.update(value=None)})
-        written.success(None, tab.file, None, js=DOWNLOAD_JS)
+        written.success(None, tab.file, None, js="file => window.promptOrTune.take(file)")
     listen(services, tab, tab.again.click, verdict_shown.again, tab.body, failure=tab.judged)
     listen(services, tab, tab.body.pick, verdict_shown.replay, failure=tab.replayed)
 
