@@ -95,39 +95,13 @@ def test_a_template_that_rewrites_earlier_turns_learns_the_last_and_one_that_sho
 
 CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 CHATML += "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-SMOLLM3 = """{%- set thinks = enable_thinking is not defined or enable_thinking -%}
-{%- set empty = "" if thinks else "<think>\n\n</think>\n" -%}
-{{- "<|im_start|>system\nReasoning Mode: " + ("/think" if thinks else "/no_think") + "\n\n" -}}
-{{- (messages[0].content if messages[0].role == "system" else "You are SmolLM.") + "<|im_end|>\n" -}}
-{%- for m in messages if m.role != "system" -%}
-{{- "<|im_start|>" + m.role + "\n" + (empty if m.role == "assistant" else "") + m.content + "<|im_end|>\n" -}}
-{%- endfor -%}
-{{- "<|im_start|>assistant\n" + empty if add_generation_prompt else "" -}}"""
-CALLS_MISTRAL = """{%- for m in messages -%}
-{%- if m.role == "user" -%}
-{%- if tools and m == (messages | selectattr("role", "equalto", "user") | list)[-1] -%}
-{{- "[AVAILABLE_TOOLS] " + tools | tojson + "[/AVAILABLE_TOOLS]" -}}
-{%- endif -%}
-{{- "[INST] " + (messages[0].content + "\n\n" if loop.last and messages[0].role == "system" else "") -}}
-{{- m.content + "[/INST]" -}}
-{%- elif m.tool_calls -%}
-{%- if m.tool_calls | map(attribute="id") | map("length") | reject("equalto", 9) | list -%}
-{{- raise_exception("Tool call IDs should be alphanumeric strings with length 9!") -}}
-{%- endif -%}
-{{- "[TOOL_CALLS] " + m.tool_calls | map(attribute="function") | list | tojson + eos_token -}}
-{%- elif m.role == "tool" -%}
-{{- "[TOOL_RESULTS] " + {"content": m.content, "call_id": m.tool_call_id} | tojson + "[/TOOL_RESULTS]" -}}
-{%- elif m.role == "assistant" -%}{{- " " + m.content + eos_token -}}{%- endif -%}
-{%- endfor -%}"""
 CALLS_SMOLLM3 = "{% if xml_tools %}<tools>{{ xml_tools | string }}</tools> as <tool_call>…</tool_call>{% endif %}"
 CALLS_SMOLLM3 += CHATML
 """Templates that behave as those of these families do; the others are the families' own, as TRL ships them."""
 OWN = {
-    "mistral-tools": CALLS_MISTRAL,
     "smollm3-tools": CALLS_SMOLLM3.replace("m.role }}", "'user' if m.role == 'tool' else m.role }}"),
     "none": CHATML.replace("<|im_end|>", ""),
     "mistral": CHATML.replace("<|im_end|>\n", "{{ eos_token }}"),
-    "smollm3": SMOLLM3,
 }
 EMPTY, CLOSED, TWO = ("<think>\n\n</think>\n", "<think></think>", "<think>\n\n</think>\n\n")
 ALOUD = "<think>\nHm.\n</think>\n\n"
@@ -155,9 +129,11 @@ MARKS = ["<|start|>", "<|channel|>", "<|message|>", "<|end|>"]
 
 
 def of_family(tokenizer, family):
-    shipped = Path(next(iter(find_spec("trl").submodule_search_locations))) / "chat_templates"
+    own, shipped = Path(__file__).parent, Path(next(iter(find_spec("trl").submodule_search_locations)))
+    files = [folder / "chat_templates" / f"{family}.jinja" for folder in (own, shipped)]
     mine = copy.deepcopy(tokenizer)
-    mine.chat_template = OWN.get(family) or (shipped / f"{family}.jinja").read_text(encoding="utf-8")
+    text = OWN.get(family) or next(file.read_text(encoding="utf-8") for file in files if file.is_file())
+    mine.chat_template = text
     end, closing, *_ = FAMILIES.get(family, ("<|end|>", "<|end|>"))
     mine.add_tokens([] if family == "gptoss" else list(TAGS))
     marks = MARKS * (family == "gptoss")

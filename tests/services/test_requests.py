@@ -134,23 +134,12 @@ def test_the_command_line_is_read_back_as_the_same_run(request_, objective):
     assert back == replace(request_, rewards=rewards, docs=docs, **decided)
 
 
-@pytest.mark.parametrize(
-    ("record", "says"),
-    [
-        ({}, "no file of settings"),
-        ({"prompt": "a", "completion": "b"}, "no file of settings: completion, prompt"),
-        ({"steps": "many"}, "steps is 'many'; it takes a number"),
-        ({"method": "magic"}, "no method 'magic'"),
-        ({"method": "ia3", "options": {"rslora": True}}, "does not take --rslora"),
-        ({"options": []}, "options an object"),
-        ({"rewards": "json"}, "rewards are lists"),
-        ({"docs": 3}, "docs is 3; it takes the name of a file"),
-        ({"batch_size": None}, "batch_size is None; it takes a number"),
-        ({"batch_size": 0, "lr": 7}, "The learning rate is 7; .*; batch size is 0; it goes from 1 to 1024"),
-    ],
-)
-def test_what_is_no_file_of_settings(record, says):
-    refused(says, recipe.with_settings, REQUEST, record)
+WRONG = map(json.loads, Path(__file__).with_name("wrong_settings.jsonl").read_text("utf-8").splitlines())
+
+
+@pytest.mark.parametrize("case", WRONG, ids=lambda case: case["says"])
+def test_what_is_no_file_of_settings(case):
+    refused(case["says"], recipe.with_settings, REQUEST, case["record"])
 
 
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
