@@ -1,5 +1,5 @@
-"""What programs and the command line ask: chat completions, every turn of a comparison to its end, and a reply again
-from its stamp (the same prompt, weights, sampling, seed and rows give the same text)."""
+"""What programs and the command line ask: sides as they are written, chat completions, every turn of a comparison to
+its end, and a reply again from its stamp (the same prompt, weights, sampling, seed and rows give the same text)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from playground.chat.batching import Asked, Batches, Written, base_of, prompt_of
-from playground.chat.compare import CompareService, Reply, Side, Turn
+from playground.chat.compare import RECORDED, CompareService, Reply, Side, Turn
 from playground.data.example import Message
 from playground.data.render import encode
 from playground.engine.request import SEED_MAX, Sampling
 from playground.errors import BaseUnavailableError, InputError, NotFoundError, RunFailedError
+from playground.evaluation.form import REFERENCES, read_form
 from playground.gpu.manager import DeviceManager
 from playground.library.adapters import AdapterCard
 from playground.library.bases import label_of
@@ -34,6 +36,12 @@ LOOK_S = 0.5
 """How often it looks, and reports how far the base is."""
 REPLAYED_MAX = 64
 """More rows than any batch of this app has ever had."""
+
+
+MODELS = "model=base, model=ADAPTER, model=base:ID or model=endpoint:NAME"
+BEST = "best"
+"""In place of a prompt or a number of shots: what a prompt search found."""
+RECORDED_FIELDS = ("replies", "column", "prices")
 
 
 @dataclass(frozen=True)
@@ -143,6 +151,85 @@ class CompletionService:
         counted = f", {before} of them the adapter's," if before else ""
         why = f"The prompt is {length} tokens{counted} and the reply may take {asked}; this base holds {context}."
         raise InputError(f"{why} Shorten the messages, or ask for a shorter reply.")
+
+
+def parse_side(spec: str, examples: Path | None = None, best: Callable[[], Side] | None = None) -> Side:
+    """``model=base``, ``=ADAPTER``, ``=base:ID`` or ``=endpoint:NAME``, then ``,prompt=FILE|best`` ``,shots=K|best``
+    ``,draws=K`` ``,pick=seed|nearest|ROW+ROW`` ``,docs=FILE``
+    ``,format=json|json-schema:FILE|regex:PATTERN|references`` ``,think=on|off`` ``,name=LABEL``; patterns may hold
+    commas. Or ``replies=FILE``, then ``,column=NAME`` ``,prices=IN/OUT`` ``,name=LABEL``. examples: where shots and the
+    form of the references come from. best: what a prompt search found. Raises InputError."""
+    names = ("model", "prompt", "shots", "draws", "pick", "docs", "format", "think", "name", *RECORDED_FIELDS)
+    values: dict[str, str] = {}
+    key = ""
+    for field in spec.split(","):
+        before, (key, equals, value) = key, (each.strip() for each in field.partition("="))
+        if before == "format" and key not in names:
+            key, values["format"] = before, f"{values['format']},{field}"
+            continue
+        if not equals or key not in names or key in values:
+            more = "prompt=FILE, shots=K, draws=K, pick=nearest, docs=FILE, format=json, think=off, name=LABEL"
+            said = f"Write {MODELS}, then, if wanted, with commas, {more}; or replies=FILE."
+            raise InputError(f"{spec!r} is not a side. {said}")
+        values[key] = value
+    if "replies" in values:
+        return _recorded(spec, values)
+    if "model" not in values:
+        raise InputError(f"{spec!r} names no model. Begin with {MODELS}.")
+    pick, found = values.get("pick", "seed"), Side()
+    if BEST in (values.get("prompt"), values.get("shots")):
+        if best is None or (values.get("shots") == BEST and {"pick", "draws"} & values.keys()):
+            raise InputError(f"{spec!r}: best is what a search found on examples, with its way to pick shots.")
+        found = best()
+    rows = tuple(int(row) for row in pick.split("+") if row.isdecimal() and len(row) < 10)
+    if pick not in ("seed", "nearest") and len(rows) <= pick.count("+"):
+        raise InputError(f"pick={pick} is not a way to pick shots. There are seed, nearest, and rows such as 3+17.")
+    if (think := values.get("think")) not in (None, "on", "off"):
+        raise InputError(f"think={think} is neither on nor off.")
+    docs = Path(values["docs"]) if values.get("docs") else None
+    if docs is not None and not docs.exists():
+        raise InputError(f"There is no file {docs}. docs= takes a text file, or a folder of them.")
+    try:
+        file = values.get("prompt")
+        read = found.system_prompt if file == BEST else ""
+        read = read if file is None or file == BEST else Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"The prompt file {file} cannot be read: {error}.") from error
+    shots, draws = values.get("shots", "0"), values.get("draws", "1")
+    taken = {name: getattr(found, name) for name in ("shots_from", "nearest", "picked")} if shots == BEST else {}
+    shots = str(found.shots) if shots == BEST else shots
+    for key, said in (("shots", shots), ("draws", draws)):
+        if not (said.isdecimal() and len(said) < 5):
+            raise InputError(f"{key}={said} is not a whole number.")
+    if int(shots) and examples is None and not taken:
+        raise InputError("shots=K draws answered examples from a file; name it with --examples FILE.")
+    form, name = read_form(values["format"]) if "format" in values else "", values.get("name", "")
+    if form == REFERENCES and examples is None:
+        raise InputError("format=references takes the form from answered examples; name a file with --examples FILE.")
+    shots_from = examples if int(shots) or form == REFERENCES else None
+    model = values["model"]
+    if model.startswith(PREFIX) and (folder := Path(model.removeprefix(PREFIX)).expanduser()).is_dir():
+        model = f"{PREFIX}{folder.resolve()}"  # an app that serves this home has a working folder of its own
+    taken = taken if found.shots and taken else {"shots_from": shots_from, "nearest": pick == "nearest", "picked": rows}
+    taken["think"] = None if think is None else think == "on"
+    return Side(model, read.strip(), int(shots), name=name, docs=docs, draws=int(draws), format=form, **taken)
+
+
+def _recorded(spec: str, values: Mapping[str, str]) -> Side:
+    """Of ``replies=FILE``. Raises InputError."""
+    if others := sorted(values.keys() - {"replies", "column", "prices", "name"}):
+        raise InputError(
+            f"{spec!r} asks nothing anew: leave out {', '.join(others)}. It takes column, prices and name."
+        )
+    file, (read, _, written) = Path(values["replies"]), values.get("prices", "").partition("/")
+    if not file.is_file():
+        raise InputError(f"There is no file {file}. replies= takes recorded replies: rows with prompt and reply.")
+    try:
+        prices = (float(read), float(written)) if "prices" in values else None
+    except ValueError as error:
+        raise InputError(f"prices={values['prices']} is not IN/OUT, a million tokens each, such as 2.5/10.") from error
+    column, name = values.get("column", ""), values.get("name", "")
+    return Side(RECORDED, name=name, replies=file, column=column, prices=prices)
 
 
 def all_replies(

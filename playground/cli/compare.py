@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from playground.chat.compare import parse_side, side_as_json
-from playground.chat.programs import Saved, all_replies, read_saved, together
+from playground.chat.compare import side_as_json
+from playground.chat.programs import Saved, all_replies, parse_side, read_saved, together
 from playground.cli.common import Outcome, Progress, agreed, call, owned_or_served, refuse_missing, services_for
 from playground.engine.request import Sampling
 from playground.errors import InputError

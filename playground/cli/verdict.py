@@ -10,7 +10,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from playground.chat.compare import Side, parse_side
+from playground.chat.compare import Side
+from playground.chat.programs import parse_side
 from playground.cli.common import (
     Outcome,
     Progress,

@@ -31,8 +31,7 @@ from playground.ui.judged import FILE, UPLOAD, ExampleValues, Judged, Kept, exam
 from playground.ui.side import RecordedValues
 from playground.ui.sidebar import ready, require
 from playground.ui.wiring import AWAY, Drawn, Initial, Updates, Visit, slot
-from playground.verdict.answers import Size
-from playground.verdict.request import VerdictRequest
+from playground.verdict.request import Size, VerdictRequest
 
 if TYPE_CHECKING:
     from playground.ui.verdict import VerdictTab

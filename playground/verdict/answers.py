@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 from playground.chat.batching import Asked, Batches, Written, prompt_of
 from playground.chat.compare import Side, conversation, form_like, passages_for, picked_rows
@@ -30,11 +29,19 @@ from playground.models.remote import Remote, Spending
 from playground.verdict.files import VERDICT
 from playground.verdict.losses import ScoringService, ToScore
 from playground.verdict.records import judged_at, rows_judged
-from playground.verdict.request import VerdictRequest, recorded_answers, recorded_replies, refuse_missing_replies
+from playground.verdict.request import (
+    Asking,
+    Item,
+    Key,
+    Progress,
+    Size,
+    VerdictRequest,
+    recorded_answers,
+    recorded_replies,
+    refuse_missing_replies,
+)
 from playground.workspace.examples import DataService
 
-Key = tuple[int, str]
-"""(row, side)."""
 TIMING_S = 60.0
 """Timing ends after about so long: all sides then have the same number of timed replies, at least one."""
 TIMING_FOR_LIMIT = 5
@@ -45,65 +52,10 @@ QUIET_S = 1.0
 """Between two looks at whether a job is to end, while replies are being written."""
 
 
-class Item(NamedTuple):
-    """One example for one side. prompt: rendered, "" where another server renders it; messages: what it was rendered
-    from. endpoint: that server."""
-
-    example: Example
-    side: Side
-    card: AdapterCard | None
-    prompt: str
-    messages: tuple[Message, ...]
-    passages: tuple[str, ...]
-    endpoint: Endpoint | None = None
-
-    @property
-    def key(self) -> Key:
-        return self.example.row, self.side.label
-
-    @property
-    def shares_tokens(self) -> bool:
-        """Whether it reads the tokens of the base in use, so that losses can be compared."""
-        return self.endpoint is None and not (self.card is not None and self.card.is_base)
-
-
-class Asking(NamedTuple):
-    """What a verdict asks, of whom. items: in this phase. session: whose turn it is. failed: side -> why it fails and
-    is asked no more. spending: what pays other servers."""
-
-    request: VerdictRequest
-    items: Sequence[Item]
-    session: str
-    failed: dict[str, str]
-    spending: Spending | None = None
-
-
 SHORTEST_REPLY, LONGEST_REPLY = 16, 1024
 """Tokens of a reply, where the person names no limit."""
 THOUGHT_TOKENS = 1024
 """Beside these, where a side thinks before it answers."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """phase: what is done, in words. done, of: replies (or texts scored). answers: those that are new. known: (row,
-    side) -> what is new of an answer that is there: its repeats, seconds, loss or marks, as ``what`` says."""
-
-    phase: str
-    done: int
-    of: int
-    answers: tuple[Answered, ...] = ()
-    waiting: str = ""
-    what: str = ""
-    known: Mapping[Key, object] = field(default_factory=dict)
-
-
-class Size(NamedTuple):
-    """rows: that are judged by. seen: left out, since a tuned side may know them. replies: that are asked."""
-
-    rows: int
-    seen: int
-    replies: int
 
 
 class Answering:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 
 from playground.chat.batching import Written
-from playground.verdict.answers import Item
+from playground.verdict.request import Item
 
 OURS, THEIRS = "ours", "theirs"
 Decode = Callable[[Sequence[int]], str]

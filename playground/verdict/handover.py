@@ -30,7 +30,7 @@ from playground.models.remote import Remote
 from playground.plain import plural
 from playground.settings import Settings
 from playground.training.spec import RunSpec
-from playground.verdict.answers import Answering, Item
+from playground.verdict.answers import Answering
 from playground.verdict.differences import (
     AGAIN,
     LOOKED_AT,
@@ -47,7 +47,7 @@ from playground.verdict.differences import (
 )
 from playground.verdict.files import BENCH
 from playground.verdict.records import RecordMaker
-from playground.verdict.request import VerdictRequest
+from playground.verdict.request import Item, VerdictRequest
 from playground.workspace.examples import DataService
 from playground.workspace.visitors import LOCAL, Quota
 

@@ -25,9 +25,9 @@ from playground.library.adapters import AdapterCard
 from playground.models.adapters import AdapterService
 from playground.models.bases import BaseService
 from playground.models.endpoints import Endpoint
-from playground.verdict.answers import Progress
 from playground.verdict.files import Label, LineFiles, VerdictFiles
 from playground.verdict.losses import texts
+from playground.verdict.request import Progress
 from playground.workspace.visitors import LOCAL
 
 ENDPOINT_ANSWER_TOKENS = 256  # room for a judge that thinks aloud before its word

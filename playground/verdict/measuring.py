@@ -14,10 +14,10 @@ from playground.evaluation.verdict import Answered
 from playground.jobs import Job
 from playground.library.adapters import AdapterCard
 from playground.models.remote import Spending
-from playground.verdict.answers import SCORED, Answering, Asking, Key, Progress, untimed
+from playground.verdict.answers import SCORED, Answering, untimed
 from playground.verdict.files import VERDICT, State, VerdictFiles
 from playground.verdict.losses import ForgettingService
-from playground.verdict.request import VerdictRequest
+from playground.verdict.request import Asking, Key, Progress, VerdictRequest
 
 T = TypeVar("T")
 AFTER = 0.3

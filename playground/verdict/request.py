@@ -1,5 +1,5 @@
-"""What a person asks to be judged; and sides whose replies were recorded elsewhere, such as those of a model whose host
-closes: they are judged beside the others, and asked nothing."""
+"""What a person asks to be judged, and what of it is asked of whom; and sides whose replies were recorded elsewhere, such
+as those of a model whose host closes: they are judged beside the others, and asked nothing."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from playground.chat.compare import Side, side_as_json, side_from
-from playground.data.example import Example, question_of
+from playground.data.example import Example, Message, question_of
 from playground.data.replies import Joined, join, rows_words
 from playground.data.split import BY_CHANCE, SplitBy
 from playground.engine.request import Sampling
@@ -20,7 +20,10 @@ from playground.evaluation.comparison import Questions
 from playground.evaluation.cost import Prices, TokenPrices
 from playground.evaluation.decision import Terms
 from playground.evaluation.verdict import Answered
+from playground.library.adapters import AdapterCard
 from playground.library.files import file_sha256
+from playground.models.endpoints import Endpoint
+from playground.models.remote import Spending
 from playground.verdict.files import BENCH, VERDICT
 from playground.workspace.examples import DataService
 
@@ -153,6 +156,65 @@ def request_from(said: Mapping[str, Any]) -> VerdictRequest:
     made["split_by"] = SplitBy(*said.get("split_by", ()))
     made["questions"], made["prices"] = Questions(**said.get("questions", {})), Prices(**said.get("prices", {}))
     return VerdictRequest(**made)
+
+
+Key = tuple[int, str]
+"""(row, side)."""
+
+
+class Item(NamedTuple):
+    """One example for one side. prompt: rendered, "" where another server renders it; messages: what it was rendered
+    from. endpoint: that server."""
+
+    example: Example
+    side: Side
+    card: AdapterCard | None
+    prompt: str
+    messages: tuple[Message, ...]
+    passages: tuple[str, ...]
+    endpoint: Endpoint | None = None
+
+    @property
+    def key(self) -> Key:
+        return self.example.row, self.side.label
+
+    @property
+    def shares_tokens(self) -> bool:
+        """Whether it reads the tokens of the base in use, so that losses can be compared."""
+        return self.endpoint is None and not (self.card is not None and self.card.is_base)
+
+
+class Asking(NamedTuple):
+    """What a verdict asks, of whom. items: in this phase. session: whose turn it is. failed: side -> why it fails and
+    is asked no more. spending: what pays other servers."""
+
+    request: VerdictRequest
+    items: Sequence[Item]
+    session: str
+    failed: dict[str, str]
+    spending: Spending | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """phase: what is done, in words. done, of: replies (or texts scored). answers: those that are new. known: (row,
+    side) -> what is new of an answer that is there: its repeats, seconds, loss or marks, as ``what`` says."""
+
+    phase: str
+    done: int
+    of: int
+    answers: tuple[Answered, ...] = ()
+    waiting: str = ""
+    what: str = ""
+    known: Mapping[Key, object] = field(default_factory=dict)
+
+
+class Size(NamedTuple):
+    """rows: that are judged by. seen: left out, since a tuned side may know them. replies: that are asked."""
+
+    rows: int
+    seen: int
+    replies: int
 
 
 NOT_REPLAYABLE = "not replayable: recorded"

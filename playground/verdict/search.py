@@ -30,12 +30,12 @@ from playground.models.adapters import AdapterService
 from playground.models.bases import BaseService
 from playground.models.remote import Remote
 from playground.plain import plain_number
-from playground.verdict.answers import Answering, Asking, Item, Key, Progress
+from playground.verdict.answers import Answering
 from playground.verdict.bench import LETTERS_MAX, SEED, Best, Drawn, PromptBench
 from playground.verdict.files import BENCH, VerdictFiles
 from playground.verdict.measuring import Marking, Work
 from playground.verdict.records import RecordMaker
-from playground.verdict.request import CANDIDATES_MAX, VerdictRequest, request_from
+from playground.verdict.request import CANDIDATES_MAX, Asking, Item, Key, Progress, VerdictRequest, request_from
 from playground.workspace.examples import DataService
 from playground.workspace.visitors import LOCAL
 

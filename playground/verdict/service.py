@@ -28,14 +28,14 @@ from playground.models.bases import BaseService
 from playground.models.endpoints import PREFIX
 from playground.settings import Settings
 from playground.training import processes
-from playground.verdict.answers import Answering, Size
+from playground.verdict.answers import Answering
 from playground.verdict.bench import tried_for
 from playground.verdict.files import DONE, FAILED, LIVE, MEASURING, STOPPED, VERDICT, State, VerdictFiles, row_of
 from playground.verdict.judges import Judges, Trust
 from playground.verdict.losses import ForgettingService
 from playground.verdict.measuring import Measuring, Work
 from playground.verdict.records import Kept, RecordMaker, SoFar
-from playground.verdict.request import VerdictRequest, request_from
+from playground.verdict.request import Size, VerdictRequest, request_from
 from playground.verdict.search import Searching
 from playground.workspace.examples import DataService
 from playground.workspace.visitors import LOCAL, Quota

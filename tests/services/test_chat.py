@@ -10,8 +10,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from playground.chat.batching import Asked
-from playground.chat.compare import Side, Turn, conversation, parse_side, side_as_json, side_from
-from playground.chat.programs import Chat, all_replies, read_saved
+from playground.chat.compare import Side, Turn, conversation, side_as_json, side_from
+from playground.chat.programs import Chat, all_replies, parse_side, read_saved
 from playground.data.example import Example, Message
 from playground.data.render import encode, render_prompt
 from playground.engine.llama_memory import STEP

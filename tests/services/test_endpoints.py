@@ -10,8 +10,8 @@ import gradio as gr
 import pytest
 
 from playground.chat.batching import Asked
-from playground.chat.compare import Side, parse_side
-from playground.chat.programs import read_saved
+from playground.chat.compare import Side
+from playground.chat.programs import parse_side, read_saved
 from playground.data.example import CHANNELS, Message
 from playground.engine.request import Sampling
 from playground.errors import EndpointError, NotFoundError

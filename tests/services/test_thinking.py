@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from playground.chat.compare import Side, Turn, parse_side
-from playground.chat.programs import Chat, all_replies, read_saved
+from playground.chat.compare import Side, Turn
+from playground.chat.programs import Chat, all_replies, parse_side, read_saved
 from playground.data.example import Message
 from playground.data.render import render_example
 from playground.engine.request import Sampling

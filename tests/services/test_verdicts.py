@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from playground.chat.compare import Side, parse_side
-from playground.chat.programs import Saved
+from playground.chat.compare import Side
+from playground.chat.programs import Saved, parse_side
 from playground.data.example import Message
 from playground.data.retrieval import with_passages
 from playground.data.split import hashes_of

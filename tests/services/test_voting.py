@@ -9,7 +9,7 @@ from itertools import count
 
 import pytest
 
-from playground.chat.compare import parse_side
+from playground.chat.programs import parse_side
 from playground.errors import NotFoundError
 from playground.evaluation.votes import Vote, bradley_terry
 from playground.models.endpoints import Endpoint

@@ -27,7 +27,7 @@ from playground.models.endpoints import Endpoints
 from playground.runs.progress import RunView
 from playground.runs.service import Plan, Preset
 from playground.settings import Settings
-from playground.verdict.answers import Size
+from playground.verdict.request import Size
 from playground.verdict.service import VerdictRequest, VerdictView
 from playground.workspace.examples import ShippedSet
 from playground.workspace.visitors import Sessions
