@@ -1,5 +1,5 @@
-"""What a person asks to be judged, and what of it is asked of whom; and sides whose replies were recorded elsewhere, such
-as those of a model whose host closes: they are judged beside the others, and asked nothing."""
+"""What a person asks to be judged, and what of it is asked of whom; and sides whose replies were recorded elsewhere,
+such as those of a model whose host closes: they are judged beside the others, and asked nothing."""
 
 from __future__ import annotations
 
