@@ -102,7 +102,7 @@ def await_moment(services, run, moment, chance):
     wait_for(there, moment, every_s=0.0005 if moment == "saving" else 0.002)
 
 
-def ended(services, run, words, within_s=torture.PATIENCE_S):
+def ended(services, run, words, within_s=180.0):
     """Wait until a run has FAILED with ``words`` and holds nothing; the seconds that took."""
     began = clock()
     view = wait_state(services, run, *ENDED, within_s=within_s)
