@@ -8,7 +8,6 @@ import re
 import shutil
 import struct
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -41,7 +40,7 @@ from playground.data.records import (
 from playground.data.retrieval import parse_document
 from playground.data.text_formats import parse_delimited, parse_json, parse_text, rows_of
 from playground.data.turns import Unusable
-from playground.data.workbook import parse_parquet, parse_xlsx
+from playground.data.workbook import NO_ARCHIVE, parse_parquet, parse_xlsx
 from playground.errors import InputError
 
 _LINE = "Mend the line: one JSON object, double quotes, nothing after the closing brace."
@@ -296,16 +295,7 @@ _ABOUT = re.compile(
 _MOST_FILES = 1_000
 MOST_ENTRIES = 10_000
 """Files and folders of one folder that are looked through."""
-_DAMAGED_ZIP = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
-    EOFError,
-    RuntimeError,
-    ValueError,
-    OSError,
-)
+_DAMAGED_ZIP = (*NO_ARCHIVE, lzma.LZMAError, EOFError, RuntimeError, ValueError, OSError)
 
 
 def _unzipped(path: Path, folder: Path, limit_bytes: int) -> list[Path]:

@@ -29,7 +29,7 @@ _ROW_BYTES = 4 << 20
 """Of a sheet's XML: openpyxl holds a row whole, 80 times as large where its cells are empty."""
 _STYLE_BYTES = 8 << 20
 """Of a workbook's styles, all of which openpyxl reads: two seconds for each of these megabytes."""
-_NO_ARCHIVE = (zipfile.BadZipFile, zlib.error, struct.error)
+NO_ARCHIVE = (zipfile.BadZipFile, zlib.error, struct.error)
 _VALUE_BYTES = 200  # what a Python value takes besides, about
 
 
@@ -96,7 +96,7 @@ def _check_archive(path: Path, limits: Limits) -> None:
             if any(one.filename == "xl/styles.xml" and one.file_size > _STYLE_BYTES for one in archive.infolist()):
                 raise InputError(f"{path.name} holds more styles than a table needs. Save it again, or as CSV.")
             damaged = archive.testzip()
-    except (*_NO_ARCHIVE, OSError, EOFError, ValueError, RuntimeError):  # RuntimeError: encrypted, or not implemented
+    except (*NO_ARCHIVE, OSError, EOFError, ValueError, RuntimeError):  # RuntimeError: encrypted, or not implemented
         what = f"{path.name} is no Excel workbook (.xlsx), or has a password"
         raise InputError(f"{what}. Save it again, or as CSV.") from None
     if damaged:
@@ -298,7 +298,7 @@ _DAMAGED += (ArithmeticError, RuntimeError, SyntaxError, AssertionError)
 
 def decode(file: Path, limits: Limits, bound: Callable[[], None], wanted: str) -> Iterator[None]:
     """As ``limited.Reader``: yields nothing. Damage is passed over; the reader will say it. wanted: a sheet."""
-    damaged: tuple[type[Exception], ...] = (*_NO_ARCHIVE, *_DAMAGED)  # an error of another type counts as no memory
+    damaged: tuple[type[Exception], ...] = (*NO_ARCHIVE, *_DAMAGED)  # an error of another type counts as no memory
     is_parquet = file.suffix.lower() == ".parquet"
     if is_parquet:
         import pyarrow.parquet

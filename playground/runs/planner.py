@@ -26,14 +26,7 @@ from playground.methods.method import Method, weights_in
 from playground.models.bases import BaseService, own_weights
 from playground.plain import duration, plural, size
 from playground.runs.cluster import RayWorkers
-from playground.runs.request import (
-    CONTENT_STEPS,
-    QUICK_STEPS,
-    TrainRequest,
-    begins_with,
-    content_steps,
-    refuse_other_base,
-)
+from playground.runs.request import CONTENT_STEPS, QUICK_STEPS, TrainRequest, begins_with, content_steps, refuse_base
 from playground.runs.runner import START_S, Workers
 from playground.settings import Settings
 from playground.training import processes
@@ -91,7 +84,7 @@ def rewarded_by(
             card = find(reward.removeprefix(REWARD_MODEL))
             if card.objective != "reward":
                 raise InputError(f"{card.id} writes replies and scores none. Train a reward model: --objective reward.")
-            refuse_other_base(card, base, "be rewarded by")
+            refuse_base(card, base, "be rewarded by")
             found[reward] = str(card.path)
             continue
         parse_check(reward, files=files)
@@ -225,7 +218,7 @@ class Planner:
 
     def spec(self, resolved: Resolved, plan: Plan, run: str, file: Path, now_s: float) -> RunSpec:
         """The whole run in one value. file: the copy of the examples that belongs to it. Raises InputError."""
-        base, request = self._bases.resolve(), resolved.request
+        base, request, files = self._bases.resolve(), resolved.request, resolved.checked.files
         longest, answers = self._longest(resolved)
         packed = can_pack_sequences(self._bases.shapes().config)
         kept = {name: getattr(request, name) for name in settings_of(RunSettings)}
@@ -239,7 +232,7 @@ class Planner:
             base_path=str(base.path),
             base_fingerprint=base.fingerprint,
             file=str(file),
-            data=_data_name(resolved.checked, Path(request.file)),
+            data=f"{files[0].name} and {len(files) - 1} more" if len(files) > 1 else Path(request.file).name,
             adapters_dir=str(self._settings.adapters_dir),
             shipped_dir=str(self._settings.shipped_adapters_dir),
             owner=request.owner,
@@ -428,12 +421,6 @@ class Planner:
                 if len(self._answers) > REMEMBERED:
                     del self._answers[next(iter(self._answers))]
         return longest, min(known[1], longest)
-
-
-def _data_name(checked: Checked, file: Path) -> str:
-    """What the examples are called: their file, or the first of several."""
-    more = len(checked.files) - 1
-    return f"{checked.files[0].name} and {more} more" if more > 0 else file.name
 
 
 def _learned(example: Row, turns: str) -> str:

@@ -162,10 +162,10 @@ def begins_with(request: TrainRequest, objective: str, card: AdapterCard, base: 
         faults.append(f"{', '.join(request.options.chosen())} can only be set for a new adapter")
     if faults:
         raise InputError(f"A run cannot begin with {card.id}: {'; '.join(faults)}.")
-    refuse_other_base(card, base, "begin with")
+    refuse_base(card, base, "begin with")
     return card
 
 
-def refuse_other_base(card: AdapterCard, base: BaseShapes, what: str) -> None:
+def refuse_base(card: AdapterCard, base: BaseShapes, what: str) -> None:
     if why := unfit(card, base, numbers=True):
         raise InputError(f"A run on this base cannot {what} {card.id}: {why}.")

@@ -295,11 +295,10 @@ class VerdictService:
                 raise InputError(f"{request.name} is measured further already. Wait for its end, and try again.")
             live = sum(self._state(state).state in LIVE for state in self.files.all() if state.owner == owner)
             if live >= LIVE_OF_ONE:
-                wait = "Let one end, or stop it, and try again."
-                raise InputError(f"{live} verdicts of yours are waiting or running. {wait}")
+                words = f"{live} verdicts of yours are waiting or running"
+                raise InputError(f"{words}. Let one end, or stop it, and try again.")
             if (everybody := self._jobs.count(_KEY)) >= LIVE_OF_ALL:
-                wait = "Try again in a few minutes."
-                raise BusyError(f"{everybody} verdicts of several people are waiting or running. {wait}")
+                raise BusyError(f"{everybody} verdicts of several people wait or run. Try again in a few minutes.")
             self._quota.take_replies(owner, replies, "The verdict" if verdict else "The prompt bench")
             with contextlib.ExitStack() as undo:
                 undo.callback(self._quota.give_back_replies, owner, replies)
@@ -374,10 +373,8 @@ class VerdictService:
         about = {"id": work.state.id, "name": work.state.name, "created_s": work.state.created_s, "state": state}
         about |= {"timings": work.timings, "forgetting": work.forgotten, "refusals": work.refusals}
         seconds = round(work.measured_s + (time.monotonic() - work.began_s if work.began_s else 0.0), 1)
-        about |= {"failed": dict(work.failed), "seconds": seconds, "judges": work.judges}
-        about |= {
-            "spent": {"amount": work.spending.spent, "requests": work.spending.requests, "cap": request.spend_cap}
-        }
+        spent = {"amount": work.spending.spent, "requests": work.spending.requests, "cap": request.spend_cap}
+        about |= {"failed": dict(work.failed), "seconds": seconds, "judges": work.judges, "spent": spent}
         try:
             used, answers, rest = self._used(request, work.state.id), list(work.answers.values()), list[Answered]()
             if request.budget_s is not None:
@@ -441,9 +438,8 @@ class VerdictService:
             if state.purpose != VERDICT and request.budget_s is None:
                 return view
             view = replace(view, unit="" if request.budget_s is None else " s")
-            if not (answers := self.files.answers(state.id)):
-                return view
-            return replace(view, so_far=self._records.so_far(request, answers.values()))
+            if answers := self.files.answers(state.id):
+                view = replace(view, so_far=self._records.so_far(request, answers.values()))
         return view
 
     def _mine(self, state: State, owner: str) -> bool:
