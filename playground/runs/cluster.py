@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -43,6 +44,9 @@ HERE = "http://127.0.0.1:8265"
 POLL_S = 1.0
 NODES_EVERY = 4
 """So many looks at the jobs come between two at the nodes."""
+GONE_AFTER = 30
+"""A job that the cluster does not know at so many looks one after another is of a cluster that is gone: one that has
+just been started again may not have read yet what it knew."""
 START_S = 60.0
 RETRIES = 5
 """So many nodes may be lost under one run."""
@@ -78,11 +82,14 @@ class RayWorkers:
     tokens_per_s: float | None = None
     longest_s: float | None = None
 
-    def __init__(self, address: str, runs_dir: Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, address: str, runs_dir: Path, clock: Callable[[], float] = time.time, poll_s: float = POLL_S
+    ) -> None:
         """Raises InputError where Ray is not installed."""
         if find_spec("ray") is None:
             raise InputError('PLAYGROUND_RAY is set, but Ray is not installed here: pip install "ray[default]"')
         self._address, self._runs_dir, self._clock = address, runs_dir, clock
+        self._poll_s, self._unknown = poll_s, Counter[int]()
         self._client: JobSubmissionClient | None = None
         self._local: subprocess.Popen[bytes] | None = None
         self._ended: dict[int, bool] = {}
@@ -144,7 +151,10 @@ class RayWorkers:
 
     @property
     def waiting(self) -> str:
-        return "Waiting on the cluster" + ("" if self._client is not None or not self._fault else f". {self._fault}")
+        if self._client is not None or not self._fault:
+            return "Waiting on the cluster"
+        mend = "" if self._address == AUTO else " Start it, or train here: cancel, and unset PLAYGROUND_RAY"
+        return f"Waiting on the cluster. {self._fault}{'' if self._fault.endswith('.') else '.'}{mend}"
 
     def place(self, run_dir: Path) -> tuple[bool, str]:
         """(whether the run waits for a node, where it is in words)."""
@@ -204,7 +214,7 @@ class RayWorkers:
                 self._client = None
                 self._fault = _short(error)
                 _LOG.info("the cluster does not answer", exc_info=True)
-            self._done.wait(POLL_S)
+            self._done.wait(self._poll_s)
 
     def _connect(self) -> JobSubmissionClient:
         from ray.job_submission import JobSubmissionClient
@@ -230,8 +240,10 @@ class RayWorkers:
         except RuntimeError as error:
             if not str(error).startswith("Request failed with status code 404"):
                 raise
-            self._ended[number] = True  # of a cluster that is gone
+            self._unknown[number] += 1
+            self._ended[number] = self._unknown[number] >= GONE_AFTER
             return
+        del self._unknown[number]
         if info.status.is_terminal():
             run_dir = self._runs_dir / Path(str((info.metadata or {}).get("run", ""))).name
             if str(info.status) == "FAILED" and run_dir != self._runs_dir and run_dir.is_dir():
