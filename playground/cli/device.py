@@ -17,6 +17,7 @@ from playground.chat.demo import DemoState
 from playground.cli.common import Outcome, Progress, call, services_for, weights_of
 from playground.errors import EndpointError, InputError, PlaygroundError
 from playground.library.adapters import AdapterCard
+from playground.models.vllm_engine import look_at
 from playground.plain import and_left
 from playground.services import Services, build_services
 from playground.settings import Settings
@@ -42,10 +43,20 @@ def status(settings: Settings, options: Namespace) -> Outcome:
         *[f"  running: {lease['label']}" for lease in state["leases"]],
         *[f"  waiting: {item['label']} ({item['position']})" for item in state["queue"]],
         *_cluster(state.get("cluster")),
+        *_engine(settings, state),
         f"Disk: {sum(folders.values()) / 1e9:.1f} GB in {settings.home}, {free / 1e9:.1f} GB free",
         *[f"  {name}: {held / 1e6:.1f} MB" for name, held in folders.items()],
     ]
     return state, "\n".join(lines), 0
+
+
+def _engine(settings: Settings, found: dict[str, Any]) -> list[str]:
+    """The server that computes replies, where that is not this process; noted in ``found``, too."""
+    if not settings.engine:
+        return []
+    answers, words = look_at(settings.engine)
+    found["engine"] = {"address": settings.engine, "answers": answers, "message": words}
+    return [f"Engine: {words}"]
 
 
 def _cluster(state: dict[str, Any] | None) -> list[str]:
@@ -104,16 +115,22 @@ def doctor(settings: Settings, options: Namespace) -> Outcome:
     progress.end()
     here, precision = services.manager.device, services.bases.precision
     computing = _torch(precision.of(Path(base["path"])) if base else settings.precision)
+    about: dict[str, Any] = {}
+    if (ray := services.training.cluster) is not None:
+        about["cluster"] = ray.status(LOOK_S)
     lines = [
         "Device: {}, computing in {dtype} with {threads} threads".format(here.name, **computing),
         *([f"Precision: {precision.words}"] if precision.words else []),
         f"Memory: {here.free_bytes / 1e9:.1f} of {here.total_bytes / 1e9:.1f} GB free",
         f"Home: {settings.home}",
         f"Base: {base['id']} in {base['path']}, fingerprint {base['fingerprint']}" if base else "Base: not prepared",
+        *_engine(settings, about),
+        *_cluster(about.get("cluster")),
         "Packages: " + ", ".join(f"{name} {version}" for name, version in versions.items()),
         *[f"Missing: {item['what']} Mend it with: {item['mend']}" for item in missing],
     ]
-    return {**computing, "base": base, "versions": versions, "missing": missing}, "\n".join(lines), code
+    code = code or int(not about.get("engine", {"answers": True})["answers"])
+    return {**computing, **about, "base": base, "versions": versions, "missing": missing}, "\n".join(lines), code
 
 
 def _torch(precision: str) -> dict[str, Any]:

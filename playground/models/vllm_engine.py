@@ -45,6 +45,8 @@ SAME_LOSS, NO_EFFECT = 0.03, 1e-3
 to the second an adapter does nothing."""
 TOGETHER = 64
 """Tokens whose probabilities are asked for at once."""
+LOOK_S = 2.0
+"""How long a look at the server may take, a request."""
 LOAD, UNLOAD = "/load_lora_adapter", "/unload_lora_adapter"
 OF_THE_ROW = (400, 404, 413, 422)
 """Statuses that may be one request's fault; any other one is the server's."""
@@ -63,6 +65,29 @@ def refused(card: AdapterCard) -> str:
     if config.get("peft_type") != "LORA":
         return f"it is a {plain_text(config.get('peft_type'), 40)} adapter, and {only}"
     return f"it is a DoRA, and {only}" if config.get("use_dora") else ""
+
+
+def look_at(engine: str) -> tuple[bool, str]:
+    """(whether it answers, what it serves or what to do), within LOOK_S. engine: as ``Settings.engine``."""
+    import httpx
+
+    address, shared = urldefrag(engine.removeprefix("vllm:"))
+    server = address.rstrip("/").removesuffix("/v1")
+    key = os.environ.get(ENGINE_KEY, "").strip()
+    try:
+        with httpx.Client(timeout=LOOK_S, headers={"Authorization": f"Bearer {key}"} if key else {}) as client:
+            models = client.get(f"{server}/v1/models").raise_for_status().json()["data"]
+            version = client.get(f"{server}/version")
+            api = client.get(f"{server}/openapi.json")
+        paths = api.json().get("paths", {}) if api.is_success else {}
+        named = plain_text(version.json().get("version"), 40) if version.is_success else ""
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError, AttributeError) as error:
+        why = plain_text(str(error) or type(error).__name__, 200).rstrip(".")
+        return False, f"{server} does not answer as vLLM does: {why}. Start it, or unset PLAYGROUND_ENGINE."
+    bases = [one for one in models if not one.get("parent")]
+    there = ", ".join(plain_text(one.get("root") or one.get("id"), 200) for one in bases) or "no model"
+    routes = "by its routes" if f"/v1{LOAD}" in paths else "only if VLLM_ALLOW_RUNTIME_LORA_UPDATING is set there"
+    return True, f"vLLM {named} at {server} serves {there}; adapters {f'from {shared}' if shared else routes}"
 
 
 class VllmEngine:

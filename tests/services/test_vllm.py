@@ -11,11 +11,13 @@ import pytest
 
 from playground.chat.compare import Side
 from playground.chat.programs import Saved, all_replies, read_saved
+from playground.cli import device
+from playground.cli.common import build_parser
 from playground.engine.engine import Engine
 from playground.engine.request import AdapterFile, Row, Sampling, ScoreRow
 from playground.errors import BaseUnavailableError
 from playground.models.remote import Client
-from playground.models.vllm_engine import VllmEngine
+from playground.models.vllm_engine import VllmEngine, look_at
 from playground.services import build_services
 from playground.settings import Settings
 from tests.api.conftest import wait_until
@@ -286,3 +288,22 @@ def test_the_setting_is_read_and_a_wrong_one_is_refused():
         assert Settings.from_env({"PLAYGROUND_ENGINE": good}).engine == good
     for wrong in ("vllm", "http://host", "vllm:host:8000", "vllm:http://me:key@host", "vllm:http://host#there"):
         refused("PLAYGROUND_ENGINE", Settings.from_env, {"PLAYGROUND_ENGINE": wrong})
+
+
+def test_doctor_and_status_ask_the_server_and_say_what_it_serves_or_what_to_do(vllm, server, settings, monkeypatch):
+    monkeypatch.setenv("PLAYGROUND_ENGINE", vllm.url)
+    asked = build_parser().parse_args
+    paths = {"paths": {"/v1/load_lora_adapter": {}}}
+    server.say = lambda path, body: (200, paths) if path == "/openapi.json" else vllm.say(path, body)
+    away = replace(settings, engine=vllm.url)
+    found, words, code = device.doctor(away, asked(["doctor", "--offline"]))
+    assert (found["engine"]["answers"], code) == (True, 0)
+    assert f"serves {vllm.root}; adapters by its routes" in words
+    assert "adapters from /there" in look_at(f"{vllm.url}#/there")[1]
+    server.say = lambda path, body: (502, {})
+    for verb in (device.doctor, device.status):
+        found, words, code = verb(away, asked([verb.__name__, *["--offline"] * (verb is device.doctor)]))
+        assert "does not answer as vLLM does: Server error" in words
+        assert "unset PLAYGROUND_ENGINE" in words
+    server.say = lambda path, body: (200, [])
+    assert look_at(vllm.url)[0] is False
