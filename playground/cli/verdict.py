@@ -12,16 +12,7 @@ from typing import Any
 
 from playground.chat.compare import Side
 from playground.chat.programs import parse_side
-from playground.cli.common import (
-    Outcome,
-    Progress,
-    agreed,
-    judge_in_app,
-    mapping_of,
-    owned_or_served,
-    refuse_missing,
-    services_for,
-)
+from playground.cli import common
 from playground.errors import InputError, RunFailedError
 from playground.evaluation.comparison import TIMED, Questions, money
 from playground.evaluation.cost import Prices, read_prices
@@ -51,7 +42,7 @@ RECORD = (
 )
 
 
-def verdict(settings: Settings, options: Namespace) -> Outcome:
+def verdict(settings: Settings, options: Namespace) -> common.Outcome:
     file = existing(options.file, "verdict takes a file of held-out examples.")
     out = Path(options.out or options.extend) if options.out or options.extend else None
     if out is not None and out.exists() and not out.is_dir():
@@ -66,12 +57,12 @@ def verdict(settings: Settings, options: Namespace) -> Outcome:
         if kept:
             stated = ", ".join(kept).replace("_", "-")
             raise InputError(f"--extend keeps all that was stated before the first row; leave out {stated}.")
-        services = services_for(settings, options.base)
+        services = common.services_for(settings, options.base)
         request = services.verdicts.extension(_written_to(Path(options.extend)), options.limit, file=file)
     else:
-        services = services_for(settings, options.base)
+        services = common.services_for(settings, options.base)
         request = _request(services, options, file)
-        refuse_missing(services, request.sides)
+        common.refuse_missing(services, request.sides)
     view, record = measured(settings, services, request, options)
     folder = services.verdicts.files.folder(view.id)
     report, rows_file = services.verdicts.files.write(view.id, "html", out or folder), folder / "rows.jsonl"
@@ -113,7 +104,7 @@ def _request(services: Services, options: Namespace, file: Path) -> VerdictReque
         checks=tuple(options.check),
         right=tuple(options.right),
         examples=source,
-        mapping=mapping_of(options) or None,
+        mapping=common.mapping_of(options) or None,
         questions=_questions(options.answers),
         prices=read_prices(Path(options.prices)) if options.prices else Prices(),
         losses=not options.no_losses,
@@ -142,13 +133,13 @@ def measured(
 ) -> tuple[VerdictView, dict[str, Any]]:
     """(how it ended, its record), measured here or in the app that serves this home, once the person has agreed to
     what leaves this machine. Raises RunFailedError, InputError."""
-    progress, view = Progress(), None
+    progress, view = common.Progress(), None
     cap = request.spend_cap if options.spend_cap is None else options.spend_cap
     request = replace(request, send=options.send, spend_cap=cap)
     if request.proposer or any(side.is_remote for side in request.sides):
         services.bases.resolve(progress.base)
         progress.end()
-        request = replace(request, send=agreed(services.verdicts.leaving(request), request.send))
+        request = replace(request, send=common.agreed(services.verdicts.leaving(request), request.send))
     for words in services.verdicts.recorded(request):
         progress.say(words, always=True)
     for view in _views(settings, services, request, progress):
@@ -161,11 +152,11 @@ def measured(
 
 
 def _views(
-    settings: Settings, services: Services, request: VerdictRequest, progress: Progress
+    settings: Settings, services: Services, request: VerdictRequest, progress: common.Progress
 ) -> Iterator[VerdictView]:
-    with owned_or_served(settings) as home:
+    with common.owned_or_served(settings) as home:
         if home is None:
-            yield from judge_in_app(settings, request)
+            yield from common.judge_in_app(settings, request)
             return
         services.bases.engine(progress.base)
         progress.end()
@@ -217,12 +208,12 @@ def _questions(path: str | None) -> Questions:
         raise InputError(f"{path}: {error}. changes is a word; the others are numbers.") from error
 
 
-def bench(settings: Settings, options: Namespace) -> Outcome:
+def bench(settings: Settings, options: Namespace) -> common.Outcome:
     """Keep the versions, measure them on the validation part alone, and say which is best."""
     file = existing(options.file, "bench takes a file of examples.")
     texts, shots = [(name, _text(name)) for name in options.prompt], _shots(options.shots)
-    services = services_for(settings, options.base, [Side(options.model)])
-    mapping = mapping_of(options) or None
+    services = common.services_for(settings, options.base, [Side(options.model)])
+    mapping = common.mapping_of(options) or None
     services.bench.parts(file, mapping=mapping, seed=options.seed)  # a wrong file is refused before anything is kept
     kept = {services.bench.keep(text, file).id: name for name, text in texts}
     shipped = services.data.shipped_with(file)
@@ -269,16 +260,16 @@ def _shots(said: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def search(settings: Settings, options: Namespace) -> Outcome:
+def search(settings: Settings, options: Namespace) -> common.Outcome:
     """Let prompts with and without shots compete on the validation part until the budget is over; exit 1 where it was
     stopped before that."""
     file = existing(options.file, "search takes a file of examples.")
     texts = {f"p{at} ({Path(name).stem})": _text(name) for at, name in enumerate(options.prompt, 1)}
     shots = _shots(options.shots)
-    services = services_for(settings, options.base, [Side(options.model)])
+    services = common.services_for(settings, options.base, [Side(options.model)])
     budget_s = None if options.budget is None else 60 * options.budget
     asked = {name: getattr(options, name) for name in ("max_tokens", "seed", "form_only")}
-    asked |= {"mapping": mapping_of(options) or None, "right": tuple(options.right)}
+    asked |= {"mapping": common.mapping_of(options) or None, "right": tuple(options.right)}
     asked |= {"proposer": services.endpoints.get(options.endpoint).name} if options.endpoint else {}
     if options.resume:
         id, before = services.search.newest(file)

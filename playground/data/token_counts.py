@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from playground.data import render
 from playground.data.example import (
     BadRow,
     Checked,
@@ -29,16 +30,6 @@ from playground.data.example import (
 )
 from playground.data.files import no_usable_rows
 from playground.data.records import OnProgress, Progress
-from playground.data.render import (
-    LAST,
-    answer_by_answer,
-    encode,
-    learned_answer,
-    render_asked,
-    render_example,
-    render_many,
-    tools_of_base,
-)
 from playground.errors import InputError
 
 _SHUFFLES = 10
@@ -162,7 +153,7 @@ _MAX_TRIED = 24  # rows whose quick count must be the slow one's, or all are cou
 
 
 def token_report(
-    checked: Checked, tokenizer: Any, max_tokens: int, turns: str = LAST, on_progress: OnProgress | None = None
+    checked: Checked, tokenizer: Any, max_tokens: int, turns: str = render.LAST, on_progress: OnProgress | None = None
 ) -> TokenReport:
     """Lengths as the base sees them; raises InputError when max_tokens is below 2, or no row teaches anything."""
     if max_tokens < 2:
@@ -186,7 +177,7 @@ def token_report(
     if not numbers:
         raise no_usable_rows("The file", checked.rows, sorted((*checked.bad, *bad), key=lambda item: item.row))
     called = [one for one in checked.examples if uses_tools(one.messages)]
-    unsaid = tuple(one.row for one in called if tools_of_base(tokenizer).silences(one.messages))
+    unsaid = tuple(one.row for one in called if render.tools_of_base(tokenizer).silences(one.messages))
     return TokenReport(numbers, prompts, answers, max_tokens, checked.objective == "text", tuple(bad), unsaid)
 
 
@@ -219,7 +210,7 @@ class _Measure:
                 yield (0, length) if length else BadRow(row.row, *why)
                 continue
             if isinstance(row, PromptOnly):
-                yield len(render_asked(self._tokenizer, row).prompt_ids), 0
+                yield len(render.render_asked(self._tokenizer, row).prompt_ids), 0
                 continue
             found = [next(examples) for _ in variants(row)]
             bad = next((item for item in found if isinstance(item, BadRow)), None)
@@ -228,7 +219,7 @@ class _Measure:
     def _count(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, as ``len(encode(tokenizer, text))``."""
         if not self._quick:
-            return [len(encode(self._tokenizer, text)) for text in texts]
+            return [len(render.encode(self._tokenizer, text)) for text in texts]
         found: list[int] = []
         start = size = 0
         for end, text in enumerate(texts, 1):
@@ -243,16 +234,16 @@ class _Measure:
         """An error, an odd template, thoughts, tools, and several answers to learn are left to ``render_example``."""
 
         def is_plain(example: Example) -> bool:
-            one = self._turns == LAST or sum(turn.role == "assistant" for turn in example.messages) == 1
+            one = self._turns == render.LAST or sum(turn.role == "assistant" for turn in example.messages) == 1
             return one and not example.messages[-1].thought and not uses_tools(example.messages)
 
         able = [(place, example) for place, example in enumerate(examples) if self._quick and is_plain(example)]
-        whole = render_many(self._tokenizer, [example.messages for _, example in able], prompt=False)
-        prompts = render_many(self._tokenizer, [example.prompt for _, example in able], prompt=True)
+        whole = render.render_many(self._tokenizer, [example.messages for _, example in able], prompt=False)
+        prompts = render.render_many(self._tokenizer, [example.prompt for _, example in able], prompt=True)
         todo: list[int] = []
         texts: list[str] = []
         for (place, _), text, prompt in zip(able, whole, prompts, strict=True):
-            answer = learned_answer(text[len(prompt) :], self._tokenizer)
+            answer = render.learned_answer(text[len(prompt) :], self._tokenizer)
             if text and prompt and text.startswith(prompt) and not self._empty.fullmatch(answer):
                 todo.append(place)
                 texts += (prompt, answer)
@@ -263,8 +254,8 @@ class _Measure:
 
     def _slow(self, example: Example) -> Counts | BadRow:
         try:
-            parts = answer_by_answer(self._tokenizer, example, self._turns)
-            each = [render_example(self._tokenizer, one, self._max_tokens, self._turns) for one in parts]
+            parts = render.answer_by_answer(self._tokenizer, example, self._turns)
+            each = [render.render_example(self._tokenizer, one, self._max_tokens, self._turns) for one in parts]
         except InputError as error:
             reason, _, fix = str(error).removeprefix(f"Row {example.row}: ").partition(". ")
             return BadRow(example.row, reason, fix)
@@ -296,29 +287,29 @@ class TokenPreview:
         return sum(token.kind == kind for token in self.tokens)
 
 
-def preview_tokens(tokenizer: Any, row: Row, max_tokens: int, turns: str = LAST) -> tuple[TokenPreview, ...]:
+def preview_tokens(tokenizer: Any, row: Row, max_tokens: int, turns: str = render.LAST) -> tuple[TokenPreview, ...]:
     """A row as the base is given it: a preference is two texts. Raises InputError as ``render_example`` does."""
     if isinstance(row, Passage):
-        return (TokenPreview("", tuple(_tokens(tokenizer, encode(tokenizer, row.text), LEARNED))),)
+        return (TokenPreview("", tuple(_tokens(tokenizer, render.encode(tokenizer, row.text), LEARNED))),)
     if isinstance(row, PromptOnly):
-        return (TokenPreview("", tuple(_tokens(tokenizer, render_asked(tokenizer, row).prompt_ids, READ))),)
+        return (TokenPreview("", tuple(_tokens(tokenizer, render.render_asked(tokenizer, row).prompt_ids, READ))),)
     titles: tuple[str, ...] = ("",)
     if isinstance(row, Preference):
         titles = ("The better answer", "The worse answer")
     elif isinstance(row, Judged):
         titles = (f"A {'good' if row.good else 'bad'} answer",)
-    if isinstance(row, Example) and len(parts := answer_by_answer(tokenizer, row, turns)) > 1:
-        turns, titles = LAST, tuple(f"Up to turn {len(one.messages)}" for one in parts)
+    if isinstance(row, Example) and len(parts := render.answer_by_answer(tokenizer, row, turns)) > 1:
+        turns, titles = render.LAST, tuple(f"Up to turn {len(one.messages)}" for one in parts)
     else:
-        turns, parts = turns if isinstance(row, Example) else LAST, [*variants(row)]
+        turns, parts = turns if isinstance(row, Example) else render.LAST, [*variants(row)]
     each = zip(titles, parts, strict=True)
     return tuple(TokenPreview(title, tuple(_preview(tokenizer, one, max_tokens, turns))) for title, one in each)
 
 
 def _preview(tokenizer: Any, example: Example, max_tokens: int, turns: str) -> Iterator[Token]:
-    row = render_example(tokenizer, example, max_tokens, turns)
+    row = render.render_example(tokenizer, example, max_tokens, turns)
     if row.cut:
-        whole = render_example(tokenizer, example, row.tokens + row.cut, turns)
+        whole = render.render_example(tokenizer, example, row.tokens + row.cut, turns)
         yield from _tokens(tokenizer, (whole.prompt_ids + whole.completion_ids)[: row.cut], CUT)
     yield from _tokens(tokenizer, row.prompt_ids, READ)
     at = 0

@@ -39,18 +39,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from playground.evaluation.statistics import (
-    ALPHA,
-    LEVEL,
-    MOST_ROWS,
-    POWER,
-    Interval,
-    hierarchical_bootstrap,
-    hierarchical_p,
-    holm,
-    newcombe_paired,
-    paired_draws,
-)
+from playground.evaluation import statistics as st
 
 Rung = Literal[
     "base", "prompt", "constraint", "few-shot", "documents", "larger-model", "fine-tune", "fine-tune+documents"
@@ -211,7 +200,7 @@ def family(candidates: Sequence[Candidate], validation: np.ndarray | None = None
     return kept
 
 
-def spent(fraction: float, alpha: float = ALPHA) -> float:
+def spent(fraction: float, alpha: float = st.ALPHA) -> float:
     """Error spent at this fraction of the maximum of rows (Lan and DeMets 1983, shaped as by O'Brien and Fleming)."""
     if fraction >= 1:
         return alpha
@@ -223,7 +212,7 @@ def level(n: int, terms: Terms, looks: Sequence[int] = ()) -> float:
     """What the look at n rows may spend, after looks at these numbers of rows. Without a stated maximum the first look
     spends everything, and a second one nothing."""
     if terms.maximum is None:
-        return 0.0 if looks else ALPHA
+        return 0.0 if looks else st.ALPHA
     before = spent(max(looks) / terms.maximum) if looks else 0.0
     return max(0.0, spent(n / terms.maximum) - before)
 
@@ -270,7 +259,7 @@ def decide(
     if fewest is None or n < fewest:  # 5b
         if n >= (fewest_rows(terms, len(tested)) or math.inf):
             then = "Look again with more rows." if alpha else "Measure a new verdict on new rows."
-            text = f"Of the {ALPHA:.0%} of error that all looks share, {alpha:.2%} is left for this one at {n} rows"
+            text = f"Of the {st.ALPHA:.0%} of error that all looks share, {alpha:.2%} is left for this one at {n} rows"
             return replace(made, leaf="5b", sentence=f"{text}: it can show nothing. {then}")
         return replace(made, leaf="5b", sentence=f"{_too_few(n, terms)}. {_plan(planned)}")
     text = f"{right}; its true share lies between {best.low:.0%} and {best.high:.0%}, and the bar is {terms.bar:.0%}."
@@ -302,16 +291,16 @@ def _judged(tested: Sequence[Candidate], terms: Terms, alpha: float) -> list[Sta
     raw = [float(stats.binom.sf(x - 1, n, terms.floor)) if n else 1.0 for x, n in counts]
     for at, one in enumerate(tested):
         if one.draws is not None and raw[at] < 1:
-            raw[at] = max(raw[at], hierarchical_p(one.draws, terms.floor))
+            raw[at] = max(raw[at], st.hierarchical_p(one.draws, terms.floor))
     made = []
-    for one, (x, n), p in zip(tested, counts, holm(raw), strict=True):
+    for one, (x, n), p in zip(tested, counts, st.holm(raw), strict=True):
         low = float(stats.beta.ppf(share, x, n - x + 1)) if x else 0.0
         high = float(stats.beta.ppf(1 - share, x + 1, n - x)) if x < n else 1.0
         # what was cut off might have passed
         most = min(n, x + round(one.cut_off * n)) if one.cut_off > MOST_CUT_OFF else x
         below = bool(n) and most < n and float(stats.beta.ppf(1 - share, most + 1, n - most)) < terms.bar
         if one.draws is not None and n:
-            over = hierarchical_bootstrap(one.draws, level=1 - 2 * share)
+            over = st.hierarchical_bootstrap(one.draws, level=1 - 2 * share)
             below = below and over.high + (most - x) / n < terms.bar
             low, high = max(0.0, min(low, over.low)), min(1.0, max(high, over.high))
         good = bool(n) and x / n >= terms.bar and p <= alpha and alpha > 0
@@ -345,11 +334,11 @@ def _guards(tested: Sequence[Candidate], *, aside: bool = False) -> list[Guard]:
 def _chosen(made: Decision, good: Standing, tested: Sequence[Candidate], terms: Terms) -> Decision:
     by_name = {one.name: one for one in tested}
 
-    def against(side: str, level: float = LEVEL) -> Interval:
+    def against(side: str, level: float = st.LEVEL) -> st.Interval:
         one, other = by_name[side], by_name[good.side]
         if one.draws is None and other.draws is None:
-            return newcombe_paired(one.passed, other.passed, level)
-        return paired_draws(one.by_draw, other.by_draw, level)
+            return st.newcombe_paired(one.passed, other.passed, level)
+        return st.paired_draws(one.by_draw, other.by_draw, level)
 
     able = [one for one in made.standings if not one.set_aside]
     others, best = [one for one in able if one.side != good.side], max(able, key=lambda one: one.rate)
@@ -381,7 +370,7 @@ def _chosen(made: Decision, good: Standing, tested: Sequence[Candidate], terms: 
     )
 
 
-def least_passes(n: int, terms: Terms, rungs: int = 1, alpha: float = ALPHA) -> int | None:
+def least_passes(n: int, terms: Terms, rungs: int = 1, alpha: float = st.ALPHA) -> int | None:
     """Passes of n rows from which a rung is shown good enough whatever the others do; None = not even n."""
     from scipy import stats
 
@@ -389,14 +378,14 @@ def least_passes(n: int, terms: Terms, rungs: int = 1, alpha: float = ALPHA) -> 
     return needed if needed <= n else None
 
 
-def fewest_rows(terms: Terms, rungs: int = 1, alpha: float = ALPHA) -> int | None:
+def fewest_rows(terms: Terms, rungs: int = 1, alpha: float = st.ALPHA) -> int | None:
     """Rows of which all must pass to show anything."""
     if alpha <= 0 or terms.floor >= 1:
         return None
     return math.ceil(math.log(alpha / rungs) / math.log(terms.floor))
 
 
-def power(n: int, rate: float, terms: Terms, rungs: int = 1, alpha: float = ALPHA) -> float:
+def power(n: int, rate: float, terms: Terms, rungs: int = 1, alpha: float = st.ALPHA) -> float:
     """How often a side whose true pass rate this is would be shown good enough."""
     from scipy import stats
 
@@ -409,8 +398,8 @@ def planned_rows(terms: Terms, rungs: int = 1) -> int | None:
     margin and number of rungs alone."""
     rate = (1 + terms.bar) / 2
     n = fewest_rows(terms, rungs) or math.inf
-    while n <= MOST_ROWS:
-        if all(power(int(n) + more, rate, terms, rungs) >= POWER for more in (0, 3, 7, 10)):
+    while n <= st.MOST_ROWS:
+        if all(power(int(n) + more, rate, terms, rungs) >= st.POWER for more in (0, 3, 7, 10)):
             return int(n)
         n += max(1, n // 200)
     return None
@@ -420,7 +409,7 @@ def rows_for_equality(terms: Terms) -> int:
     """Rows with which two equal sides, that differ on ``DISCORDANCE`` of them, are shown to be within the margin in
     four cases of five."""
     normal = NormalDist()
-    z = normal.inv_cdf(1 - ALPHA) + normal.inv_cdf(POWER)
+    z = normal.inv_cdf(1 - st.ALPHA) + normal.inv_cdf(st.POWER)
     return math.ceil(z * z * DISCORDANCE / terms.margin**2)
 
 
@@ -432,7 +421,7 @@ def power_words(rows: int, terms: Terms, rungs: int) -> str:
     return f"With {rungs} rung{'s' * (rungs != 1)} of the ladder, {can}. {_plan(planned)}"
 
 
-def confidence_sequence(passed: int, n: int, alpha: float = ALPHA) -> tuple[float, float]:
+def confidence_sequence(passed: int, n: int, alpha: float = st.ALPHA) -> tuple[float, float]:
     """An interval of a pass rate that holds at every n at once, so that it may be watched while rows run: the
     beta-binomial mixture martingale with a uniform prior (Robbins 1970) stays below 1/alpha."""
     if n == 0:

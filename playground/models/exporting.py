@@ -19,17 +19,8 @@ from typing import Any
 from playground.errors import InputError, RunFailedError, hub_errors
 from playground.gpu.device import Device
 from playground.jobs import Jobs
+from playground.library import exporting
 from playground.library.adapters import AdapterCard
-from playground.library.exporting import (
-    ENDPOINT,
-    FORMATS,
-    LLAMA_CPP,
-    OLLAMA,
-    TARGETS,
-    laid_over,
-    refuse_unmergeable,
-    refuse_unservable,
-)
 from playground.models.adapters import AdapterService
 from playground.models.bases import BaseService
 from playground.settings import PROJECT_ROOT, Settings
@@ -67,20 +58,22 @@ class Exporter:
         for all that such a server needs. target: a new folder (merged, a server's) or file (gguf), None = a download, a
         folder as a zip. Raises InputError, NotFoundError, RunFailedError."""
         card = self._adapters.get(adapter_id, owner)
-        if format not in (*FORMATS[1:], *TARGETS):
-            raise InputError(f"There is no format {format!r} to convert to. There are: {', '.join(FORMATS[1:])}.")
-        if format in TARGETS:
-            refuse_unservable(card, format)
+        if format not in (*exporting.FORMATS[1:], *exporting.TARGETS):
+            raise InputError(
+                f"There is no format {format!r} to convert to. There are: {', '.join(exporting.FORMATS[1:])}."
+            )
+        if format in exporting.TARGETS:
+            exporting.refuse_unservable(card, format)
         else:
-            refuse_unmergeable(card)
+            exporting.refuse_unmergeable(card)
         if reason := self._adapters.unfit(card):
             raise InputError(f"{card.name} cannot be merged into the base in use: {reason}.")
         if target is not None and os.path.lexists(target):
             said = f"{target} exists."
             raise InputError(f"{said} Name a new {'file' if format == 'gguf' else 'folder'}; nothing is overwritten.")
         base = self._bases.resolve()
-        ggufs = format in (OLLAMA, LLAMA_CPP)
-        if format != ENDPOINT and (format in FORMATS or ggufs or laid_over(card)):
+        ggufs = format in (exporting.OLLAMA, exporting.LLAMA_CPP)
+        if format != exporting.ENDPOINT and (format in exporting.FORMATS or ggufs or exporting.laid_over(card)):
             self._refuse_too_large(base.bytes, GGUFS_FACTOR if ggufs else DISK_FACTOR)
         key = f"export {owner if self._settings.is_visitor(owner) else secrets.token_hex(8)}"
         busy = "An export of yours is being written already. Wait for its end, or stop it."

@@ -32,15 +32,7 @@ from playground.errors import InputError
 from playground.library.files import refuse_constant
 from playground.settings import ALLOWED_HOSTS, HOST_NAME, Settings
 from playground.storage import Incoming
-from playground.workspace.visitors import (
-    COOKIE,
-    FREE_MIN_BYTES,
-    HOST_COOKIE,
-    cookie_name,
-    disk_free,
-    is_token,
-    new_token,
-)
+from playground.workspace import visitors
 
 OWN = "own"
 UPLOAD = "/gradio_api/upload"
@@ -66,7 +58,7 @@ FRAMING_BYTES = 1 << 20  # what a multipart body may hold besides the files
 BODY_S = 60.0  # how long any other body may take to arrive
 UPLOAD_S = 900.0  # how long an upload may take
 HEADERS_BYTES = 32 * 1024
-_VISITOR = re.compile(rf"{COOKIE}=([0-9a-f]{{32}})(?![0-9a-f])")
+_VISITOR = re.compile(rf"{visitors.COOKIE}=([0-9a-f]{{32}})(?![0-9a-f])")
 """A visitor's cookie, also where a prefix of its name binds it to this host."""
 _JUDGED_ELSEWHERE = ("/healthz", "/v1/")
 """Probes ask /healthz by address, and it tells nothing; who may use /v1 is decided in ``access``."""
@@ -84,7 +76,7 @@ class Gate:
         own: Sequence[Route] = (),
         body_s: float = BODY_S,
         upload_s: float = UPLOAD_S,
-        free: Callable[[Path], int] = disk_free,
+        free: Callable[[Path], int] = visitors.disk_free,
     ) -> None:
         self._app, self._settings, self._body_s, self._upload_s, self._free = app, settings, body_s, upload_s, free
         self._routes = [(method, OWN, route.path_regex) for route in own for method in sorted(route.methods or ())]
@@ -155,7 +147,7 @@ class Gate:
         said, refused = headers.get("content-length", "0"), None
         if not said.isdecimal() or int(said) > limit + FRAMING_BYTES:
             refused = PlainTextResponse(too_large, 413)
-        elif self._settings.shared and self._free(self._settings.home) < FREE_MIN_BYTES:
+        elif self._settings.shared and self._free(self._settings.home) < visitors.FREE_MIN_BYTES:
             refused = PlainTextResponse("The disk of this app is nearly full. Try again in an hour.", 507)
         elif self._incoming.is_crowded():
             refused = PlainTextResponse("Too many files wait here. Try again in a quarter of an hour.", 507)
@@ -251,10 +243,10 @@ KEPT_S = 30 * 24 * 3600  # the cookie's life after the last visit; what it gives
 def _cookie(scope: Scope) -> str:
     """The same token again, so that its life begins anew, or a fresh one. A Space is shown in a frame of another site:
     there the cookie has to say so, and is kept apart for each site that frames it."""
-    name = cookie_name(scope["scheme"], Headers(scope=scope).get("x-forwarded-proto", ""))
+    name = visitors.cookie_name(scope["scheme"], Headers(scope=scope).get("x-forwarded-proto", ""))
     held = Request(scope).cookies.get(name, "")
-    token = held if is_token(held) else new_token()
-    where = "SameSite=None; Secure; Partitioned" if name == HOST_COOKIE else "SameSite=Lax"
+    token = held if visitors.is_token(held) else visitors.new_token()
+    where = "SameSite=None; Secure; Partitioned" if name == visitors.HOST_COOKIE else "SameSite=Lax"
     return f"{name}={token}; Path=/; Max-Age={KEPT_S}; HttpOnly; {where}"
 
 

@@ -114,17 +114,8 @@ class ExamplesCard:
         self.drawn = [self.source, self.error, self.heading, self.facts, self.advice, self.columns, self.columns_note]
         self.drawn += [self.repairs, self.repair]
         self.drawn += [self.bad, self.bad_rows, self.kinds, self.take_bad, self.lengths, self.lengths_shown]
-        self.drawn += [
-            self.unused,
-            *self.take_in,
-            self.preview,
-            self.turns,
-            self.seen,
-            self.place,
-            self.edit,
-            self.edit_place,
-            self.edit_error,
-        ]
+        self.drawn += [self.unused, *self.take_in, self.preview, self.turns, self.seen, self.place]
+        self.drawn += [self.edit, self.edit_place, self.edit_error]
         self.read: list[Block] = [*self.drawn, self.uploaded, self.file, self.read_as, *self.roles, self.held_by]
         self.read += [*self.reading.values(), self.bad_file, self.good_file, self.stop_fetch, self.fetched]
         clicked = [self.paste, self.fetch, self.edit_save, self.repair, *self.take_in, *self.sets.values()]

@@ -91,16 +91,8 @@ class VerdictTab:
         self.line: dict[str, Any] = {"adapter": self.adapter, "prompt": self.prompt, "chosen": self.sides}
         self.line |= {"offered": self.offered, "recorded": self.recorded.values}
         self.shown: list[Block] = [self.followed, self.shown_error, self.head, self.body, self.listing]
-        self.shown += [
-            self.stop,
-            self.files,
-            self.delete,
-            self.question,
-            self.again,
-            self.fault,
-            self.extend,
-            self.rejoin,
-        ]
+        self.shown += [self.stop, self.files, self.delete, self.question]
+        self.shown += [self.again, self.fault, self.extend, self.rejoin]
 
     def _build_examples(self) -> None:
         choice: dict[str, Any] = {"filterable": False, "interactive": False}

@@ -25,6 +25,7 @@ from playground import storage
 from playground.server import gate
 from playground.server.gate import LIMIT_BYTES
 from playground.settings import Settings
+from playground.workspace import visitors
 from playground.workspace.visitors import COOKIE
 from tests.api.conftest import on_a_port, sent
 from tests.waiting import wait_for
@@ -69,7 +70,7 @@ def alone(tmp_path, monkeypatch):
 def gated(alone):
     """(changes of the settings) -> Gradio's own app behind the gate, with a route of ours and run history on."""
 
-    def make(free=gate.disk_free, **changes):
+    def make(free=visitors.disk_free, **changes):
         own = [Route("/own", lambda request: PlainTextResponse("ours"))]
         settings, page = replace(alone, **changes), small_page()
         page.max_file_size = settings.upload_limit_bytes
