@@ -132,7 +132,7 @@ class BaseService:
         self._lock, self._loading = threading.RLock(), threading.Lock()
         self._proven = False  # whether ``spec`` has been in memory, so that it can be loaded again
         self._state = BaseState("loading", "Preparing the base", settings.base)
-        self.spec = settings.base
+        self.spec, self.retry_s = settings.base, RETRY_S
         self._base: Base | None = None
         self.loaded: EngineLike | None = None  # the engine, if there is one already
         self._tokenizers: dict[tuple[Path, str], Tokenizer] = {}  # by folder and fingerprint
@@ -148,7 +148,7 @@ class BaseService:
                 try:
                     return self._prepare(spec, job, token)
                 except EndpointError:  # of the server that computes: asked again until it is there
-                    if job.pause(RETRY_S):
+                    if job.pause(self.retry_s):
                         raise
 
         self._jobs.start(JOB, prepare, "The base", busy=busy, interruptible=False)

@@ -20,7 +20,6 @@ from tests.engine.conftest import make_lora
 from tests.waiting import wait_for
 
 __all__ = ["make_lora"]
-wait_until = wait_for
 MODELS = ["one", "two", "three"]
 
 

@@ -12,7 +12,6 @@ from playground.library.bases import BaseShapes
 from playground.library.files import file_fingerprint
 from tests.engine import models
 from tests.engine.models import World, attach, ids_of, logits_of, run, save_adapter
-from tests.engine.test_kinds import TEXTS, held_to_peft
 from tests.refused import refused
 
 LLAMA = {"llama", "llama-bias", "llama-rope", "qwen2", "qwen3", "mistral"}
@@ -42,8 +41,8 @@ def test_a_family_says_in_one_batch_what_peft_says_one_by_one(family, tmp_path):
         if family != "phi3-longrope":  # there what was written before the turning point had other frequencies
             whole = models.at_once(world.truth(row.adapter), ids_of(engine, row.prompt), state.tokens)
             assert models.furthest(state, whole) < 1e-3
-    texts = [*TEXTS[:3], ("A" * 9, "x" * (3 * models.WINDOW))]
-    held_to_peft(engine, world, [ScoreRow(*text, kind, True) for text in texts for kind in (None, "lora")])
+    texts = [*models.TEXTS[:3], ("A" * 9, "x" * (3 * models.WINDOW))]
+    models.held_to_peft(engine, world, [ScoreRow(*text, kind, True) for text in texts for kind in (None, "lora")])
     assert engine.check_fingerprint()[1]
 
 

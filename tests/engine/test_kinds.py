@@ -9,7 +9,18 @@ from playground.engine.scheduler import PREFILL_CHUNK
 from playground.errors import InputError
 from playground.methods import get_method
 from playground.training.model import load_for_training
-from tests.engine.models import VIRTUAL, World, byte_tokenizer, furthest, llama, logits_of, run
+from tests.engine.models import (
+    RAIN,
+    TEXTS,
+    VIRTUAL,
+    World,
+    byte_tokenizer,
+    furthest,
+    held_to_peft,
+    llama,
+    logits_of,
+    run,
+)
 from tests.refused import refused
 
 ALPHAS = {"q_proj": 3, "up_proj": 40}
@@ -159,41 +170,6 @@ def test_virtual_tokens_take_no_slot_and_the_same_prefix_is_read_once_behind_the
 # -- scores ------------------------------------------------------------------------------------------------------------
 
 SCORED = ("lora", "dora", "ia3", "prefix", "deep", "prompt", "ptuning", "bottleneck")
-RAIN = "It rained for the whole of the second week, and nobody in the house minded. " * 4
-"""Past one chunk of the llama path."""
-TEXTS = [
-    ("Say it: ", "One and two<eos>"),
-    ("", "The report says that nothing happened."),
-    ("Hello there, ", "my order!"),
-]
-TEXTS += [("Q", RAIN[:220])]
-
-
-def shares(world, name, prompt, completion):
-    """PEFT's log-probabilities [scored places, vocabulary], and the tokens there."""
-    before, after = (byte_tokenizer()(text, add_special_tokens=False)["input_ids"] for text in (prompt, completion))
-    ids = torch.tensor([[*before, *after]])
-    with torch.no_grad():
-        logits = world.truth(name)(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, -ids.shape[1] :]
-    first = max(1, len(before))
-    return logits[first - 1 : -1].float().log_softmax(-1), ids[0, first:]
-
-
-def held_to_peft(engine, world, rows):
-    for row, score in zip(rows, engine.score(rows), strict=True):
-        here, tokens = shares(world, row.adapter or "", row.prompt, row.completion)
-        base, _ = shares(world, "", row.prompt, row.completion)
-        loss, base_loss = (-float(found.gather(1, tokens[:, None]).mean()) for found in (here, base))
-        apart = float((here.exp() * (here - base)).sum(-1).mean())
-        assert score.tokens == len(tokens)
-        assert score.loss == pytest.approx(loss, abs=1e-3), row
-        if row.divergence and row.adapter:
-            assert score.divergence == pytest.approx(apart, abs=1e-3), row
-            assert score.base_loss == pytest.approx(base_loss, abs=1e-3), row
-            assert apart > 0.01, "an adapter that changes nothing proves nothing"
-        else:
-            assert score.divergence is None
-            assert score.base_loss is None
 
 
 def test_every_kind_with_every_text_in_one_call_and_texts_longer_than_a_chunk_or_than_what_is_held(engine, world):

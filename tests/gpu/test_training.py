@@ -9,8 +9,7 @@ from playground.methods import get_method
 from playground.training.fused import Heads, Rows
 from playground.training.model import load_for_training, precision
 from playground.training.objectives import PackedSequenceCollator, answer_loss
-from tests.training.conftest import moved, run_worker, spec, spec_in  # noqa: F401  (fixtures)
-from tests.training.test_batches import rows
+from tests.training.conftest import moved, rows, run_worker, spec, spec_in  # noqa: F401  (fixtures)
 
 pytestmark = pytest.mark.gpu
 

@@ -20,9 +20,9 @@ from playground.models.remote import Client
 from playground.models.vllm_engine import VllmEngine, look_at
 from playground.services import build_services
 from playground.settings import Settings
-from tests.api.conftest import wait_until
 from tests.refused import refused
 from tests.services.conftest import last
+from tests.waiting import wait_for
 
 KEY = "sk-very-secret"
 PROMPTS = ("One, two,", "A word about rain:", "One, two,")
@@ -272,15 +272,15 @@ def test_a_verdict_whose_server_dies_is_told_and_goes_on_once_it_is_back(remote,
     assert (whole.state, len(remote.verdicts.rows(whole.id))) == ("DONE", 24)
 
 
-def test_a_server_that_is_away_at_the_start_is_named_and_asked_until_it_is_there(settings, vllm, server, monkeypatch):
-    monkeypatch.setattr("playground.models.bases.RETRY_S", 0.05)
+def test_a_server_that_is_away_at_the_start_is_named_and_asked_until_it_is_there(settings, vllm, server):
     server.say = lambda path, body: (502, {})
     with contextlib.closing(build_services(replace(settings, engine=vllm.url))) as services:
+        services.bases.retry_s = 0.05
         services.bases.start()
-        wait_until(lambda: services.bases.state().phase == "failed")
+        wait_for(lambda: services.bases.state().phase == "failed")
         assert "vLLM at 127.0.0.1 answered 502" in services.bases.state().message
         server.say = vllm.say
-        wait_until(lambda: services.bases.state().phase == "ready")
+        wait_for(lambda: services.bases.state().phase == "ready")
 
 
 def test_the_setting_is_read_and_a_wrong_one_is_refused():

@@ -1,9 +1,11 @@
 import json
+import random
 from dataclasses import replace
 
 import pytest
 import torch
 
+from playground.data.render import Rendered
 from playground.training import worker
 from playground.training.run_files import EventReader
 from playground.training.spec import RunSpec
@@ -13,6 +15,19 @@ PLAIN = RunSpec(
     **{"file": "f", "data": "d", "adapters_dir": "a", "method": "lora", "steps": 4, "lr": 1e-2, "rank": 4},
 )
 spec = pytest.fixture(lambda tmp_path, spec_in: spec_in(tmp_path))
+
+
+def rows(shared, rest):
+    """Four rows that begin with the same tokens; the second has a later turn that is not learned."""
+    dice = random.Random(1)
+
+    def some(low, high):
+        return [dice.randrange(5, 400) for _ in range(dice.randint(low, high))]
+
+    same = some(shared, shared)
+    return [
+        Rendered("", "", same + some(*rest), some(4, 9), read=((1, 3),) if place == 1 else ()) for place in range(4)
+    ]
 
 
 def moved(model):

@@ -13,7 +13,7 @@ from playground.training import objectives
 from playground.training.fused import SHORT, Heads, Rows, fits
 from playground.training.model import load_for_training, precision
 from playground.training.objectives import AnswerCollator, PackedSequenceCollator, TextBlockCollator, answer_loss
-from tests.training.conftest import PLAIN, moved
+from tests.training.conftest import PLAIN, moved, rows
 
 IGNORED = objectives.IGNORED
 ROWS = [Rendered("", "", [5, 6, 7, 8], [9, 10]), Rendered("", "", [11], [12, 13, 14])]
@@ -83,19 +83,6 @@ def test_rows_of_a_batch_are_about_as_long_and_batches_come_in_random_order():
     means = [sum(LENGTHS[row] for row in batch) for batch in whole]
     assert means not in (sorted(means), sorted(means, reverse=True))
     assert len(last) == 103 % 8
-
-
-def rows(shared, rest):
-    """Four rows that begin with the same tokens; the second has a later turn that is not learned."""
-    dice = random.Random(1)
-
-    def some(low, high):
-        return [dice.randrange(5, 400) for _ in range(dice.randint(low, high))]
-
-    same = some(shared, shared)
-    return [
-        Rendered("", "", same + some(*rest), some(4, 9), read=((1, 3),) if place == 1 else ()) for place in range(4)
-    ]
 
 
 def loaded(base, name):
