@@ -70,7 +70,8 @@ class Services:
         self.adapters = adapters = AdapterService(settings, residents, library, quota, store)
         self.pusher = Pusher(adapters)
         self.exporter = Exporter(settings, manager.device, bases, adapters, quota, jobs)
-        workers = self.zero or (RayWorkers(settings.ray, settings.runs_dir) if settings.ray else processes)
+        cluster = RayWorkers(settings.ray, settings.runs_dir, storage=settings.ray_storage) if settings.ray else None
+        workers = self.zero or cluster or processes
         self.training = TrainingService(settings, store, manager, bases, data, library, quota, workers)
         shipped = (lambda: [one.system_prompt for one in data.sets()]) if settings.shared else None
         self.endpoints = Endpoints(settings.endpoints_file, named=settings.endpoints is not None)

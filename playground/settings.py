@@ -66,7 +66,7 @@ class Settings:
     PRECISIONS, or ``auto``: what suits the device. login: name and password that open the page, None = it is open.
     log_json: the log is JSON lines, every request among them. lasting: whether the home outlives a restart: on a Space
     only where it lies on a mounted disk. ray: the cluster that trains: ``auto``, or its job server's
-    address; "" = this machine.
+    address; "" = this machine. ray_storage: what its nodes read and write instead of the home, "" = they see the home.
 
     Where the app is shared, for each visitor: session_disk_mb: uploads, runs, adapters, verdicts and exports together.
     session_runs: runs that wait or train at once. session_adapters: adapters kept. keep_hours: how long all of it stays
@@ -99,6 +99,7 @@ class Settings:
     log_json: bool = False
     lasting: bool = True
     ray: str = ""
+    ray_storage: str = ""
     engine: str = ""
 
     def __post_init__(self) -> None:
@@ -136,6 +137,10 @@ class Settings:
         ray = env.get("PLAYGROUND_RAY", "").strip()
         if ray and not re.fullmatch(r"auto|https?://[\w.:\[\]-]+/?", ray):
             raise InputError(f"PLAYGROUND_RAY is {ray!r}; it takes auto, or an address such as http://head:8265.")
+        ray_storage = env.get("PLAYGROUND_RAY_STORAGE", "").strip()
+        if ray_storage and not re.fullmatch(r"(s3://|gs://|file:///|/)[^?#@\s]+", ray_storage):
+            takes = "a folder that every node sees (/mnt/runs), s3://BUCKET/FOLDER or gs://BUCKET/FOLDER"
+            raise InputError(f"PLAYGROUND_RAY_STORAGE is {ray_storage!r}; it takes {takes}.")
         engine = env.get("PLAYGROUND_ENGINE", "").strip()
         if engine and not re.fullmatch(r"vllm:https?://[^\s/?#@]+(/[^\s?#]*)?(#/\S.*)?", engine):
             takes = "vllm:http://HOST:PORT, and after a # the folder in which the server looks for adapters, if any"
@@ -154,6 +159,7 @@ class Settings:
             login=(name, password) if name else None,
             log_json=log == "json",
             ray=ray,
+            ray_storage=ray_storage,
             engine=engine,
             upload_mb=_whole(env, "PLAYGROUND_UPLOAD_MB"),
             endpoints=Path(endpoints).expanduser().absolute() if endpoints else None,

@@ -45,6 +45,7 @@ def test_limits_are_read_checked_and_in_readmes_table_and_a_wrong_value_is_told_
         "LOG": "yaml",
         "LOGIN": "demo:short",
         "RAY": "head; rm",
+        "RAY_STORAGE": "ftp://x",
     }
     for name, wrong in told.items():
         refused(name, Settings.from_env, {f"PLAYGROUND_{name}": wrong})

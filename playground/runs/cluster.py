@@ -4,7 +4,8 @@ A job outlives the app and is reached over HTTP: the app is no process of the cl
 does not end it. But "when a job is submitted, it runs once" (Ray's JobSubmissionClient.submit_job), so what trains is a
 task: Ray queues it by the GPUs, processors and memory it asks for, and tries it again elsewhere when its node is lost.
 The task starts the same worker process as on this machine, with the same few variables, watches it as the supervisor
-does here, and goes on from the newest complete checkpoint. The home lies where every node sees it at the same path.
+does here, and goes on from the newest complete checkpoint. The home lies where every node sees it at the same path, or
+files go through a storage (``mirror``).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import logging
 import os
 import secrets
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from playground.errors import InputError, PlaygroundError
 from playground.library.files import write_json
+from playground.runs.mirror import PLACE, STORAGE, Mirror, storage_errors
 from playground.runs.progress import Pulse, RunLog
 from playground.settings import PASSED, PROJECT_ROOT
 from playground.training import processes
@@ -43,7 +46,7 @@ HERE = "http://127.0.0.1:8265"
 """Where a Ray on this machine takes jobs. Asked by HTTP: Ray's own search waits for clusters that are long gone."""
 POLL_S = 1.0
 NODES_EVERY = 4
-"""So many looks at the jobs come between two at the nodes."""
+"""So many looks at the jobs come between two at the nodes, and at the storage."""
 GONE_AFTER = 30
 """A job that the cluster does not know at so many looks one after another is of a cluster that is gone: one that has
 just been started again may not have read yet what it knew."""
@@ -57,8 +60,8 @@ LOCK_S = 120.0
 LEAVE_S = 8.0
 STORE_BYTES = 100_000_000
 """A local Ray's object store: no data goes through it."""
-PLACE = "cluster.json"
-"""A file in a run's folder: where it waits or trains."""
+HOME = "~/.cache/prompt-or-tune"
+"""Where a node keeps what comes through a storage."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -76,20 +79,29 @@ class Node:
 
 class RayWorkers:
     """``Workers`` on a cluster. address: of its job server (``http://HOST:8265``), or ``auto``: the one that runs on
-    this machine, else one that is started. Safe from several threads: whatever is asked of the cluster is asked by one
-    thread of its own, which nobody waits for, but for a run's start and its cancelling."""
+    this machine, else one that is started. storage: what nodes read and write instead of the home. Safe from several
+    threads: whatever is asked of the cluster is asked by one thread of its own, which nobody waits for, but for a run's
+    start and its cancelling."""
 
     tokens_per_s: float | None = None
     longest_s: float | None = None
 
     def __init__(
-        self, address: str, runs_dir: Path, clock: Callable[[], float] = time.time, poll_s: float = POLL_S
+        self,
+        address: str,
+        runs_dir: Path,
+        clock: Callable[[], float] = time.time,
+        *,
+        poll_s: float = POLL_S,
+        storage: str = "",
     ) -> None:
-        """Raises InputError where Ray is not installed."""
+        """Raises InputError where Ray, or what the storage needs, is not installed."""
         if find_spec("ray") is None:
             raise InputError('PLAYGROUND_RAY is set, but Ray is not installed here: pip install "ray[default]"')
         self._address, self._runs_dir, self._clock = address, runs_dir, clock
         self._poll_s, self._unknown = poll_s, Counter[int]()
+        self._storage, self._mirror = storage, Mirror(storage) if storage else None
+        self._sending: set[int] = set()
         self._client: JobSubmissionClient | None = None
         self._local: subprocess.Popen[bytes] | None = None
         self._ended: dict[int, bool] = {}
@@ -102,24 +114,48 @@ class RayWorkers:
     # -- Workers -------------------------------------------------------------------------------------------------------
 
     def start_worker(self, run_dir: Path, database: Path, attempt: int) -> tuple[int, float]:
-        """Submit the run's job; the package goes with it, so that every node trains by this very code."""
-        if self._client is None:
+        """Submit the run's job; the package goes with it, so that every node trains by this very code. It is done in
+        the background, for uploads and a cluster that still starts take long; a program that ends waits for it."""
+        client = self._client
+        if client is None:
             raise PlaygroundError(f"The cluster does not answer. {self._fault}")
         for left in (processes.HEARTBEAT, PLACE):  # of the attempt before
             (run_dir / left).unlink(missing_ok=True)
         with (run_dir / processes.LOG).open("a") as log:
             log.write(f"{processes.ATTEMPT} {attempt}\n")
         number = processes.ON_CLUSTER + secrets.randbelow(2**31 - processes.ON_CLUSTER)
-        command = shlex.join(["python", "-m", "playground.runs.cluster", str(run_dir), str(attempt)])
+        self._sending.add(number)
+        self._ended[number] = False
+        threading.Thread(target=self._send, args=(client, run_dir, number, attempt), name="ray-send").start()
+        return number, self._clock()
+
+    def _send(self, client: JobSubmissionClient, run_dir: Path, number: int, attempt: int) -> None:
+        place = str(run_dir) if self._mirror is None else run_dir.name
+        given = [place, str(attempt), *filter(None, [self._storage])]
+        command = shlex.join(["python", "-m", "playground.runs.cluster", *given])
         code, told = {"py_modules": [str(PROJECT_ROOT / "playground")]}, {"run": run_dir.name}
         logging.getLogger("ray.dashboard").setLevel(logging.WARNING)  # it tells of every package that it sends
         logging.getLogger("ray._private").setLevel(logging.WARNING)
+        what = f"{self._storage} did not take the run's files"
         try:
-            self._client.submit_job(entrypoint=command, submission_id=_job(number), runtime_env=code, metadata=told)
-        except (RuntimeError, OSError, ValueError) as error:  # Ray's own and those of its HTTP client
-            raise PlaygroundError(f"The cluster took no job: {_short(error)}") from error
-        self._ended[number] = False
-        return number, self._clock()
+            if self._mirror is not None:
+                write_json(run_dir / PLACE, {"needs": "its files to reach the storage"})
+                self._mirror.send(run_dir)
+            what, until = "The cluster took no job", time.monotonic() + START_S
+            while not self._ended[number]:
+                try:
+                    client.submit_job(entrypoint=command, submission_id=_job(number), runtime_env=code, metadata=told)
+                    break
+                except RuntimeError as error:  # its nodes have joined, what starts jobs on them has not
+                    if "try again later" not in str(error) or time.monotonic() > until:
+                        raise
+                self._done.wait(self._poll_s)
+        except storage_errors(PlaygroundError, RuntimeError, ValueError) as error:  # and those of Ray's client
+            _LOG.warning("a run did not reach the cluster", exc_info=True)
+            _tell(run_dir, f"{what}: {_short(error)}")
+            self._ended[number] = True
+        finally:
+            self._sending.discard(number)
 
     def is_alive(self, pid: int | None, start: float | None) -> bool:
         """As the last look found it; until the first, and while the cluster does not answer, a job counts as alive."""
@@ -133,6 +169,9 @@ class RayWorkers:
             processes.stop(pid, hard=hard)
             return
         self._watch()
+        if pid in self._sending:
+            self._ended[pid] = True
+            return
         stopping = threading.Thread(target=self._stop, args=(pid,), name="ray-stop", daemon=True)
         stopping.start()
         stopping.join(START_S if self._client is None else LEAVE_S)  # a command may end right after this
@@ -207,7 +246,8 @@ class RayWorkers:
                 if looks % NODES_EVERY == 0:
                     self._look_at_nodes(self._client.get_address())
                 for number in [number for number, ended in self._ended.items() if not ended]:
-                    self._look(self._client, number)
+                    if number not in self._sending:
+                        self._look(self._client, number, fetch=looks % NODES_EVERY == 0)
                 looks += 1
                 self._looked.set()
             except Exception as error:  # Ray's own and those of its HTTP client, of no common class
@@ -234,7 +274,7 @@ class RayWorkers:
             if self._local.poll() is not None or time.monotonic() > until or self._done.wait(0.5):
                 raise ConnectionError("Ray did not start on this machine. Try: ray start --head")
 
-    def _look(self, client: JobSubmissionClient, number: int) -> None:
+    def _look(self, client: JobSubmissionClient, number: int, *, fetch: bool) -> None:
         try:
             info = client.get_job_info(_job(number))
         except RuntimeError as error:
@@ -244,9 +284,14 @@ class RayWorkers:
             self._ended[number] = self._unknown[number] >= GONE_AFTER
             return
         del self._unknown[number]
-        if info.status.is_terminal():
-            run_dir = self._runs_dir / Path(str((info.metadata or {}).get("run", ""))).name
-            if str(info.status) == "FAILED" and run_dir != self._runs_dir and run_dir.is_dir():
+        run_dir = self._runs_dir / Path(str((info.metadata or {}).get("run", ""))).name
+        ended, known = info.status.is_terminal(), run_dir != self._runs_dir and run_dir.is_dir()
+        if self._mirror is not None and known and (fetch or ended):
+            self._mirror.fetch(run_dir)
+            if ended:
+                self._mirror.clear(run_dir.name)
+        if ended:
+            if str(info.status) == "FAILED" and known:
                 said = [line for line in client.get_job_logs(_job(number)).splitlines() if line.strip()]
                 _tell(run_dir, said[-1] if said else str(info.message))
             self._ended[number] = True
@@ -326,26 +371,36 @@ def needs_of(spec: RunSpec, nodes: list[dict[str, Any]]) -> dict[str, float]:
     return {"num_cpus": max(1, cpus), "memory": spec.estimated_memory_bytes}
 
 
-def train_on_node(run_dir: str, attempt: int) -> int:
-    """The Ray task: the worker in a process of its own, watched to its end. Returns its exit code."""
+def train_on_node(run_dir: str, attempt: int, storage: str) -> int:
+    """The Ray task: the worker in a process of its own, watched to its end. Returns its exit code. storage: where the
+    run's folder lies under this name, "" = it is seen here."""
     import ray
 
     place, node = Path(run_dir), ray.get_runtime_context().get_node_id()
     name = _named(ray.util.get_node_ip_address(), node)
+    mirror = Mirror(storage) if storage else None
+    if mirror is not None:
+        place = mirror.take(run_dir, Path(HOME).expanduser(), node)
     if not (place / "run.json").is_file():
         raise InputError(f"{place} is not seen by node {name}. The home must lie where every node sees it.")
     known = json.loads((place / PLACE).read_text()) if (place / PLACE).is_file() else {}
-    write_json(place / PLACE, {"node": name, "node_id": node, "tries": int(known.get("tries", 0)) + 1})
+    known = {"node": name, "node_id": node, "tries": int(known.get("tries", 0)) + 1}
+    write_json(place / PLACE, known)
+    if mirror is not None:
+        mirror.tell(run_dir, known)
     until = time.monotonic() + LOCK_S
     while True:
-        code = _watched(place, *processes.start_worker(place, None, attempt))
-        if code != NOT_MINE or time.monotonic() > until:
+        code = _watched(place, *processes.start_worker(place, None, attempt), mirror)
+        if mirror is not None:
+            shutil.rmtree(place, ignore_errors=True)
+        if code != NOT_MINE or mirror is not None or time.monotonic() > until:
             return code
         time.sleep(processes.BEAT_S)  # the worker of the node that was lost still holds the folder
 
 
-def _watched(place: Path, pid: int, since: float) -> int:
-    """Wait for the worker's end; kill it where it hangs. Ray cancels a task by KeyboardInterrupt."""
+def _watched(place: Path, pid: int, since: float, mirror: Mirror | None) -> int:
+    """Wait for the worker's end; kill it where it hangs, or where the run is another node's by now. Ray cancels a task
+    by KeyboardInterrupt."""
     log, pulse = RunLog(place), Pulse()
     try:
         while processes.is_alive(pid, since):
@@ -354,35 +409,43 @@ def _watched(place: Path, pid: int, since: float) -> int:
             if reason := pulse.look(beat, *doing, log.refresh().events):
                 processes.stop(pid, hard=True)
                 _tell(place, reason)
+            if mirror is not None and not mirror.give(place):
+                processes.stop(pid, hard=True)
     finally:
         processes.stop(pid, hard=False)
         until = time.monotonic() + LEAVE_S
         while processes.is_alive(pid, since) and time.monotonic() < until:
             time.sleep(0.05)
         processes.stop(pid, hard=True)
+        if mirror is not None:
+            mirror.give(place, last=True)
     return processes.exit_code(pid) or 0
 
 
 def main() -> int:
-    """The Ray job's driver: ``python -m playground.runs.cluster RUN_DIR ATTEMPT``."""
+    """The Ray job's driver: ``python -m playground.runs.cluster RUN_DIR ATTEMPT``, or ``RUN ATTEMPT STORAGE``."""
     import ray
 
     from playground.runs import cluster  # by its name, so that the nodes import the task
 
-    run_dir, attempt = Path(sys.argv[1]), int(sys.argv[2])
+    run_dir, attempt, storage = Path(sys.argv[1]), int(sys.argv[2]), "".join(sys.argv[3:])
     try:
-        spec = RunSpec.read(run_dir)
+        mirror = Mirror(storage) if storage else None
+        spec = RunSpec.read(run_dir) if mirror is None else mirror.spec(run_dir.name)
     except InputError as error:
-        print(f"{error} The home must lie where every node of the cluster sees it, at the same path.")
+        print(error if storage else f"{error} Every node must see the home at the same path, or set {STORAGE}.")
         return 2
     ray.init(log_to_driver=False)
     needs = needs_of(spec, ray.nodes())
     count = needs["num_cpus"]
     said = "a GPU" if "num_gpus" in needs else f"{count} CPU{'s' if count > 1 else ''}"
-    write_json(run_dir / PLACE, {"needs": said})
+    if mirror is None:
+        write_json(run_dir / PLACE, {"needs": said})
+    else:
+        mirror.tell(run_dir.name, {"needs": said})
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     task = ray.remote(cluster.train_on_node).options(**needs, max_retries=RETRIES, name=f"train {spec.run}")
-    ref = task.remote(str(run_dir), attempt)
+    ref = task.remote(str(run_dir), attempt, storage)
     try:
         ray.get(ref)
         return 0

@@ -233,7 +233,7 @@ def _marked(run_dir: Path) -> list[Path]:
 
 def publish(model: Any, tokenizer: Any, spec: RunSpec, summary: dict[str, Any]) -> str:
     """Save a trained model's adapter (or the whole model) beside the library and move it in. Returns its id."""
-    with _staged(spec) as (library, staging):
+    with staged(spec) as (library, staging):
         model.save_pretrained(staging)
         (staging / STATE).unlink(missing_ok=True)
         if get_method(spec.method).whole:
@@ -268,14 +268,14 @@ def keep_checkpoint(run_dir: Path) -> str | None:
     if get_method(spec.method).whole:
         wanted = [(checkpoint, name) for name in ("config.json", "generation_config.json", "model*")]
         wanted += [(Path(spec.base_path), name) for name in ("*token*", "chat_template*")]
-    with _staged(spec) as (library, staging):
+    with staged(spec) as (library, staging):
         for file in [file for folder, name in wanted for file in folder.glob(name)]:
             shutil.copyfile(file, staging / file.name)
         return _finish(library, staging, spec, summary)
 
 
 @contextmanager
-def _staged(spec: RunSpec) -> Iterator[tuple[AdapterLibrary, Path]]:
+def staged(spec: RunSpec) -> Iterator[tuple[AdapterLibrary, Path]]:
     """(the run's library, a folder beside it that is gone afterwards)."""
     library = AdapterLibrary(Path(spec.adapters_dir), Path(spec.shipped_dir))
     staging = library.staging()

@@ -13,7 +13,7 @@ from playground.training import processes
 from tests.waiting import wait_for
 
 CLIENT = """
-jobs, seen, up, logs = {}, [], [True], "Traceback\\nout of room\\n"
+jobs, seen, up, refusals, logs = {}, [], [True], [], "Traceback\\nout of room\\n"
 
 class JobSubmissionClient:
     def __init__(self, address):
@@ -25,8 +25,8 @@ class JobSubmissionClient:
         return self.address
 
     def submit_job(self, *, entrypoint, submission_id, runtime_env, metadata):
-        if not up[0]:
-            raise RuntimeError("Request failed with status code 500: full")
+        if refusals:
+            raise RuntimeError(f"Request failed with status code {refusals.pop(0)}")
         jobs[submission_id] = ["PENDING", metadata]
 
     def get_job_info(self, job):
@@ -91,13 +91,14 @@ def workers(tmp_path, ray):
 
 
 @pytest.fixture
-def run(workers, tmp_path):
+def run(workers, ray, tmp_path):
     """(its folder, its number), once the cluster has its job."""
     folder = tmp_path / "one"
     folder.mkdir()
     wait_for(workers.ready, "connected")
     number, since = workers.start_worker(folder, tmp_path / "db", 1)
     assert (since, number >= processes.ON_CLUSTER) == (5.0, True)
+    wait_for(lambda: ray[0].jobs, "submitted")
     return folder, number
 
 
@@ -170,8 +171,20 @@ def test_a_run_is_cancelled_and_its_place_is_told_also_when_its_node_is_lost(wor
     assert [status for status, _ in client.jobs.values()] == ["STOPPED"]
 
 
-def test_a_job_that_the_cluster_refuses_starts_nothing(workers, ray, tmp_path):
-    wait_for(workers.ready, "connected")
-    ray[0].up[0] = False
-    with pytest.raises(PlaygroundError, match=r"took no job|does not answer"):
-        workers.start_worker(tmp_path, tmp_path / "db", 1)
+def test_a_cluster_that_still_starts_is_asked_again_and_a_job_that_it_refuses_ends_with_its_words(
+    workers, ray, tmp_path
+):
+    client, ends = ray[0], []
+    client.refusals += ["500: No available agent to submit job, please try again later"] * 2
+    for refused in ("", "500: full"):
+        wait_for(workers.ready, "connected")
+        client.refusals += [refused] if refused else []
+        number, _ = workers.start_worker(tmp_path, tmp_path / "db", 1)
+        if not refused:
+            wait_for(lambda: client.jobs, "taken at the third time")
+        ends.append(number)
+    wait_for(lambda: not workers.is_alive(ends[1], 5.0), "refused")
+    assert (
+        "The cluster took no job: Request failed with status code 500: full" in (tmp_path / processes.LOG).read_text()
+    )
+    assert (workers.is_alive(ends[0], 5.0), len(client.jobs)) == (True, 1)
