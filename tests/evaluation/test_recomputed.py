@@ -4,6 +4,7 @@ import gzip
 import json
 import re
 from collections import Counter
+from functools import cache
 from itertools import combinations
 from statistics import median
 
@@ -55,6 +56,7 @@ MADE = {
     "of three rows": lambda: helpers.verdict(3),
     "of labels": labelled,
 }
+MADE = {name: cache(make) for name, make in MADE.items()}
 KEPT = sorted(file.name.removesuffix(".rows.jsonl.gz") for file in FOLDER.glob("*.rows.jsonl.gz"))
 
 
