@@ -46,9 +46,10 @@ class _OneLine(Extension):
         return re.sub(r"\n[ \t]*", "", source)
 
 
-def _plain(value: object) -> str:
+def in_words(value: object) -> str:
+    """A value of a stamp or a record as text; of an object what it says."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items() if inner not in (None, [], ""))
+        return ", ".join(f"{key} {in_words(inner)}" for key, inner in value.items() if inner not in (None, [], ""))
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
@@ -64,7 +65,7 @@ def environment(folder: Path) -> Environment:
 
 
 _TEMPLATES = environment(_HERE / "templates")
-_TEMPLATES.filters |= {"element_id": element_id, "plain": _plain}
+_TEMPLATES.filters |= {"element_id": element_id, "plain": in_words}
 _TEMPLATES.globals["link"] = link
 
 

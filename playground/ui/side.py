@@ -3,7 +3,6 @@ Replies are kept as the service gave them; checks, copies and later turns read t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,6 +21,7 @@ from playground.library.adapters import AdapterCard
 from playground.methods import all_methods
 from playground.models.bases import PREFIX as BASE_PREFIX
 from playground.models.endpoints import PREFIX
+from playground.report.report import in_words
 from playground.services import Services
 from playground.ui import html, words
 from playground.ui.html import FAILURES, card, duration
@@ -326,14 +326,8 @@ def _answer(one: Exchange) -> list[dict[str, Any]]:
         if price := (reply.stamp or {}).get("price"):
             line += f" · {money(price, Prices.currency)}"
         stamp = {"title": f"{line} · {reply.stamp_id[:4]}" if reply.stamp_id else line, "status": "done"}
-        shown.append({"role": "assistant", "content": _stamp(reply, reply.stamp or {}, _short), "metadata": stamp})
+        shown.append({"role": "assistant", "content": _stamp(reply, reply.stamp or {}, in_words), "metadata": stamp})
     return shown
-
-
-def _short(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_short(inner)}" for key, inner in value.items() if inner is not None)
-    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 # The table over the panes: how many replies of each side pass the check, and what they cost.
