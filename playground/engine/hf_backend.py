@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from playground.engine.engine import WorkerThread
 
 
+PREFILL_TOKENS = 2048
+"""Prompt tokens that one forward pass reads, in all rows together; what other callers ask comes in between."""
 _Carried = tuple[int, SoftPrompt]
 """A row's slot, and what stands before its text."""
 
@@ -56,7 +58,11 @@ class HfBackend:
                 f"{loaded.model.config.model_type} models keep no keys and values. Choose another base."
             )
         self.turning_point = _turning_point(loaded.model.config.get_text_config())
-        self._windowed = any(getattr(layer, "is_sliding", False) for layer in new_cache(loaded.model).layers)
+        layers = new_cache(loaded.model).layers
+        self._windowed = any(getattr(layer, "is_sliding", False) for layer in layers)
+        plain = all(type(layer).__name__ == "DynamicLayer" for layer in layers) and self.turning_point is None
+        self.prefill_tokens = PREFILL_TOKENS if plain and layers else None
+        """None: recurrent states, windows and long positions are read at once."""
         tokenizer = loaded.tokenizer
         self.pad_id = int(tokenizer.eos_token_id or 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
 
@@ -311,19 +317,24 @@ class _Batch:
     def __init__(self, backend: HfBackend, rows: list[_Sequence], started: float) -> None:
         self._backend, self._rows, self._started = backend, rows, started
         self._given: Padded | None = None
+        self._unread: Padded | None = None
 
     @property
     def live(self) -> bool:
         return any(not row.reply.state.finish for row in self._rows)
 
     def step(self) -> None:
-        """One forward pass, one token for every live sequence; those that are done leave."""
-        backend, given = self._backend, self._given
+        """One forward pass: a part of the prompts, or one token for every live sequence; those that are done leave."""
+        backend, given = self._backend, self._unread or self._given
         turning = backend.turning_point  # there all is prefilled again
         if given is None or (turning is not None and int(given.positions[0, -1]) == turning):
             texts = [[*row.prompt, *row.reply.tokens] for row in self._rows]
             given = backend.padded(texts, [row.soft for row in self._rows])
+        if backend.prefill_tokens is not None:
+            given, self._unread = given.split(max(1, backend.prefill_tokens // len(self._rows)))
         logits = backend.forward(given, [row.slot for row in self._rows])
+        if self._unread is not None:
+            return
         writing = [number for number, row in enumerate(self._rows) if not row.reply.state.finish]
         drawn = sample([self._rows[number].reply for number in writing], rows_of(logits, writing))
         now = time.perf_counter() - self._started
@@ -333,14 +344,14 @@ class _Batch:
         mask, positions = given.mask, given.positions
         selectable = all(hasattr(layer, "batch_select_indices") for layer in given.cache.layers)
         if 0 < len(stay) < len(self._rows) and selectable:
-            keep = send(torch.tensor(stay), mask.device)
-            mask, positions = mask[keep], positions[keep]
+            keep = send(torch.tensor(stay), positions.device)
+            mask, positions = None if mask is None else mask[keep], positions[keep]
             given.cache.batch_select_indices(keep)
             self._rows = [self._rows[number] for number in stay]
         if stay:  # where the cache cannot drop a row, one that is done goes along on its last token
             last = [(row.reply.tokens or [backend.pad_id])[-1] for row in self._rows]
-            ids = send(torch.tensor(last), mask.device)[:, None]
-            mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
+            ids = send(torch.tensor(last), positions.device)[:, None]
+            mask = None if mask is None else torch.cat([mask, torch.ones_like(ids)], dim=1)
             self._given = Padded(ids, None, mask, positions[:, -1:] + 1, given.cache)
 
 

@@ -173,13 +173,25 @@ def _resized(old: Tensor, shape: tuple[int, ...], empty: float = 0.0) -> Tensor:
 @dataclass
 class Padded:
     """Inputs of a forward pass: ids [rows, length]; embedded [rows, length, hidden] in their place, or None; mask
-    [rows, held + length], positions [rows, length]; the KV cache, which holds ``held`` places."""
+    [rows, held + length], None where nothing is padding: a model given one looks at all of it, and may write one down
+    of [length, held + length]; positions [rows, length]; the KV cache, which holds ``held`` places."""
 
     ids: Tensor
     embedded: Tensor | None
-    mask: Tensor
+    mask: Tensor | None
     positions: Tensor
     cache: Any
+
+    def split(self, columns: int) -> tuple[Padded, Padded | None]:
+        """The first columns, and the rest, to be read after them."""
+        if (length := self.ids.shape[1]) <= columns:
+            return self, None
+        parts = []
+        for part, end in ((slice(None, columns), columns), (slice(columns, None), length)):
+            mask = None if self.mask is None else self.mask[:, : self.mask.shape[1] - length + end]
+            embedded = None if self.embedded is None else self.embedded[:, part]
+            parts.append(Padded(self.ids[:, part], embedded, mask, self.positions[:, part], self.cache))
+        return parts[0], parts[1]
 
 
 @torch.inference_mode()
@@ -194,7 +206,8 @@ def padded(model: Any, texts: Sequence[Sequence[int]], prompts: Sequence[SoftPro
         ids[row, longest - len(text) :] = torch.tensor(text)
         mask[row, held + longest - len(text) - prompt.read :] = 1
         mask[row, held - prompt.held : held] = 1
-    ids, mask, embedded = ids.to(model.device), mask.to(model.device), None
+    padding, positions = not bool(mask.all()), (mask.cumsum(1) - 1).clamp(min=0)[:, held:].to(model.device)
+    ids, embedded = ids.to(model.device), None
     if held:
         sample = next(prompt.keys_values for prompt in prompts if prompt.keys_values is not None)
         layers, _, _, heads, width = sample.shape
@@ -210,7 +223,7 @@ def padded(model: Any, texts: Sequence[Sequence[int]], prompts: Sequence[SoftPro
             if prompt.embeddings is not None:
                 end = longest - len(text)
                 embedded[row, end - prompt.read : end] = prompt.embeddings.to(embedded.dtype)
-    return Padded(ids, embedded, mask, (mask.cumsum(1) - 1).clamp(min=0)[:, held:], cache)
+    return Padded(ids, embedded, mask.to(model.device) if padding else None, positions, cache)
 
 
 def new_cache(model: Any) -> Any:

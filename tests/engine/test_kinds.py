@@ -205,3 +205,27 @@ def test_rows_are_read_together_within_the_room():
     assert list(parts([10] * (TOGETHER + 1))) == [list(range(TOGETHER)), [TOGETHER]]
     assert list(parts([10, ROOM + 1, 10])) == [[0], [1], [2]]
     assert (list(parts([ROOM // 2, 5, 5])), list(parts([]))) == ([[0, 1], [2]], [])
+
+
+def test_the_generic_path_reads_prompts_in_parts_and_gives_a_mask_only_where_there_is_padding(world):
+    engine, seen = world.engine("hf"), []
+
+    def look(module, args, given):
+        mask = given["attention_mask"]
+        seen.append(
+            (given.get("input_ids", given.get("inputs_embeds")).shape[:2], None if mask is None else mask.shape)
+        )
+
+    engine.loaded.model.register_forward_pre_hook(look, with_kwargs=True)
+    as_peft_says(engine, world, [row_of("lora")])
+    assert {mask for _, mask in seen} == {None}, "nothing of one row is padding"
+    as_peft_says(engine, world, [row_of(""), Row(ROWS[""], "lora", Sampling(max_tokens=TOKENS))])
+    assert {mask for _, mask in seen} == {None}, "nor of rows of one length"
+    engine.backend.prefill_tokens = 24
+    seen.clear()
+    names = ("", "lora", "dora", "ptuning", "bottleneck")
+    as_peft_says(engine, world, [row_of(name) for name in names])
+    assert max(rows * columns for (rows, columns), _ in seen) <= 24
+    assert all(mask is not None for _, mask in seen), "rows of several lengths"
+    as_peft_says(engine, world, [Row(LONG, "prefix", Sampling(max_tokens=TOKENS))])
+    engine.close()
