@@ -17,7 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 from playground.data.tools import Call, calls_in
 from playground.errors import InputError
 from playground.evaluation.forgetting import is_refusal
-from playground.evaluation.inferred_checks import key_of, label_in, labels_of
+from playground.evaluation.form import key_of, label_in, labels_of
 from playground.evaluation.values import (
     LEAST_F1,
     MISSING,

@@ -23,7 +23,7 @@ from sacrebleu.metrics.chrf import CHRF
 
 from playground.evaluation.checks import WORST, Check, parse_check
 from playground.evaluation.criterion import FIELD, Criterion
-from playground.evaluation.inferred_checks import ALONE, LIKE_REFERENCES, collapsed, label_in, labels_of
+from playground.evaluation.form import ALONE, LIKE_REFERENCES, collapsed, label_in, labels_of
 from playground.evaluation.statistics import Kind, Measured, Tally, mean
 from playground.evaluation.values import is_blank, token_f1
 

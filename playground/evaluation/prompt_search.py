@@ -10,8 +10,7 @@ from typing import Any
 
 from playground.evaluation.checks import SCHEMA, Check
 from playground.evaluation.criterion import Criterion, Exact, Fields, Label
-from playground.evaluation.form import compact, shared_form
-from playground.evaluation.inferred_checks import LooksLike, looks_like
+from playground.evaluation.form import LooksLike, compact, looks_like, shared_form
 
 BLOCK = 4
 """Rows that a candidate is asked at a time, so that its prompt is read once for all of them."""

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import regex
 
-from playground.evaluation.inferred_checks import ALONE, collapsed, folded, key_of
+from playground.evaluation.form import ALONE, collapsed, folded, key_of
 
 FieldKind = Literal["exact", "number", "text"]
 LEAST_F1 = 0.6

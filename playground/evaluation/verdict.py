@@ -39,7 +39,7 @@ from playground.evaluation.decision import (
     decide,
     rows_for_equality,
 )
-from playground.evaluation.inferred_checks import labels_of
+from playground.evaluation.form import labels_of
 from playground.evaluation.statistics import Measured
 
 SCHEMA = 2

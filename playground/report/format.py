@@ -12,7 +12,7 @@ from playground.evaluation.checks import WORST, is_check
 from playground.evaluation.comparison import money
 from playground.evaluation.criterion import FIELD
 from playground.evaluation.decision import TUNED
-from playground.evaluation.inferred_checks import LIKE_REFERENCES
+from playground.evaluation.form import LIKE_REFERENCES
 from playground.plain import duration
 
 Record = Mapping[str, Any]

@@ -18,8 +18,7 @@ from playground.evaluation.comparison import Changes, Questions
 from playground.evaluation.cost import Prices, prices_from_json
 from playground.evaluation.criterion import judges_in, parse_criteria, samples, suggested
 from playground.evaluation.decision import Terms, power_words
-from playground.evaluation.form import MOST_READ, shared_form
-from playground.evaluation.inferred_checks import inferred
+from playground.evaluation.form import MOST_READ, inferred, shared_form
 from playground.models.adapters import AdapterRow
 from playground.models.bases import PREFIX as BASE_PREFIX
 from playground.models.endpoints import PREFIX

@@ -20,7 +20,7 @@ from playground.evaluation.checks import Check, parse_check
 from playground.evaluation.comparison import Facts
 from playground.evaluation.criterion import Criterion, Tool, judges_in, mark_key, parse_criteria, suggested
 from playground.evaluation.decision import MOST_LEAKED, Rung, confidence_sequence
-from playground.evaluation.inferred_checks import looks_like
+from playground.evaluation.form import looks_like
 from playground.evaluation.values import is_blank
 from playground.evaluation.verdict import Answered, Judged, SideFacts, conclude
 from playground.library.adapters import AdapterCard

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from playground.evaluation.checks import parse_check
-from playground.evaluation.inferred_checks import inferred, label_in, labels_of, looks_like
+from playground.evaluation.form import inferred, label_in, labels_of, looks_like
 from tests.evaluation.helpers import cases
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
