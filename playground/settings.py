@@ -20,7 +20,8 @@ HOST_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*|(?=.*:.*:)[0-9a-f:.]+")
 """A name or address of a machine, in small letters, without scheme, port or brackets."""
 PASSED = (
     *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT"),
-    *("PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "CUDA_DEVICE_ORDER", "CUDA_HOME", "HF_HOME", "HF_HUB_OFFLINE"),
+    *("PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "HF_HOME", "HF_HUB_OFFLINE"),
+    *("CUDA_DEVICE_ORDER", "CUDA_HOME", "PYTORCH_CUDA_ALLOC_CONF"),
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "PLAYGROUND_PRECISION"),
 )
 """The only variables that a child process inherits, so that no token or key reaches it."""

@@ -325,7 +325,7 @@ class Supervisor:
         again, to go on with a worker that is slower and takes less."""
         freed = self._manager.unload_idle() if self._cluster is None else []
         with contextlib.suppress(OSError):
-            (self._settings.runs_dir / row.run / processes.LOW_MEMORY).touch()
+            (self._settings.runs_dir / row.run / processes.LOW_MEMORY).write_text(processes.RAN_OUT)
         _LOG.info("memory ran out in %s; unloaded %s; it is tried once more", row.run, freed or "nothing")
         step = marked_step(self._settings.runs_dir / row.run)
         return self._store.requeue(row.run, ("RUNNING",), step=step, first=True, retried=True)

@@ -29,7 +29,15 @@ _DISK_SIGNS = (
 )
 _MEMORY_SIGNS = (
     *("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc"),
-    *("memoryerror", "unable to mmap", "failed to map segment", "thread creation failed", "can't start new thread"),
+    *(
+        "alloc_failed",
+        "outofmemory",
+        "memoryerror",
+        "unable to mmap",
+        "failed to map segment",
+        "thread creation failed",
+        "can't start new thread",
+    ),
 )
 SURE = 0.9
 """An estimate may be off by a tenth: advice stays below that share of what was too much, and of what there is."""

@@ -31,8 +31,12 @@ ALLOCATOR = {
     "MALLOC_TOP_PAD_": "268435456",
 }
 """glibc keeps freed blocks from step to step: measured 1.3 times faster, and up to twice the memory."""
+ON_A_CARD = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+"""Rows of many lengths leave holes that torch's segments of fixed size cannot use (PyTorch's notes on CUDA memory)."""
 LOW_MEMORY = "lean"
-"""A file in a run's folder: memory matters more than speed, so the worker does without ``ALLOCATOR``."""
+"""A file in a run's folder: memory matters more than speed, so the worker does without ``ALLOCATOR``. It says RAN_OUT
+where memory has run out once: then a worker also recomputes activations, and computes a step in twice as many parts."""
+RAN_OUT = "ran out"
 LOCK = "worker.lock"
 CARD = "card"
 """A file in a run's folder: which of the CUDA devices of the app its worker sees, from 0."""
@@ -59,7 +63,7 @@ def card_of(run_dir: Path) -> int:
 def worker_environment(env: Mapping[str, str], *, low_memory: bool = False, card: int = 0) -> dict[str, str]:
     """What a worker sees of ``env``. low_memory: freed memory goes back at once. Of several CUDA devices it sees one,
     the session manager's choice; on more transformers' Trainer would split its batches over all of them."""
-    kept = {name: env[name] for name in PASSED if name in env} | ({} if low_memory else ALLOCATOR)
+    kept = ON_A_CARD | {name: env[name] for name in PASSED if name in env} | ({} if low_memory else ALLOCATOR)
     there = [one.strip() for one in env["CUDA_VISIBLE_DEVICES"].split(",")] if "CUDA_VISIBLE_DEVICES" in env else None
     seen = str(card) if there is None else there[card if card < len(there) else 0]
     kept |= {"CUDA_VISIBLE_DEVICES": seen, "HF_HUB_OFFLINE": "1"}

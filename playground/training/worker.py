@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from playground.gpu.manager import Lanes, use_share
 from playground.library.files import write_json
 from playground.training import processes
 from playground.training.failure import DISK, explain
+from playground.training.processes import LOW_MEMORY, RAN_OUT
 from playground.training.run_files import (
     LEARNED,
     EventWriter,
@@ -33,7 +35,7 @@ from playground.training.run_files import (
     reserve_disk_full_event,
     write_disk_full_event,
 )
-from playground.training.spec import RunSpec
+from playground.training.spec import WHOLE_BATCH, RunSpec
 
 NOT_MINE = 3  # exit code of a worker that came too late: the run was cancelled, or another worker has it
 
@@ -118,6 +120,14 @@ def _last(run_dir: Path, events: EventWriter | None, kind: str, **values: Any) -
         write_disk_full_event(run_dir, event=kind, **values)
 
 
+def _ran_out(run_dir: Path) -> bool:
+    """Whether memory has run out in this run once."""
+    try:
+        return (run_dir / LOW_MEMORY).read_text() == RAN_OUT
+    except OSError:
+        return False
+
+
 def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float, lanes: Lanes | None) -> dict[str, Any]:
     """Returns what the run's last event says. Imports are here: the worker answers to cancel before the libraries are
     loaded, and the file is read without them."""
@@ -145,9 +155,13 @@ def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float, la
     weights = {"trainable_params": trained, "total_params": total}
     used = {"rows_used": data.rows_used, "rows_bad": data.rows_bad}
     events.write("plan", **used, rows_held_back=data.rows_held_back, **weights)
-    events.write("state", message="Training")
+    ran_out = _ran_out(run_dir)
+    if ran_out and spec.objective not in WHOLE_BATCH and spec.batch_size % (2 * spec.accumulate) == 0:
+        spec = replace(spec, accumulate=2 * spec.accumulate)
+    saves = f"Training with less memory: activations are computed twice, a step in parts ({spec.accumulate})"
+    events.write("state", message=saves if ran_out else "Training")
     arguments, a_step = arguments_of(spec, len(data.train), run_dir), min(spec.batch_size, len(data.train))
-    setup = Setup(model, tokenizer, data.train, data.validation, spec, arguments)
+    setup = Setup(model, tokenizer, data.train, data.validation, spec, arguments, ran_out)
     measured = train(setup, objective, data, run_dir, events)
     if measured.last_loss is not None and measured.last_loss != measured.last_loss:
         words = "The loss is no longer a number (it diverged). Choose a smaller learning rate and start again."

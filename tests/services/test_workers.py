@@ -108,12 +108,16 @@ def test_a_run_answers_as_it_learns_and_its_checkpoint_is_kept_when_it_is_cancel
     assert not workers(services.settings.home)
 
 
-def test_memory_that_runs_out_is_told_with_a_smaller_setting(forking, tmp_path):
+def test_memory_that_runs_out_is_tried_again_with_less_and_then_told_with_a_smaller_setting(forking, tmp_path):
     rows = put_rows(tmp_path / "long.jsonl", 40, words=150)
     asked = request(rows, method="prompt", steps=3, batch_size=32, limit_memory_bytes=1_000_000_000)
     run = forking.training.start(asked)
+    assert (wait_state(forking, run, *ENDED).state, forking.training.store.get(run).attempt) == ("DONE", 2)
+    longer = put_rows(tmp_path / "longer.jsonl", 40, words=400)
+    asked = replace(asked, file=longer, batch_size=33)  # which has no half
+    run = forking.training.start(asked)
     view = wait_state(forking, run, *ENDED)
-    assert view.state == "FAILED"
+    assert view.state == "FAILED", view
     assert "ran out of memory" in view.error
     assert "Start it with" in view.error
     assert forking.training.store.get(run).attempt == 2, "tried once more by itself"

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, MistralCo
 
 from playground.data.render import Packed, Rendered
 from playground.methods import get_method
-from playground.training import objectives
+from playground.training import objectives, processes
 from playground.training.fused import SHORT, Heads, Rows, fits
 from playground.training.model import load_for_training, precision
 from playground.training.objectives import AnswerCollator, PackedSequenceCollator, TextBlockCollator, answer_loss
@@ -206,3 +206,20 @@ def test_a_run_that_goes_past_its_limit_or_what_is_free_recomputes(tiny_base):
     assert objectives.save_memory(model, too_large)
     assert model.recompute
     assert not objectives.save_memory(load_for_training(tiny_base, get_method("prefix"), 4, 1), too_large)
+    assert objectives.save_memory(load_for_training(tiny_base, get_method("lora"), 4, 1), inside, must=True)
+
+
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+def test_a_run_whose_memory_ran_out_takes_less_and_learns_the_same(spec_in, run_worker, tmp_path, objective):
+    pairs = [{"prompt": f"Say {n}", "chosen": f"It is {n}, gladly.", "rejected": "No."} for n in range(24)]
+    losses = []
+    for name, said in (("whole", ""), ("again", processes.RAN_OUT)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / processes.LOW_MEMORY).write_text(said)
+        events = run_worker(spec_in(tmp_path, pairs if objective == "dpo" else (), objective=objective), folder)
+        assert events[-1]["event"] == "done", events[-1]
+        told = [one["message"] for one in events if one["event"] == "state"]
+        assert any("activations are computed twice, a step in parts (2)" in one for one in told) is bool(said)
+        losses.append([one["loss"] for one in events if one["event"] == "step"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)

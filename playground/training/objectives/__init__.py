@@ -72,7 +72,8 @@ Row = Rendered | Packed | Pair | Marked
 
 @dataclass(frozen=True)
 class Setup:
-    """What a Trainer is made of. rows, validation: of the objective's own kind. arguments: of TrainingArguments."""
+    """What a Trainer is made of. rows, validation: of the objective's own kind. arguments: of TrainingArguments.
+    ran_out: memory has run out once already."""
 
     model: Any
     tokenizer: Any
@@ -80,6 +81,7 @@ class Setup:
     validation: Sequence[Row]
     spec: RunSpec
     arguments: Mapping[str, Any]
+    ran_out: bool = False
 
 
 @dataclass(frozen=True)
@@ -321,7 +323,7 @@ class Answers(Objective):
     row: type[Rendered] | type[Packed] = Rendered
 
     def trainer(self, setup: Setup) -> Trainer:
-        save_memory(setup.model, setup.spec)
+        save_memory(setup.model, setup.spec, must=setup.ran_out)
         self._collate = collate = collator(self.name, setup.tokenizer.pad_token_id, setup.model)
         arguments, sampler = TrainingArguments(**setup.arguments), None
         if isinstance(collate, AnswerCollator):  # packed sequences have no padding
@@ -353,10 +355,13 @@ def exceeds(estimated_bytes: int, limit_bytes: int, free_bytes: int) -> bool:
     return estimated_bytes > (min(limit_bytes, free_bytes) if limit_bytes else free_bytes)
 
 
-def save_memory(model: Any, spec: RunSpec) -> bool:
-    """Switch on activation checkpointing where the run would not fit otherwise: a third slower. Returns whether it is
-    on. Keys and values that stand in a cache before the text cannot be recomputed; such a model stays as it is."""
-    if not exceeds(spec.estimated_memory_bytes, spec.limit_memory_bytes, find_device().free_bytes + held_bytes()):
+def save_memory(model: Any, spec: RunSpec, *, must: bool = False) -> bool:
+    """Switch on activation checkpointing where the run would not fit otherwise, or ``must``: a third slower. Returns
+    whether it is on. Keys and values that stand in a cache before the text cannot be recomputed; such a model stays as
+    it is."""
+    if not must and not exceeds(
+        spec.estimated_memory_bytes, spec.limit_memory_bytes, find_device().free_bytes + held_bytes()
+    ):
         return False
     if getattr(model, "in_cache", False):
         return False

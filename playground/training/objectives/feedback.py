@@ -32,7 +32,7 @@ from playground.methods import register_with_peft
 from playground.methods.method import Method
 from playground.training import objectives
 from playground.training.model import LOCAL, evaluating, load_for_training, precision, trainable
-from playground.training.objectives import Marked, Objective, Pair, Row, Sample, Setup, collated, generate
+from playground.training.objectives import Marked, Objective, Pair, Row, Sample, Setup, collated, generate, save_memory
 from playground.training.spec import REPLIES, REWARD_MODEL, RunSpec, reply_tokens
 
 logging.getLogger("trl").setLevel(logging.ERROR)
@@ -64,6 +64,7 @@ def build(
 ) -> Trainer:
     """One of TRL's trainers. rewards: arguments of grpo's; settings: of its config."""
     # TRL computes the forward pass twice to save memory unless told otherwise
+    save_memory(setup.model, setup.spec, must=setup.ran_out)
     own = {"gradient_checkpointing": False, "disable_dropout": True}
     with _given_model(setup):
         made: Trainer = type(trainer.__name__, (Tokenised, trainer), {})(
