@@ -216,9 +216,12 @@ class RayWorkers:
         nodes = [{"name": one.name, "cpus": one.cpus, "gpus": one.gpus} for one in self._nodes if one.alive]
         totals = {name: sum(float(str(one[name])) for one in nodes) for name in ("cpus", "gpus")}
         address = self._client.get_address() if self._client is not None else self._address
+        used = {
+            kind: min(count, totals[kind]) for kind, count in self._used.items()
+        }  # of a lost node's it says so late
         lost = sum(not one.alive for one in self._nodes)
         said = "" if self._client is not None else self._fault
-        return {"address": address, "nodes": nodes, "lost": lost, **totals, "used": self._used, "message": said}
+        return {"address": address, "nodes": nodes, "lost": lost, **totals, "used": used, "message": said}
 
     def close(self) -> None:
         """Stop following the cluster's jobs. A Ray that was started here ends with its last run, not before."""
@@ -287,9 +290,13 @@ class RayWorkers:
         run_dir = self._runs_dir / Path(str((info.metadata or {}).get("run", ""))).name
         ended, known = info.status.is_terminal(), run_dir != self._runs_dir and run_dir.is_dir()
         if self._mirror is not None and known and (fetch or ended):
-            self._mirror.fetch(run_dir)
-            if ended:
-                self._mirror.clear(run_dir.name)
+            try:
+                self._mirror.fetch(run_dir)
+                if ended:
+                    self._mirror.clear(run_dir.name)
+            except PlaygroundError as error:  # what came back cannot be taken; it stays in the storage
+                if ended:
+                    _tell(run_dir, str(error))
         if ended:
             if str(info.status) == "FAILED" and known:
                 said = [line for line in client.get_job_logs(_job(number)).splitlines() if line.strip()]

@@ -148,9 +148,7 @@ class Mirror:
             card = library.publish(staging, library.reserve_id(spec.name, spec.owner))
             if card.sha256 != sha256:
                 library.remove(card.id)
-                raise AdapterError(
-                    f"The weights of {spec.name} did not arrive as they were made; they are fetched again."
-                )
+                raise AdapterError(f"The weights of {spec.name} did not arrive as they were made. Resume the run.")
             return card.id
 
     # -- the node ------------------------------------------------------------------------------------------------------

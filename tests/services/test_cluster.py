@@ -10,6 +10,8 @@ import pytest
 from playground.errors import PlaygroundError
 from playground.runs.cluster import GONE_AFTER, PLACE, RayWorkers
 from playground.training import processes
+from playground.training.run_files import EVENTS, EventReader
+from playground.training.spec import RunSpec
 from tests.waiting import wait_for
 
 CLIENT = """
@@ -188,3 +190,31 @@ def test_a_cluster_that_still_starts_is_asked_again_and_a_job_that_it_refuses_en
         "The cluster took no job: Request failed with status code 500: full" in (tmp_path / processes.LOG).read_text()
     )
     assert (workers.is_alive(ends[0], 5.0), len(client.jobs)) == (True, 1)
+
+
+def test_through_a_storage_a_run_is_sent_first_and_what_comes_back_is_fetched_before_it_ends(ray, tmp_path):
+    client, folder, base, store = ray[0], tmp_path / "runs" / "one", tmp_path / "base", tmp_path / "store"
+    for made in (folder, base):
+        made.mkdir(parents=True)
+    (base / "config.json").write_text("{}")
+    given = dict.fromkeys(("name", "base", "base_fingerprint", "data", "shipped_dir"), "x")
+    given |= {"run": "one", "base_path": str(base), "file": str(folder / "rows"), "adapters_dir": str(tmp_path / "a")}
+    RunSpec(**given, method="lora", steps=4, lr=0.01, rank=4).write(folder)
+    workers = RayWorkers("http://head:8265", tmp_path / "runs", poll_s=0.005, storage=str(store))
+    wait_for(workers.ready, "connected")
+    number, _ = workers.start_worker(folder, tmp_path / "db", 1)
+    wait_for(lambda: client.jobs, "submitted")
+    there = store / "runs" / "one"
+    assert {one.name for one in there.iterdir()} == {"run.json", processes.LOG}, "its files were there before"
+    assert str(tmp_path) not in (there / "run.json").read_text(), "and name no path of this machine"
+    (there / EVENTS).write_text('{"event": "state", "message": "on its way"}\n{"event": "do')
+    wait_for(
+        lambda: [event["message"] for event in EventReader(folder).read()] == ["on its way"], "fetched as it comes"
+    )
+    (there / EVENTS).write_text('{"event": "done", "adapter": "never_came"}\n')
+    looked(client, 20)
+    assert workers.is_alive(number, 0.0), "until the cluster says so"
+    client.jobs[next(iter(client.jobs))][0] = "SUCCEEDED"
+    wait_for(lambda: not workers.is_alive(number, 0.0), "ended")
+    assert (there.exists(), "run.json" in (folder / processes.LOG).read_text()) == (True, True), "no adapter came: said"
+    workers.close()
