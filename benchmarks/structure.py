@@ -139,6 +139,8 @@ def hops(counter: Hops) -> dict[str, int]:
         engine.close()  # its thread ends after a while; what that enters belongs to no row
         row = counter.during("from upload to loss", lambda: _train(services, file))
         services.close()
+    threading.setprofile(None)
+    sys.setprofile(None)
     return {"message": message, "row": row}
 
 
