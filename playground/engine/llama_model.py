@@ -2,18 +2,14 @@
 
 The same sums as Hugging Face's modules without their overhead: q, k, v and gate, up are one product each, adapters are
 added per sequence from the adapter slots, and the KV cache is written in place.
-
-On CUDA the decode step is captured as a graph for each shape and replayed: launching kernels costs more than running
-them. Rows and the tokens that attention runs over are padded to powers of two, so that a shape comes again at nearly
-every step. Rows whose adapters scale (DoRA, IA³) or carry bottlenecks take the plain step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,7 +32,7 @@ from playground.engine.llama_layout import (
     layer_of,
     product,
 )
-from playground.engine.llama_memory import STEP, AdapterSlots, CarriedBy, KVCache, Products, Selected
+from playground.engine.llama_memory import AdapterSlots, CarriedBy, KVCache, Products
 from playground.engine.sequence import send
 from playground.library.bases import BODY_ONLY
 
@@ -219,12 +215,12 @@ class LlamaModel:
         return logits.scatter_(1, likeliest, exact)
 
     def extend_rotary(self, length: int) -> None:
-        """Make the table of cos and signed sin [positions, all heads of q and k together] reach to ``length``."""
+        """Make the tables of cos and signed sin [positions, head_dim] reach to ``length``."""
         if length > self.cos.shape[0]:
             places = torch.arange(-(-length // 1024) * 1024, device=self.device)[None]
             cos, sin = self._rotary(torch.empty(1, 1, dtype=self.dtype, device=self.device), places)
             sin = torch.cat((-sin[..., : self.head_dim // 2], sin[..., self.head_dim // 2 :]), dim=-1)
-            self.cos, self.sin = (table[0].repeat(1, self.heads + self.kv_heads) for table in (cos, sin))
+            self.cos, self.sin = cos[0], sin[0]
             self.version += 1
 
 
@@ -238,7 +234,7 @@ class _Forward:
         self, model: LlamaModel, cache: KVCache, positions: Tensor, places: Tensor, carried: CarriedBy
     ) -> None:
         self.model, self.cache, self.places, self.carried = model, cache, places, carried
-        self.cos, self.sin = model.cos[positions], model.sin[positions]
+        self.cos, self.sin = model.cos[positions][:, None], model.sin[positions][:, None]  # of every head
         self.changed = {group for _, one in carried for group in (*one.scales, *one.necks)}
 
     def add_low_rank(self, group: int, x: Tensor, y: Tensor) -> None:
@@ -272,8 +268,8 @@ class _Forward:
             turned[:, : model.heads] = functional.rms_norm(q, size, layer.q_norm, model.eps)
             turned[:, model.heads :] = functional.rms_norm(k, size, layer.k_norm, model.eps)
         # rotary position embedding (Su et al. 2021), halves layout; sin carries the sign of the first half
-        halves = turned.roll(model.head_dim // 2, -1).view(-1, wide + narrow)
-        y[:, : wide + narrow].mul_(self.cos).addcmul_(halves, self.sin)
+        halves = turned.roll(model.head_dim // 2, -1)
+        turned.mul_(self.cos).addcmul_(halves, self.sin)
         self.cache.write(number, self.places, y[:, wide:].to(model.stored))
         return turned[:, : model.heads].to(model.stored)
 
@@ -407,94 +403,3 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tens
 def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
     """0 where seen, minus infinity elsewhere."""
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, float("-inf"))
-
-
-class Graph(Protocol):
-    def replay(self) -> None:
-        """Run again what was captured."""
-
-
-SHAPES_MAX = 32
-Capture = Callable[[Callable[[], None], Graph | None], Graph]
-"""Takes work on fixed tensors, and a graph to share memory with: no two of them run at once, and none leaves anything
-there. Returns what runs the work again."""
-
-
-def cuda_capture(work: Callable[[], None], beside: Any = None) -> Graph:
-    """Capture as a CUDA graph, after a few warm-up runs on a side stream, as its documentation asks for. Only this
-    thread's calls may end the capture: another may load a base meanwhile."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            work()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    pool = None if beside is None else beside.pool()
-    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-        work()
-    return graph
-
-
-@dataclass
-class _Shape:
-    """One shape's fixed tensors: ids, positions and cache places [3, rows], logits [rows, vocabulary]. memory: versions
-    of what the graph has pointers to."""
-
-    inputs: Tensor
-    logits: Tensor
-    graph: Graph
-    memory: tuple[int, int, int]
-
-
-class CapturedDecode:
-    """In place of ``LlamaModel.decode``. At most SHAPES_MAX shapes are kept, those used last; one is captured again
-    when it is needed and the KV cache, its adapter slots or the rotary tables have moved in memory since."""
-
-    def __init__(self, model: LlamaModel, capture: Capture = cuda_capture) -> None:
-        self._model, self._capture = model, capture
-        self.shapes: dict[tuple[int, int, bool], _Shape] = {}
-
-    def clear(self) -> None:
-        """Drop what was captured, and the memory that it works on."""
-        self.shapes = {}
-
-    @torch.inference_mode()
-    def decode(self, tokens: Sequence[int], lengths: Sequence[int], cache: KVCache, adapters: AdapterSlots) -> Tensor:
-        """Logits [rows, vocabulary], valid until the next call."""
-        count, model, selected = len(tokens), self._model, adapters.selected.selected
-        if selected.scales or selected.necks:
-            return model.decode(tokens, lengths, cache, adapters)
-        rows, longest = 1 << (count - 1).bit_length(), max(lengths) + 1
-        cache.ensure(rows, longest)
-        model.extend_rotary(cache.length)
-        seen = min(cache.length, max(STEP, 1 << (longest - 1).bit_length()))
-        products, padding = adapters.fixed(rows), rows - count
-        key = (rows, seen, products is not None)
-        places = [row * cache.length + length for row, length in enumerate(lengths)]
-        zeros, scratch = [0] * padding, [cache.scratch] * padding
-        given = torch.tensor([[*tokens, *zeros], [*lengths, *zeros], [*places, *scratch]])
-        inputs = send(given, model.device)
-        shape, memory = self.shapes.pop(key, None), (cache.version, model.version, adapters.version if products else 0)
-        if shape is None or shape.memory != memory:
-            shape = self._captured(inputs, seen, cache, products, memory)
-        self.shapes[key] = shape
-        shape.inputs.copy_(inputs)
-        shape.graph.replay()
-        return shape.logits[:count]
-
-    def _captured(
-        self, inputs: Tensor, seen: int, cache: KVCache, products: Products | None, memory: tuple[int, int, int]
-    ) -> _Shape:
-        """A shape's graph. Those whose memory has moved go, and of too many the one that was used longest ago."""
-        kept = [(key, one) for key, one in self.shapes.items() if one.memory[:2] == memory[:2]]
-        self.shapes = dict(kept[-(SHAPES_MAX - 1) :])
-        model, fixed = self._model, inputs.clone()
-        logits = torch.empty(fixed.shape[1], model.head.shape[1], dtype=model.dtype, device=model.device)
-        adapters = products or Products([], {}, Selected({}, {}))
-
-        def work() -> None:
-            logits.copy_(model.decode_tensors(fixed, seen, cache, adapters))
-
-        beside = next(iter(self.shapes.values()), None)
-        return _Shape(fixed, logits, self._capture(work, beside.graph if beside else None), memory)

@@ -29,6 +29,7 @@ from safetensors.torch import load as read_tensors
 from torch import Tensor, nn
 from torch.nn import functional
 
+from playground.engine.sequence import send
 from playground.errors import AdapterError, BaseUnavailableError
 from playground.gpu.device import accelerator, computes_bf16
 from playground.library.files import check_magnitudes, digest
@@ -113,7 +114,7 @@ class StackedNecks:
         for row, number in enumerate(carried):
             if number is not None and (part := self.parts[number]) is not None:
                 mask[row, part[1] : part[2]] = False
-        return mask.to(self.down.device)
+        return send(mask, self.down.device)
 
     def add(self, y: Tensor, mask: Tensor) -> None:
         """In place: y [rows, out], each without what its mask covers."""

@@ -3,6 +3,10 @@
 The worker thread owns the KV cache and the adapter slots. A round: (1) admit waiting sequences, (2) prefill at most
 PREFILL_CHUNK prompt tokens, (3) one decode step, (4) remove finished sequences. So a decoding sequence never waits
 longer than one chunk.
+
+On CUDA the decode step is captured as a graph for each shape and replayed: launching kernels costs more than running
+them. Rows and the tokens that attention runs over are padded to powers of two, so that a shape comes again at nearly
+every step. Rows whose adapters scale (DoRA, IA³) or carry bottlenecks take the plain step.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,10 +25,19 @@ from torch import Tensor
 from playground.data.render import encode
 from playground.engine.constraint import Constraint
 from playground.engine.llama_layout import BASE, PackedAdapter
-from playground.engine.llama_memory import PREFIX_MIN, PrefixCache, common_prefix
-from playground.engine.llama_model import CapturedDecode, LlamaModel, Segment
+from playground.engine.llama_memory import (
+    PREFIX_MIN,
+    STEP,
+    AdapterSlots,
+    KVCache,
+    PrefixCache,
+    Products,
+    Selected,
+    common_prefix,
+)
+from playground.engine.llama_model import LlamaModel, Segment
 from playground.engine.request import GONE, ROWS_MAX, Row, RowState
-from playground.engine.sequence import Generation, Handle, rows_of, sample
+from playground.engine.sequence import Generation, Handle, rows_of, sample, send
 from playground.errors import AdapterError, BaseUnavailableError
 
 if TYPE_CHECKING:
@@ -37,6 +50,97 @@ KEEP_BYTES = 64 << 20
 KEEP_CUDA_BYTES, KEEP_CUDA_SHARE = 1 << 30, 32
 """The same on a GPU, and this part of its memory at most. So much is taken with the first question: captured steps go
 with the cache when it moves."""
+
+
+class Graph(Protocol):
+    def replay(self) -> None:
+        """Run again what was captured."""
+
+
+SHAPES_MAX = 32
+Capture = Callable[[Callable[[], None], Graph | None], Graph]
+"""Takes work on fixed tensors, and a graph to share memory with: no two of them run at once, and none leaves anything
+there. Returns what runs the work again."""
+
+
+def cuda_capture(work: Callable[[], None], beside: Any = None) -> Graph:
+    """Capture as a CUDA graph, after a few warm-up runs on a side stream, as its documentation asks for. Only this
+    thread's calls may end the capture: another may load a base meanwhile."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            work()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    pool = None if beside is None else beside.pool()
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        work()
+    return graph
+
+
+@dataclass
+class _Shape:
+    """One shape's fixed tensors: ids, positions and cache places [3, rows], logits [rows, vocabulary]. memory: versions
+    of what the graph has pointers to."""
+
+    inputs: Tensor
+    logits: Tensor
+    graph: Graph
+    memory: tuple[int, int, int]
+
+
+class CapturedDecode:
+    """In place of ``LlamaModel.decode``. At most SHAPES_MAX shapes are kept, those used last; one is captured again
+    when it is needed and the KV cache, its adapter slots or the rotary tables have moved in memory since."""
+
+    def __init__(self, model: LlamaModel, capture: Capture = cuda_capture) -> None:
+        self._model, self._capture = model, capture
+        self.shapes: dict[tuple[int, int, bool], _Shape] = {}
+
+    def clear(self) -> None:
+        """Drop what was captured, and the memory that it works on."""
+        self.shapes = {}
+
+    @torch.inference_mode()
+    def decode(self, tokens: Sequence[int], lengths: Sequence[int], cache: KVCache, adapters: AdapterSlots) -> Tensor:
+        """Logits [rows, vocabulary], valid until the next call."""
+        count, model, selected = len(tokens), self._model, adapters.selected.selected
+        if selected.scales or selected.necks:
+            return model.decode(tokens, lengths, cache, adapters)
+        rows, longest = 1 << (count - 1).bit_length(), max(lengths) + 1
+        cache.ensure(rows, longest)
+        model.extend_rotary(cache.length)
+        seen = min(cache.length, max(STEP, 1 << (longest - 1).bit_length()))
+        products, padding = adapters.fixed(rows), rows - count
+        key = (rows, seen, products is not None)
+        places = [row * cache.length + length for row, length in enumerate(lengths)]
+        zeros, scratch = [0] * padding, [cache.scratch] * padding
+        given = torch.tensor([[*tokens, *zeros], [*lengths, *zeros], [*places, *scratch]])
+        inputs = send(given, model.device)
+        shape, memory = self.shapes.pop(key, None), (cache.version, model.version, adapters.version if products else 0)
+        if shape is None or shape.memory != memory:
+            shape = self._captured(inputs, seen, cache, products, memory)
+        self.shapes[key] = shape
+        shape.inputs.copy_(inputs)
+        shape.graph.replay()
+        return shape.logits[:count]
+
+    def _captured(
+        self, inputs: Tensor, seen: int, cache: KVCache, products: Products | None, memory: tuple[int, int, int]
+    ) -> _Shape:
+        """A shape's graph. Those whose memory has moved go, and of too many the one that was used longest ago."""
+        kept = [(key, one) for key, one in self.shapes.items() if one.memory[:2] == memory[:2]]
+        self.shapes = dict(kept[-(SHAPES_MAX - 1) :])
+        model, fixed = self._model, inputs.clone()
+        logits = torch.empty(fixed.shape[1], model.head.shape[1], dtype=model.dtype, device=model.device)
+        adapters = products or Products([], {}, Selected({}, {}))
+
+        def work() -> None:
+            logits.copy_(model.decode_tensors(fixed, seen, cache, adapters))
+
+        beside = next(iter(self.shapes.values()), None)
+        return _Shape(fixed, logits, self._capture(work, beside.graph if beside else None), memory)
 
 
 @dataclass(eq=False)

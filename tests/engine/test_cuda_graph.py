@@ -8,7 +8,8 @@ import torch
 from torch.nn.attention.bias import CausalBias, causal_lower_right
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from playground.engine.llama_model import CapturedDecode, Segment, attend, cuda_capture, mask_of
+from playground.engine.llama_model import Segment, attend, mask_of
+from playground.engine.scheduler import CapturedDecode, cuda_capture
 from tests.engine.models import Again, engine_with, llama, save_adapters
 
 
@@ -87,6 +88,7 @@ def test_fixed_shapes_give_the_same_logits_and_a_longer_rotary_table_captures_ag
     steps.decode([5], [4], cache, adapters)
     assert len(captured) == 1
     model.extend_rotary(2000)  # as scoring a long text does; a graph would go on reading the old table's memory
+    assert model.cos.shape == (2048, model.head_dim), "no copy a head: for 32,000 tokens of a 7B they had 1.3 GB"
     steps.decode([6], [5], cache, adapters)
     assert len(captured) == 2
 

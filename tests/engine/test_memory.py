@@ -11,9 +11,8 @@ import torch
 
 from playground.engine.engine import Engine, WorkerThread
 from playground.engine.llama_memory import PREFIX_BYTES, AdapterSlots, KVCache, PrefixCache
-from playground.engine.llama_model import CapturedDecode
 from playground.engine.request import ROWS_MAX, AdapterFile, Row, Sampling, ScoreRow
-from playground.engine.scheduler import Scheduler
+from playground.engine.scheduler import CapturedDecode, Scheduler
 from playground.errors import BaseUnavailableError
 from tests.engine.models import Again, engine_with, llama, run, settled, text
 from tests.refused import refused

@@ -9,9 +9,10 @@ from safetensors.torch import load_file
 from playground.engine.engine import Engine
 from playground.engine.llama_layout import LinearGroup, pack
 from playground.engine.llama_memory import AdapterSlots
-from playground.engine.llama_model import CapturedDecode, Segment
+from playground.engine.llama_model import Segment
 from playground.engine.load import ModuleWeights
 from playground.engine.request import Row, Sampling
+from playground.engine.scheduler import CapturedDecode
 from playground.errors import AdapterError
 from playground.library.adapters import AdapterLibrary
 from tests.engine import models

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from benchmarks.gpu import SIZES, main, vllm_arm
-from playground.engine.llama_model import CapturedDecode, Segment, attend, cuda_capture, mask_of
+from playground.engine.llama_model import Segment, attend, mask_of
 from playground.engine.request import Row, Sampling
+from playground.engine.scheduler import CapturedDecode, cuda_capture
 from playground.engine.sequence import Sampler, draw
 from tests.engine.models import engine_with, llama, run, save_adapters, save_base
 
