@@ -117,7 +117,8 @@ def doctor(settings: Settings, options: Namespace) -> Outcome:
     computing = _torch(precision.of(Path(base["path"])) if base else settings.precision)
     about: dict[str, Any] = {}
     if (ray := services.training.cluster) is not None:
-        about["cluster"] = ray.status(LOOK_S)
+        about |= {"cluster": ray.status(LOOK_S), "storage": ray.storage()}
+    stored = about.get("storage")
     lines = [
         "Device: {}, computing in {dtype} with {threads} threads".format(here.name, **computing),
         *([f"Precision: {precision.words}"] if precision.words else []),
@@ -126,10 +127,11 @@ def doctor(settings: Settings, options: Namespace) -> Outcome:
         f"Base: {base['id']} in {base['path']}, fingerprint {base['fingerprint']}" if base else "Base: not prepared",
         *_engine(settings, about),
         *_cluster(about.get("cluster")),
+        *([f"Storage {stored['address']}: {stored['fault'] or 'it takes files'}"] if stored else []),
         "Packages: " + ", ".join(f"{name} {version}" for name, version in versions.items()),
         *[f"Missing: {item['what']} Mend it with: {item['mend']}" for item in missing],
     ]
-    code = code or int(not about.get("engine", {"answers": True})["answers"])
+    code = code or int(not about.get("engine", {"answers": True})["answers"] or bool(stored and stored["fault"]))
     return {**computing, **about, "base": base, "versions": versions, "missing": missing}, "\n".join(lines), code
 
 

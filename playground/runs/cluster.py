@@ -223,6 +223,10 @@ class RayWorkers:
         said = "" if self._client is not None else self._fault
         return {"address": address, "nodes": nodes, "lost": lost, **totals, "used": used, "message": said}
 
+    def storage(self) -> dict[str, str] | None:
+        """Where runs' files go and why they cannot, if so; None = nodes see the home."""
+        return {"address": self._storage, "fault": self._mirror.fault()} if self._mirror is not None else None
+
     def close(self) -> None:
         """Stop following the cluster's jobs. A Ray that was started here ends with its last run, not before."""
         self._done.set()

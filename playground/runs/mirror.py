@@ -70,6 +70,15 @@ class Mirror:
     def _at(self, run: str) -> str:
         return f"{self._root}/runs/{run}"
 
+    def fault(self) -> str:
+        """Why it does not take and give files from here, "" = it does."""
+        try:
+            self._fs.pipe_file(f"{self._root}/asked", b"is it there")
+            self._fs.rm_file(f"{self._root}/asked")
+        except storage_errors() as error:
+            return str(error) or type(error).__name__
+        return ""
+
     # -- the app -------------------------------------------------------------------------------------------------------
 
     def send(self, run_dir: Path) -> None:

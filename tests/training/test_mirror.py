@@ -32,6 +32,7 @@ def test_a_run_goes_there_is_resumed_on_another_node_and_comes_back_with_its_ada
     library = AdapterLibrary(tmp_path / "adapters", tmp_path / "shipped")
     library.reserve_id(spec.name)  # the app's name for it is another one than the node's
     app, first, second = Mirror(url), Mirror(url), Mirror(url)
+    assert app.fault() == ""
     app.send(run_dir)
     one = first.take("r1", tmp_path / "one", "a")
     first.tell("r1", {"node": "a"})
@@ -66,3 +67,5 @@ def test_storage_that_cannot_be_read_is_told(tmp_path):
     if find_spec("gcsfs") is None:
         refused("pip install gcsfs", Mirror, "gs://bucket/runs")
     refused("PLAYGROUND_RAY_STORAGE is none://x", Mirror, "none://x")
+    (tmp_path / "file").touch()
+    assert "file" in Mirror(f"{tmp_path}/file").fault()
