@@ -7,7 +7,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
-DOCS += [ROOT / "docs" / name for name in ("architecture.md", "glossary.md", "security.md")]
+PAGES = ("architecture", "command_line", "glossary", "security", "servers")
+DOCS += [ROOT / "docs" / f"{name}.md" for name in PAGES]
 
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)

@@ -18,7 +18,7 @@ from playground.cli.common import Outcome, Progress, call, services_for, weights
 from playground.errors import EndpointError, InputError, PlaygroundError
 from playground.library.adapters import AdapterCard
 from playground.models.vllm_engine import look_at
-from playground.plain import and_left
+from playground.plain import and_left, plural
 from playground.services import Services, build_services
 from playground.settings import Settings
 from playground.workspace.visitors import WAIT_S, Home, HomeTaken
@@ -120,7 +120,7 @@ def doctor(settings: Settings, options: Namespace) -> Outcome:
         about |= {"cluster": ray.status(LOOK_S), "storage": ray.storage()}
     stored = about.get("storage")
     lines = [
-        "Device: {}, computing in {dtype} with {threads} threads".format(here.name, **computing),
+        f"Device: {here.name}, computing in {computing['dtype']} with {plural(computing['threads'], 'thread')}",
         *([f"Precision: {precision.words}"] if precision.words else []),
         f"Memory: {here.free_bytes / 1e9:.1f} of {here.total_bytes / 1e9:.1f} GB free",
         f"Home: {settings.home}",
