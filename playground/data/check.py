@@ -186,7 +186,7 @@ def _row(record: Record, shape: Shape, number: int, mend: Mend = lambda turns: t
             raise Unusable(f"holds more than text ({column})", _TEXT_ONLY)
     row = BUILDERS[shape.objective](record, shape, number, mend)
     for turn in row.prompt:
-        if "<" in turn.content and turn.role == "user" and picture_in(turn.content):
+        if turn.role == "user" and picture_in(turn.content):
             raise Unusable("asks about a picture or a sound that stands beside the text", _TEXT_ONLY)
     return row
 

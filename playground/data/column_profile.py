@@ -16,7 +16,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from playground.data.example import Example, Row, Unused, style_of, texts_of, without_end
+from playground.data.example import MEDIA, Example, Row, Unused, style_of, texts_of, without_end
 from playground.data.tools import DESCRIBED, pieces
 from playground.data.turns import MASKS, STRUCTURE, Unusable, is_turn, is_turns, read_transcript, read_turns, turn_text
 
@@ -236,9 +236,6 @@ _NAMED, _LOOKS = "Its name says that it is", "What it holds looks like"
 _WORD = re.compile(r"[^\W\d_]+")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _OPTION = re.compile(r"(option|choice|opt|distractor|op)s?[\s_.-]*([a-h]|\d)", re.IGNORECASE)
-_MEDIA = re.compile(
-    r"data:(image|audio|video)/|\S+\.(png|jpe?g|gif|webp|bmp|wav|mp3|flac|ogg|mp4|webm|pdf)$", re.IGNORECASE
-)
 
 
 @dataclass
@@ -400,7 +397,7 @@ def _kind(column: Column, values: list[Any], beside: Collection[str]) -> tuple[s
         kind := next((kind for word in words for kind in _BELONGS if word in NAMES[kind]), None)
     ):
         return kind, _NAMED
-    if any(isinstance(value, str) and _MEDIA.match(value.strip()) for value in values):
+    if any(isinstance(value, str) and MEDIA.match(value.strip()) for value in values):
         return "media", _LOOKS
     return None, ""
 

@@ -39,6 +39,10 @@ _SIGNS = tuple(style.sign for style in _STYLES)
 _BEGIN = re.compile(r"\A(?:\s|<\|begin_of_text\|>|<\|endoftext\|>|<bos>|<s>)+")
 _ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<|end|>", "<eos>", "</s>")
 _PLACES = ("<image>", "<video>", "<audio>", "<|image_pad|>", "<|image|>", "<image_1>")
+MEDIA = re.compile(
+    r"data:(image|audio|video)/|\S+\.(png|jpe?g|gif|webp|bmp|wav|mp3|flac|ogg|mp4|webm|pdf)$", re.IGNORECASE
+)
+"""Matches a text that is nothing but the path or the address of a file which is not text."""
 _SYSTEM = re.compile(r"\A\s*<<SYS>>(.*?)<</SYS>>\s*", re.DOTALL)
 
 
@@ -97,9 +101,12 @@ def _turns(text: str, style: _Style) -> list[tuple[str, str]]:
 
 
 def picture_in(text: str) -> bool:
-    """Whether a turn begins or ends with what stands for an image, a video or a sound, or names one between marks."""
+    """Whether a turn begins or ends with what stands for an image, a video or a sound, names one between marks, or is
+    nothing but the path of one. A PDF's name alone stays a question: names of documents are sorted, too."""
+    text = text.strip()
     between = "<img>" in text and "</img>" in text
-    return between or text.lstrip().startswith(_PLACES) or text.rstrip().endswith(_PLACES)
+    path = MEDIA.match(text) is not None and not text.lower().endswith(".pdf")
+    return between or path or text.startswith(_PLACES) or text.endswith(_PLACES)
 
 
 class Tags(NamedTuple):
