@@ -84,7 +84,7 @@ class Services:
         self.replay = ReplayService(bases, adapters, batches)
         answering = Answering(bases, data, adapters, batches, self.scoring)
         self.verdicts = VerdictService(settings, bases, data, adapters, answering, forgetting, quota, jobs)
-        self.handover = HandoverService(settings, bases, data, adapters, answering, quota)
+        self.handover = HandoverService(settings, bases, data, adapters, answering, quota, jobs)
         self.bench = PromptBench(self.verdicts, data, PromptBook(settings.home / "prompts"))
         self.search = PromptSearch(self.bench, data, adapters)
         self.voting = Voting(self.verdicts)

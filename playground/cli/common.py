@@ -12,10 +12,10 @@ import time
 import tomllib
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from playground.chat.compare import Side
 from playground.data.records import READING
@@ -32,6 +32,13 @@ from playground.verdict.request import VerdictRequest
 from playground.verdict.service import VerdictView
 from playground.workspace.visitors import WAIT_S, Home, HomeTaken
 
+
+class _Lives(Protocol):
+    @property
+    def live(self) -> bool: ...
+
+
+L = TypeVar("L", bound=_Lives)
 Outcome = tuple[dict[str, Any], str, int]  # what a verb returns: its JSON, the same in words, the exit code
 YES = ("y", "yes")
 _QUIET_S = 2.0  # a shorter step prints nothing of its progress
@@ -116,16 +123,22 @@ def owned_or_served(settings: Settings) -> Iterator[Home | None]:
 def judge_in_app(settings: Settings, request: VerdictRequest) -> Iterator[VerdictView]:
     """A verdict measured by the app; closing it stops the measuring. Raises HomeTaken when the owner does not serve."""
     checks = [f"{SCHEMA}{file.resolve()}" if (file := schema_file(check)) else check for check in request.checks]
-    id = call(settings, "/internal/verdict", {**request.as_json(), "checks": checks})["id"]
-    view = VerdictView(id, request.name, "QUEUED")
+    asked = {**request.as_json(), "checks": checks}
+    yield from in_app(settings, "/internal/verdict", asked, lambda said: VerdictView(**said))
+
+
+def in_app(settings: Settings, route: str, asked: dict[str, Any], read: Callable[[dict[str, Any]], L]) -> Generator[L]:
+    """What the app has begun, looked at again and again to its end; closing it stops the work there."""
+    about, live = {"id": call(settings, route, asked)["id"]}, True
     try:
-        while view.live:
-            view = VerdictView(**call(settings, "/internal/verdict/show", {"id": id}))
+        while live:
+            view = read(call(settings, f"{route}/show", about))
+            live = view.live
             yield view
-            time.sleep(0.5)
+            time.sleep(0.5 if live else 0)
     finally:
-        if view.live:
-            call(settings, "/internal/verdict/show", {"id": id, "stop": True})
+        if live:
+            call(settings, f"{route}/show", {**about, "stop": True})
 
 
 def call(settings: Settings, route: str, body: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
+from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -13,12 +14,12 @@ from typing import Any
 
 from playground.chat.compare import side_as_json
 from playground.chat.programs import Saved, all_replies, parse_side, read_saved, together
-from playground.cli.common import Outcome, Progress, agreed, call, owned_or_served, refuse_missing, services_for
+from playground.cli.common import Outcome, Progress, agreed, call, in_app, owned_or_served, refuse_missing, services_for
 from playground.engine.request import Sampling
-from playground.errors import InputError
+from playground.errors import InputError, RunFailedError
 from playground.services import Services
 from playground.settings import Settings
-from playground.verdict.handover import Compared, Handover, Step, compared_from
+from playground.verdict.handover import Compared, Handover, Step, step_from
 
 FILE_LIMIT_BYTES = 64_000_000
 AROUND = 20  # characters shown before and after the first difference
@@ -147,13 +148,16 @@ def _compared(settings: Settings, services: Services, asked: Handover, progress:
     with owned_or_served(settings) as home:
         if home is None:
             progress.say("The app that serves this home asks both", always=True)
-            return compared_from(call(settings, "/internal/handover", asked.as_json()))
+            step = Step("")
+            with closing(in_app(settings, "/internal/handover", asked.as_json(), step_from)) as steps:
+                for step in steps:
+                    progress.say(step.words)
+            progress.end()
+            if step.result is None:
+                raise RunFailedError(step.error)
+            return step.result
         services.bases.engine(progress.base)
         progress.end()
-
-        def tell(step: Step) -> None:
-            progress.say(step.waiting or f"{step.phase}{f', {step.done} of {step.of}' if step.of else ''}")
-
-        compared = services.handover.result(asked, tell)
+        compared = services.handover.result(asked, lambda step: progress.say(step.words))
         progress.end()
         return compared

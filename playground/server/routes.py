@@ -84,10 +84,18 @@ def _show_verdict(services: Services, body: JsonObject) -> JsonObject:
     return asdict(services.verdicts.show(str(body["id"])))
 
 
+def _show_handover(services: Services, body: JsonObject) -> JsonObject:
+    comparing = services.handover.latest(str(body["id"]))
+    if body.get("stop"):
+        comparing.stop()
+    return asdict(comparing.step)
+
+
 _INTERNAL: dict[str, _Work] = {
     "compare": _compare,
     "replay": lambda services, body: services.replay.again(Saved(dict(body["stamp"]), body["text"])),
-    "handover": lambda services, body: asdict(services.handover.result(handover_from(body))),
+    "handover": lambda services, body: {"id": services.handover.start(handover_from(body)).id},
+    "handover/show": _show_handover,
     "verdict": lambda services, body: {"id": services.verdicts.start(request_from(body))},
     "verdict/show": _show_verdict,
 }

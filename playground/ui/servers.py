@@ -13,7 +13,6 @@ import gradio as gr
 from gradio.blocks import Block
 
 from playground.errors import InputError
-from playground.jobs import Job
 from playground.library.exporting import LABELS, OLLAMA
 from playground.models.endpoints import Endpoint
 from playground.plain import and_left
@@ -32,7 +31,7 @@ from playground.ui.wiring import (
     slot,
     unasked,
 )
-from playground.verdict.handover import Compared, Handover
+from playground.verdict.handover import Handover
 
 IDEA = (
     "Any server that speaks OpenAI's protocol can answer a side: vLLM, Ollama, llama.cpp, a hosted one. It is kept in"
@@ -199,26 +198,14 @@ def ask(visit: Visit, view: HandoverView, *, chosen: str, url: str, rows: str | 
     if not (url or "").strip():
         raise InputError("Say where it serves: an address with /v1, or the name of an endpoint that is set up.")
     file = visit.services.data.keep_uploads([Path(rows)], visit.owner) if rows else None
-    asked, found = Handover(chosen, url.strip(), file, owner=visit.owner, send=bool(agree)), list[Compared]()
-
-    def work(job: Job) -> None:
-        with closing(visit.services.handover.compare(asked, visit.session)) as steps:
-            for step in steps:
-                job.check()
-                job.report(step.phase, step.done, step.of, step.waiting)
-                found.extend([step.result] if step.result is not None else [])
-
-    busy = "You compare a server already. Wait for its end, or stop it."
-    job = visit.services.jobs.start(f"handover {visit.owner}", work, "The comparison", busy=busy)
-    with closing(job.follow()) as following:
+    asked = Handover(chosen, url.strip(), file, owner=visit.owner, send=bool(agree))
+    with closing(visit.services.handover.start(asked, visit.session).follow()) as following:
         for now in following:
-            said = f"{now.phase}, {now.done} of {now.of}" if now.of else now.phase or "Starting"
-            rest = html.note(now.waiting or said + and_left(job.seconds_left))
-            bar = html.progress(now.done / now.of if now.of else 0.0, said) + rest
-            yield {view.result: slot(bar), **_busy(view, busy=True)}
-    if job.error:
-        raise InputError(job.error)
-    yield {view.result: slot(_compared(found[0], SHOWN)), **_busy(view, busy=False)}
+            if now.error:
+                raise InputError(now.error)
+            bar = html.progress(now.done / now.of if now.of else 0.0, now.words) + html.note(now.words)
+            said = _compared(now.result, SHOWN) if now.result is not None else bar
+            yield {view.result: slot(said), **_busy(view, busy=now.live)}
 
 
 def stopped(visit: Visit, view: HandoverView) -> Updates:

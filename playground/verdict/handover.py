@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 from playground.chat.batching import Asked, Written
 from playground.chat.compare import Side
@@ -21,13 +22,14 @@ from playground.errors import InputError, NotFoundError
 from playground.evaluation.comparison import compare_sides
 from playground.evaluation.statistics import Measured, wilson
 from playground.evaluation.verdict import Answered
+from playground.jobs import Job, Jobs
 from playground.library.adapters import AdapterCard
 from playground.library.card import read_run
 from playground.models.adapters import AdapterService
 from playground.models.bases import BaseService
 from playground.models.endpoints import Endpoint
 from playground.models.remote import Remote
-from playground.plain import plural
+from playground.plain import and_left, plural
 from playground.settings import Settings
 from playground.training.spec import RunSpec
 from playground.verdict.answers import Answering
@@ -53,6 +55,7 @@ from playground.workspace.visitors import LOCAL, Quota
 
 MOST_ASKED = 5
 """Replies of a row, at most: ours, theirs, our base's, theirs without a penalty and our base's beside that."""
+BUSY = "You compare a server already. Wait for its end, or stop it."
 LIMIT = 100
 """Rows that are compared where nobody says how many."""
 
@@ -86,6 +89,11 @@ def compared_from(said: Mapping[str, Any]) -> Compared:
     return Compared(**{**said, "without_penalty": compared_from(without) if without else None})
 
 
+def step_from(said: Mapping[str, Any]) -> Step:
+    """As another process sent it."""
+    return Step(**{**said, "result": compared_from(said["result"]) if said["result"] else None})
+
+
 @dataclass(frozen=True)
 class Compared:
     """same: every reply is equal but for near-ties. differences: row, ours, theirs, reason. found: fault -> in how many
@@ -107,13 +115,53 @@ class Compared:
 
 @dataclass(frozen=True)
 class Step:
-    """How far it is; ``result`` at the end."""
+    """How far it is; ``result`` at the end, or why there is none. seconds_left: of this phase, None = not known."""
 
     phase: str
     done: int = 0
     of: int = 0
     waiting: str = ""
     result: Compared | None = None
+    seconds_left: float | None = None
+    error: str = ""
+
+    @property
+    def live(self) -> bool:
+        return self.result is None and not self.error
+
+    @property
+    def words(self) -> str:
+        far = f"{self.phase}, {self.done} of {self.of}" if self.of else self.phase or "Starting"
+        return self.waiting or far + and_left(self.seconds_left)
+
+
+class Comparing:
+    """A comparison in the background."""
+
+    def __init__(self, start: Callable[[Callable[[Job], None]], Job], steps: Callable[[], Generator[Step]]) -> None:
+        self.id, self._steps, self._step = uuid4().hex, steps, Step("")
+        self._job = start(self._work)
+
+    def _work(self, job: Job) -> None:
+        with closing(self._steps()) as steps:
+            for self._step in steps:
+                job.check()
+                job.report(self._step.phase, self._step.done, self._step.of)
+
+    @property
+    def step(self) -> Step:
+        ended = not self._job.live  # before the step is read: its last one is there then
+        return replace(self._step, seconds_left=self._job.seconds_left, error=self._job.error if ended else "")
+
+    def stop(self) -> None:
+        self._job.stop()
+
+    def follow(self) -> Generator[Step]:
+        """How far it is, again and again to its end; closing it stops the comparison."""
+        with closing(self._job.follow()) as following:
+            for _ in following:
+                yield self.step
+        yield self.step
 
 
 @dataclass(frozen=True)
@@ -138,8 +186,9 @@ class HandoverService:
         adapters: AdapterService,
         answering: Answering,
         quota: Quota,
+        jobs: Jobs,
     ) -> None:
-        self._quota = quota
+        self._quota, self._jobs, self._latest = quota, jobs, dict[str, Comparing]()
         self._settings, self._bases, self._data, self._adapters = settings, bases, data, adapters
         self._answering, self._records = answering, RecordMaker(bases, data, answering.cards)
 
@@ -232,10 +281,27 @@ class HandoverService:
     def result(self, asked: Handover, tell: Callable[[Step], None] = lambda step: None) -> Compared:
         """``compare`` to its end. Raises PlaygroundError."""
         step = Step("")
-        for step in self.compare(asked):
-            tell(step)
+        with self._jobs.here(_key(asked), "The comparison", BUSY) as job:
+            for step in self.compare(asked):
+                job.report(step.phase, step.done, step.of)
+                tell(replace(step, seconds_left=job.seconds_left))
         assert step.result is not None
         return step.result
+
+    def start(self, asked: Handover, session: str = LOCAL) -> Comparing:
+        """``compare`` in the background. Raises InputError while one of this owner runs."""
+
+        def begin(work: Callable[[Job], None]) -> Job:
+            return self._jobs.start(_key(asked), work, "The comparison", busy=BUSY)
+
+        self._latest[asked.owner] = made = Comparing(begin, lambda: self.compare(asked, session))
+        return made
+
+    def latest(self, id: str, owner: str = LOCAL) -> Comparing:
+        """The one that was started last, to be looked at from another process. Raises NotFoundError."""
+        if (found := self._latest.get(owner)) is None or found.id != id:
+            raise NotFoundError("This comparison is not known here any more. Start it again.")
+        return found
 
     def compare(self, asked: Handover, session: str = LOCAL) -> Generator[Step, None, None]:
         """Yields how far it is, the result last; closing it ends the asking. Raises PlaygroundError."""
@@ -311,13 +377,11 @@ class HandoverService:
     ) -> Generator[Step, None, list[Written]]:
         """All of these to their end. Raises the first failure."""
         written: list[Written] = []
-        done = -1
         with closing(self._answering.batches.run(asked, session, "measure")) as running:
             for written in running:
                 waiting = next((one.waiting for one in written if one.waiting), "")
-                if (ended := sum(one.done for one in written)) != done or waiting:
-                    done = ended
-                    yield replace(now, done=now.done + done, of=now.of or len(asked), waiting=waiting)
+                done = now.done + sum(one.done for one in written)
+                yield replace(now, done=done, of=now.of or len(asked), waiting=waiting)
         for one in written:
             if one.failure is not None and not may_fail:
                 raise one.failure
@@ -372,6 +436,10 @@ class HandoverService:
 
         sides = {THEIRS: [one.theirs.state.text for one in pairs], OURS: [one.ours.state.text for one in pairs]}
         return {side: [right(*one) for one in zip(pairs, texts, strict=True)] for side, texts in sides.items()}
+
+
+def _key(asked: Handover) -> str:
+    return f"handover {asked.owner}"
 
 
 def _measured(passes: Sequence[bool], pairs: Sequence[Pair]) -> Measured:

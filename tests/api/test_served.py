@@ -14,9 +14,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from playground.cli.main import main
 from playground.server.observed import JsonLines
+from playground.verdict.handover import Handover
 from tests.api.conftest import MODELS
 from tests.refused import refused
+from tests.services.conftest import reply, server
+from tests.waiting import wait_for
 
+__all__ = ["server"]
 ALL = ["base", *MODELS]
 
 
@@ -127,6 +131,33 @@ def test_replay_and_status_through_the_open_app(served, tmp_path, monkeypatch, c
     here = served.services.device.status()
     told, there = ([part["name"] for part in state["parts"] if part["bytes"]] for state in (found, here))
     assert (code, told) == (0, there)
+
+
+def test_a_hand_over_through_the_open_app_tells_how_far_it_is_and_stops_at_once(
+    served, here, server, tmp_path, monkeypatch, capsys
+):
+    held, listed, mine = threading.Event(), {"data": [{"id": "m"}]}, {"authorization": "Bearer internal-token"}
+    server.say = lambda path, body: (
+        (200, listed) if path.endswith("/models") else (held.wait(30), (200, reply("no")))[1]
+    )
+    (file := tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 4)
+    caller, asked = here(services=served.services), Handover("two", f"{server.url}/v1", file).as_json()
+
+    def post(path, body):
+        return caller.post(f"/internal/handover{path}", json=body, headers=mine).json()
+
+    about = post("", asked)
+    wait_for(lambda: post("/show", about)["of"] == 8)
+    assert post("", asked)["error"].startswith("You compare a server already")
+    post("/show", about | {"stop": True})
+    wait_for(lambda: post("/show", about)["error"] == "Stopped.")  # while the server still owes its replies
+    held.set()
+    assert "not known here" in post("/show", {"id": "of yesterday"})["error"]
+    monkeypatch.setenv("PLAYGROUND_HOME", str(served.services.settings.home))
+    monkeypatch.setenv("PLAYGROUND_BASE", served.services.settings.base)
+    words = ("handover", "two", "--to", "endpoint", "--url", f"{server.url}/v1", "--rows", str(file), "--json")
+    code, found = main([*words]), json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (code, found["rows"], found["same"], found["endpoint"]["model"]) == (0, 4, False, "m")
 
 
 GET = [

@@ -102,7 +102,7 @@ def test_a_comparison_with_another_server_shows_what_differs_with_its_rows(servi
     found = Compared(False, 4, 3, "Not the same: missing stop in 1 of 4 rows.", (row,), endpoint=about)
     services.handover = Mock()
     steps = (Step("Asking both", 2, 8), Step("Done", 4, 4, result=found))
-    services.handover.compare.side_effect = lambda *asked: (one for one in steps)
+    services.handover.start.return_value.follow.side_effect = lambda: (one for one in steps)
     given = {"chosen": ID, "url": " http://127.0.0.1:9/v1 ", "rows": None, "agree": False}
     drawn = call(servers.ask, tab.handover, **given)[-1]
     says(drawn[tab.handover.result], "missing stop in 1 of 4 rows", "Row 3", "it goes on", "m at http://127.0.0.1")
