@@ -47,6 +47,8 @@ TOGETHER = 64
 """Tokens whose probabilities are asked for at once."""
 LOOK_S = 2.0
 """How long a look at the server may take, a request."""
+REPLICAS = 8
+"""Servers behind one address, at most, that are each given an adapter by themselves."""
 LOAD, UNLOAD = "/load_lora_adapter", "/unload_lora_adapter"
 OF_THE_ROW = (400, 404, 413, 422)
 """Statuses that may be one request's fault; any other one is the server's."""
@@ -199,17 +201,20 @@ class VllmEngine:
             raise AdapterError(f"{adapter_id} is not attached. Attach it first.")
         return file
 
-    def _load(self, adapter: AdapterFile) -> None:
-        """Raises AdapterError with what to do, EndpointError where the server is away."""
+    def _load(self, adapter: AdapterFile, times: int = 1) -> None:
+        """times: as often, at most, where it is there already: another replica behind the address may lack it. Raises
+        AdapterError with what to do, EndpointError where the server is away."""
         if self._shared is not None:
             self._publish(adapter, self._shared)
             return
         path = Path(adapter.path).resolve()
-        try:
-            self._ask(self._sent(LOAD, {"lora_name": _named(adapter), "lora_path": str(path)}))
-        except _RefusedError as error:
-            if "already been loaded" not in error.said:
-                raise AdapterError(f"{adapter.id} cannot be used: {error.advice(path)}") from error
+        for _ in range(times):
+            try:
+                self._ask(self._sent(LOAD, {"lora_name": _named(adapter), "lora_path": str(path)}))
+                return
+            except _RefusedError as error:
+                if "already been loaded" not in error.said:
+                    raise AdapterError(f"{adapter.id} cannot be used: {error.advice(path)}") from error
 
     def _publish(self, adapter: AdapterFile, shared: Path) -> None:
         """A copy in the folder that the server's resolver reads, whole or not at all. The resolver takes what names the
@@ -316,15 +321,17 @@ class VllmEngine:
         return [one.loss for one in self.score([ScoreRow("", text, adapter_id) for text in PROBES])]
 
     async def _with(self, file: AdapterFile | None, ask: Callable[[str], Awaitable[T]]) -> T:
-        """ask: called with the model's name; once more where an adapter has left the server, and was loaded again."""
+        """ask: called with the model's name; again where an adapter has left the server, or is on another replica, and
+        was loaded."""
         name = _named(file) if file is not None else self._base
-        try:
-            return await ask(name)
-        except _RefusedError as error:
-            if file is None or error.status != 404:
-                raise
-            await asyncio.to_thread(self._load, file)
-            return await ask(name)
+        for _ in range(REPLICAS):
+            try:
+                return await ask(name)
+            except _RefusedError as error:
+                if file is None or error.status != 404:
+                    raise
+                await asyncio.to_thread(self._load, file, REPLICAS)
+        return await ask(name)
 
     async def _reply(self, one: _Writing) -> None:
         """What is wrong with this row alone becomes its fault. Raises EndpointError."""

@@ -150,8 +150,9 @@ class HandoverView:
             self.to = gr.Radio(targets, value=OLLAMA, label="Which server")
             self.write = small("Write the files", variant="primary")
             self.download = gr.DownloadButton("Download", size="sm", visible=False, elem_classes="fit")
-            hint = "the name of an endpoint" if shared else "http://127.0.0.1:11434/v1#MODEL, or an endpoint's name"
-            self.url = gr.Textbox(label="Then: where it serves", placeholder=hint, max_lines=1, max_length=300)
+            where = "Then: the endpoint that serves it" if shared else "Then: where it serves, or an endpoint's name"
+            hint = "" if shared else "http://127.0.0.1:8080/v1#MODEL"
+            self.url = gr.Textbox(label=where, placeholder=hint, max_lines=1, max_length=300)
             gr.HTML(html.note("Held-out rows; without a file, those of its run are asked:"))
             self.rows = gr.File(label="Held-out rows", show_label=False, height=96, elem_classes="drop")
             self.agree = gr.Checkbox(False, label="The rows may leave this machine for that server")

@@ -2,6 +2,8 @@
 base: so what it says must be what is said here."""
 
 import contextlib
+import copy
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -181,6 +183,21 @@ def test_an_adapter_goes_with_its_version_and_is_loaded_again_where_the_server_l
     again.attach(loras[1])
     again.close()
     assert vllm.loaded == {}
+
+
+@pytest.mark.parametrize("replicas", [2, 3])
+def test_an_adapter_is_loaded_on_each_of_several_replicas_behind_one_address(vllm, server, tiny_base, loras, replicas):
+    each = [vllm, *(copy.copy(vllm) for _ in range(replicas - 1))]
+    for one in each:
+        one.loaded = {}
+    turns = itertools.cycle(each)
+    server.say = lambda path, body: next(turns).say(path, body)
+    there, rows = VllmEngine(vllm.url, tiny_base, Client()), [Row(PROMPTS[0], "a1", Sampling(max_tokens=4))]
+    there.attach(loras[0])
+    (first,) = said(there, rows)
+    assert [first] * 6 == [said(there, rows)[0] for _ in range(6)] == said(there, rows * 6)
+    assert (first.finish, not there.has_no_effect("a1")) == ("length", True)
+    assert [list(one.loaded) for one in each] == [[f"a1-{'1' * 12}"]] * replicas
 
 
 def test_what_the_server_lacks_is_told_with_what_to_do(vllm, tiny_base, loras, tmp_path):
