@@ -11,11 +11,11 @@ with vLLM back, extending the verdict asks its sides again and all have all rows
 line. Writes results/servers.json.
 
 --engine URL: a vLLM that serves the base with three adapters' places and its LoRA routes, as the engine of the app in
-place of ours (PLAYGROUND_ENGINE). Stated beforehand: (d) in a verdict of the same rows and three sides at least 90 % of
-greedy replies are ours, each other one parts from ours where our two likeliest tokens are a near-tie (less than 0.01
-nats apart), and pass rates differ by no more than 5 points; (e) the server dies or not, nothing here takes memory
-for a model. Measured in turn, beside it: tokens/s of 1, 4 and 16 rows over base and three adapters. Writes
-results/vllm_engine.json.
+place of ours (PLAYGROUND_ENGINE). Stated beforehand: (d) in a verdict of the same rows and three sides at least 90 %
+of greedy replies are ours, each other one parts from ours where our two likeliest tokens are a near-tie (less than
+0.01 nats apart), and pass rates differ by no more than 5 points; (e) the server dies or not, nothing here takes
+memory for a model. vLLM's --dtype and PLAYGROUND_PRECISION (``fp32``) are to be the same. Measured in turn, beside
+it: tokens/s of 1, 4 and 16 rows over base and three adapters. Writes results/vllm_engine.json.
 """
 
 from __future__ import annotations
@@ -197,9 +197,10 @@ def apps_of(url: str, base: Path, home: Path) -> dict[str, Any]:
     from playground.services import build_services
     from playground.settings import Settings
 
-    engines = {"ours": "", "vllm": f"vllm:{url}"}
+    engines, precision = {"ours": "", "vllm": f"vllm:{url}"}, os.environ.get("PLAYGROUND_PRECISION", "auto")
     return {
-        name: build_services(Settings(home=home / name, base=str(base), engine=one)) for name, one in engines.items()
+        name: build_services(Settings(home=home / name, base=str(base), engine=one, precision=precision))
+        for name, one in engines.items()
     }
 
 
