@@ -205,6 +205,12 @@ class Precision:
         mixed = self.compute != torch.float32
         return torch.autocast(self.device, self.compute) if mixed else contextlib.nullcontext()
 
+    @property
+    def diverged(self) -> str:
+        """What to say where the loss is no number any more."""
+        sooner = f", or set {PRECISION}=fp32, for fp16 overflows sooner" if self.compute == torch.float16 else ""
+        return f"The loss is no longer a number (it diverged). Choose a smaller learning rate{sooner}, and start again."
+
     def arguments(self) -> dict[str, Any]:
         """For TrainingArguments: fp16 brings a GradScaler, without which small gradients vanish; what is left in fp32
         multiplies as TF32."""

@@ -139,7 +139,7 @@ def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float, la
     checked = check_file(Path(spec.file), spec.mapping or None, limit_bytes=spec.limit_bytes)
 
     from playground.data.render import load_tokenizer
-    from playground.training.model import limit_memory, peak_memory_bytes, weights_of
+    from playground.training.model import limit_memory, peak_memory_bytes, precision, weights_of
     from playground.training.objectives import Setup, get_objective
     from playground.training.trainer import arguments_of, prepare, take_best, train
 
@@ -164,8 +164,7 @@ def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float, la
     setup = Setup(model, tokenizer, data.train, data.validation, spec, arguments, ran_out)
     measured = train(setup, objective, data, run_dir, events)
     if measured.last_loss is not None and measured.last_loss != measured.last_loss:
-        words = "The loss is no longer a number (it diverged). Choose a smaller learning rate and start again."
-        raise RunFailedError(words)
+        raise RunFailedError(precision().diverged)
     events.write("state", message="Saving")
     kept = take_best(measured, run_dir)
     if "ref" in getattr(model, "peft_config", {}):

@@ -53,6 +53,7 @@ def test_on_a_card_what_stays_is_half_as_wide_and_what_moves_is_fp32_with_a_scal
         assert {p.dtype for p in lora.parameters() if p.requires_grad} == {torch.float32}
         assert {p.dtype for p in lora.parameters() if not p.requires_grad} == {half}
     assert {optimiser_name(method) for method in all_methods().values() if method.quantised} == {"paged_adamw_8bit"}
+    assert ("PLAYGROUND_PRECISION=fp32" in precision().diverged) is not bf16
 
 
 @pytest.mark.parametrize(
