@@ -43,7 +43,8 @@ RECORD = (
 
 
 def verdict(settings: Settings, options: Namespace) -> common.Outcome:
-    file = existing(options.file, "verdict takes a file of held-out examples.")
+    takes = "verdict takes a file of held-out examples."
+    file = existing(options.file, takes) if options.file or not options.extend else None
     out = Path(options.out or options.extend) if options.out or options.extend else None
     if out is not None and out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file. --out names a folder for the report and the rows.")
@@ -60,6 +61,7 @@ def verdict(settings: Settings, options: Namespace) -> common.Outcome:
         services = common.services_for(settings, options.base)
         request = services.verdicts.extension(_written_to(Path(options.extend)), options.limit, file=file)
     else:
+        assert file is not None
         services = common.services_for(settings, options.base)
         request = _request(services, options, file)
         common.refuse_missing(services, request.sides)
@@ -123,6 +125,8 @@ def _written_to(folder: Path) -> str:
 
 
 def existing(name: str, takes: str) -> Path:
+    if not name:
+        raise InputError(f"No file is named. {takes}")
     if not (file := Path(name)).exists():
         raise InputError(f"There is no file {file}. {takes}")
     return file

@@ -225,6 +225,9 @@ def test_an_extension_keeps_what_was_stated_and_says_so(call, rows_file, tmp_pat
     code, found, _ = call("verdict", rows_file, "--extend", tmp_path, "--bar", 0.8, "--form-only")
     said = "--extend keeps all that was stated before the first row; leave out --form-only, --bar."
     assert (code, found["error"]) == (2, said)
+    for words, said in ((("--extend", tmp_path), "holds no verdict"), (("--side", "model=base"), "No file is named")):
+        code, found, _ = call("verdict", *words)
+        assert (code, said in found["error"]) == (2, True), "with --extend the rows are those of before"
 
 
 def test_bench(done, rows_file, tmp_path):
