@@ -1,5 +1,6 @@
 """The Adapters tab's handlers: the list, the chat beside it, the blend."""
 
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from unittest.mock import Mock
@@ -100,12 +101,16 @@ def test_a_comparison_with_another_server_shows_what_differs_with_its_rows(servi
     row = {"row": 3, "ours": "yes", "theirs": EVIL, "fault": "missing stop", "reason": "missing stop: it goes on"}
     about = {"url": "http://127.0.0.1:9/v1", "model": "m"}
     found = Compared(False, 4, 3, "Not the same: missing stop in 1 of 4 rows.", (row,), endpoint=about)
+    own = {**row, "row": 2, "reason": "other sampling: a repeat penalty"}
+    found = replace(found, differences=(own, row), without_penalty=found)
     services.handover = Mock()
     steps = (Step("Asking both", 2, 8), Step("Done", 4, 4, result=found))
     services.handover.start.return_value.follow.side_effect = lambda: (one for one in steps)
     given = {"chosen": ID, "url": " http://127.0.0.1:9/v1 ", "rows": None, "agree": False}
     drawn = call(servers.ask, tab.handover, **given)[-1]
     says(drawn[tab.handover.result], "missing stop in 1 of 4 rows", "Row 3", "it goes on", "m at http://127.0.0.1")
+    says(drawn[tab.handover.result], "With repeat_penalty 1, still differ (1)")
+    assert "Row 2" not in str(drawn[tab.handover.result]), "its own penalty alone changes that one"
     assert [drawn[one] for one in (tab.handover.stop, tab.handover.ask)] == [
         {"visible": False, "__type__": "update"},
         {"interactive": True, "__type__": "update"},
