@@ -10,12 +10,13 @@ form every reply parses. (c) With vLLM killed in the middle, its two sides are l
 with vLLM back, extending the verdict asks its sides again and all have all rows. Everything goes through the command
 line. Writes results/servers.json.
 
---engine URL: a vLLM that serves the base with three adapters' places and its LoRA routes, as the engine of the app in
-place of ours (PLAYGROUND_ENGINE). Stated beforehand: (d) in a verdict of the same rows and three sides at least 90 %
-of greedy replies are ours, each other one parts from ours where our two likeliest tokens are a near-tie (less than
-0.01 nats apart), and pass rates differ by no more than 5 points; (e) the server dies or not, nothing here takes
-memory for a model. vLLM's --dtype and PLAYGROUND_PRECISION (``fp32``) are to be the same. Measured in turn, beside
-it: tokens/s of 1, 4 and 16 rows over base and three adapters. Writes results/vllm_engine.json.
+--engine URL: a vLLM that serves the base with its LoRA routes and --max-loras 4 (three adapters and a place that stays
+empty: on a processor base rows beside adapters' go through the last one), as the engine of the app in place of ours
+(PLAYGROUND_ENGINE; PLAYGROUND_PRECISION=fp32 where vLLM has float32). Stated beforehand: (d) in a verdict of the same
+rows and three sides at least 90 % of greedy replies are ours, each other one parts from ours where our two likeliest
+tokens are a near-tie (less than 0.01 nats apart), and pass rates differ by no more than 5 points; (e) the server dies
+or not, nothing here takes memory for a model. vLLM's --dtype and PLAYGROUND_PRECISION (``fp32``) are to be the same.
+Measured in turn, beside it: tokens/s of 1, 4 and 16 rows over base and three adapters. Writes results/vllm_engine.json.
 """
 
 from __future__ import annotations
