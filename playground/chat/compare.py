@@ -393,7 +393,7 @@ class CompareService:
         if not (side.shots or side.format == REFERENCES) or side.shots_from is None:
             return []
         file = Path(side.shots_from)
-        checked = self._data.check(file, owner=owner)
+        checked = self._data.check_as_before(file, owner)
         if side.picked:
             return picked_rows(side, checked.examples)
         return part(checked.examples, self._data.split(file, checked.examples, seed, checked=checked).train)

@@ -225,7 +225,7 @@ def _form_text(visit: Visit, one: SideValues) -> dict[str, Any]:
     file = side.shots_file(visit.services, one["source"], None)
     if not side.needs_text(kind) or text.strip() or file is None:
         return gr.update(visible=side.needs_text(kind))
-    there = visit.services.data.check(file, None, visit.owner).examples
+    there = visit.services.data.check_as_before(file, visit.owner).examples
     name, _, shared = shared_form([each.completion for each in there]).partition(":")
     return gr.update(visible=True, value=shared if name == kind else "")
 

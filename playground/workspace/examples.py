@@ -60,7 +60,7 @@ class DataService:
     def __init__(self, settings: Settings, tokenizer: Callable[[], object], quota: Quota) -> None:
         self._settings, self._tokenizer, self._quota = settings, tokenizer, quota
         self._cache: dict[Hashable, tuple[Any, object]] = {}
-        self._lock = threading.Lock()
+        self._lock, self._read_by = threading.Lock(), dict[Path, dict[str, str]]()
 
     def sets(self) -> list[ShippedSet]:
         folder, paths = self._settings.examples_dir, ("file", "heldout", "prompt", "documents")
@@ -128,7 +128,15 @@ class DataService:
         path = self._readable(Path(path), owner)
         key = ("check", *_identity(path), json.dumps(dict(mapping or {}), sort_keys=True))
         limit = self._settings.upload_limit_bytes
-        return self._cached(key, lambda: check_file(path, mapping or None, limit, on_progress))
+        found = self._cached(key, lambda: check_file(path, mapping or None, limit, on_progress))
+        if mapping:
+            self._read_by[path] = dict(mapping)
+        return found
+
+    def check_as_before(self, path: Path, owner: str = "") -> Checked:
+        """As ``check``, by the mapping with which the file was read last: shots of a file whose columns a person named
+        come from the same rows as its run."""
+        return self.check(path, self._read_by.get(Path(path)), owner)
 
     def check_beside(
         self, path: Path, judged: Path, mapping: Mapping[str, str] | None = None, owner: str = ""

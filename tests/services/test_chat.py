@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,15 @@ def test_sides_answer_together_each_with_its_own_prompt_and_its_own_fault(servic
     status = json.loads(json.dumps(services.device.status()))
     assert status["used_bytes"] == sum(item["bytes"] for item in status["residents"]) > 0
     assert (services.device.line(), services.device.counts()["residents"]) == ("Device: idle", 1)
+
+
+def test_shots_of_a_file_whose_columns_were_named_are_its_rows(services, tmp_path):
+    file = tmp_path / "wards.csv"
+    file.write_text("a,b,c\n" + "".join(f"note {n},report {n},{n}\n" for n in range(12)))
+    side = Side("base", shots=1, shots_from=file)
+    services.data.check(file, {"prompt": "b", "completion": "c"})
+    (reply,) = list(services.compare.ask([side], [[]], "Hello", SHORT))[-1]
+    assert re.search(r"user\nreport (\d+)<.*assistant\n\1<", reply.stamp["prompt"]["text"], re.DOTALL)
 
 
 def test_turns_and_shots_come_before_the_question():
