@@ -39,7 +39,7 @@ KINDS = {
 }
 """The forms, and what a file of each is called."""
 _CARRIED = [name for name, one in SETTINGS.items() if one.carried]
-_ELSEWHERE = (*("early_stop", "start", "docs", "limit_memory_bytes", "layers", "init_text"),)
+_ELSEWHERE = ("early_stop", "start", "docs", "limit_memory_bytes", "layers", "init_text")
 """What other trainers' forms mostly have no place for."""
 _BLANK = TrainRequest(Path())
 LARGE = 4e9
